@@ -144,7 +144,7 @@ class ExpertBank(nn.ModuleList):
             try:
                 output = self._call(expert, args, kwargs)
             except Exception as error:
-                shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]  # type: ignore[arg-type,return-value]
+                shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
                 error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
                 raise
         return _checked(name, output, leaves(modalities)[0].shape[0])

@@ -80,7 +80,8 @@ class Perturbation(nn.Module):
                 f"a modality must have a floating-point tensor to be replaced by {type(self).__name__}, however it has "
                 f"{[str(leaf.dtype) for leaf in leaves(modality)]}; embed it first, or use perturbation='shuffle'"
             )
-        return map_leaves(self._replace_leaf, modality)
+        replaced: Modality = map_leaves(self._replace_leaf, modality)
+        return replaced
 
     def draw(self, modalities: Sequence[Modality]) -> Views:
         """Return the views of a batch of M modalities, each with B rows.
@@ -205,7 +206,8 @@ class Shuffle(Perturbation):
         # A uniformly random cycle: every other sample is equally likely, the sample itself impossible.
         order = torch.randperm(first.shape[0], device=first.device, generator=self.generator)
         donors = torch.empty_like(order).scatter(0, order, order.roll(1))
-        return map_leaves(lambda leaf: leaf.detach()[donors], modality)
+        shuffled: Modality = map_leaves(lambda leaf: leaf.detach()[donors], modality)
+        return shuffled
 
 
 class Custom(Perturbation):
