@@ -334,7 +334,7 @@ class MovingScale(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        output: Tensor = self.body(x, y) * self.scale
+        output: Tensor = self.body(x, y) * self.scale.clone()
         if self.training:
             self.scale.mul_(0.5)
         return output
@@ -500,7 +500,7 @@ class ReturnsInput(nn.Module):
 
 
 class RowByRow(nn.Module):
-    """Decides by each sample's values which layer it goes through."""
+    """Decides by each sample's output which layer it goes through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -508,7 +508,7 @@ class RowByRow(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         rows = torch.cat([x, y], dim=-1)
-        return torch.stack([self.left(row) if row.sum() > 0 else self.right(row) for row in rows])
+        return torch.stack([self.right(row) if (y := self.left(row)).sum() > 0 else y for row in rows])
 
 
 class CentersBatch(nn.Module):
