@@ -56,7 +56,7 @@ class ExpertBank(nn.ModuleList):
 
     Args:
         experts: E modules, called alike.
-        names: the E names, for errors.
+        names: the E names, for errors; their numbers if not given.
         execution: one of the above.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
 
@@ -67,7 +67,7 @@ class ExpertBank(nn.ModuleList):
     def __init__(
         self,
         experts: Sequence[nn.Module],
-        names: Sequence[str],
+        names: Sequence[str] | None = None,
         *,
         execution: Execution = "auto",
         checkpoint: bool = False,
@@ -80,7 +80,7 @@ class ExpertBank(nn.ModuleList):
                 "checkpoint=True must run one expert at a time, however execution='vmap' runs all at once; "
                 "use execution='auto'"
             )
-        self.names = tuple(names)
+        self.names = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
         self.execution = execution
         self.checkpoint = checkpoint
         self.vmap_refusals: dict[str, str] = {}

@@ -134,7 +134,7 @@ class InteractionMoE(nn.Module):
         self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
         self.perturbation = None if perturbation is None else as_perturbation(perturbation)
         self._check_per_step()
-        self.losses = losses if losses is not None else InteractionLosses()
+        self.losses = _check_losses(losses)
         self.reweighter = _check_reweighter(reweighter, len(self.expert_names), n_modalities, feature_dims)
         backbones = _build(backbone_factory, self.expert_names)
         self.experts = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
@@ -267,6 +267,17 @@ def _select_experts(
         )
     selected = {name: interaction for name, interaction in known.items() if name in wanted}
     return tuple(selected), tuple(selected.values())
+
+
+def _check_losses(losses: Losses | None) -> Losses:
+    if losses is None:
+        return InteractionLosses()
+    if isinstance(losses, type) or not callable(losses):
+        raise TypeError(
+            "losses must be an object called with the views, such as InteractionLosses('regression'), "
+            f"however they are {losses!r}"
+        )
+    return losses
 
 
 def _check_reweighter(

@@ -263,10 +263,10 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
         if perturbation not in _BY_NAME:
             raise ValueError(f"perturbation must be one of {sorted(_BY_NAME)}, however it is {perturbation!r}")
         return _BY_NAME[perturbation]()
-    if not callable(perturbation):
+    if isinstance(perturbation, type) or not callable(perturbation):
         raise TypeError(
-            f"perturbation must be a name, a Perturbation or a function of a tensor, however it is a "
-            f"{type(perturbation).__name__}"
+            "perturbation must be a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a "
+            f"tensor, however it is {perturbation!r}"
         )
     return Custom(perturbation)
 
