@@ -189,7 +189,7 @@ class ExpertBank(nn.ModuleList):
             return mode in self._vmap_proven
         if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
             return False
-        with torch.random.fork_rng(devices=[device]):
+        with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
             try:
                 self._vmap_pass(arrange, views)
                 self._vmap_proven.add(mode)
@@ -211,8 +211,8 @@ def _split(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
     if n_perturbed == 0:
         return rows, None
     n_samples = leaves(views.real)[0].shape[0]
-    real, perturbed = rows[:n_samples], rows[n_samples:]
-    kept = real if views.rows is None else real[views.rows]
+    real, perturbed = rows.tensor_split([n_samples])
+    kept = real if views.rows is None else real.index_select(0, views.rows)
     perturbed = perturbed.reshape(n_perturbed, -1, *rows.shape[1:])  # (V - 1, B', E, ...)
     return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
 

@@ -259,9 +259,8 @@ class InteractionLosses:
             )
         if views.ndim == 3:
             views = views.unsqueeze(-1)
-        return torch.stack(
-            [self._one(views[:, e], interaction, replaced) for e, interaction in enumerate(interactions)]
-        )
+        pairs = zip(views.unbind(1), interactions, strict=True)
+        return torch.stack([self._one(of_expert, interaction, replaced) for of_expert, interaction in pairs])
 
     def _one(self, views: Tensor, interaction: Interaction, replaced: Tensor | None) -> Tensor:
         if interaction == "synergy":
@@ -271,7 +270,7 @@ class InteractionLosses:
         if replaced is None:
             return self.uniqueness(views, interaction)
         # Modality i is among k of M replaced ones with probability k / M.
-        return self.uniqueness(views, replaced[:, interaction] * (replaced.shape[1] / replaced.shape[0]))
+        return self.uniqueness(views, replaced.select(1, interaction) * (replaced.shape[1] / replaced.shape[0]))
 
 
 def _defaults(
@@ -292,7 +291,8 @@ def _anchor_and_others(views: Tensor) -> tuple[Tensor, Tensor]:
     rows = views.movedim(1, 0).flatten(1, -2)
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows = rows.float()  # 1 - cos of close bfloat16 vectors rounds to exactly 0
-    return rows[:1], rows[1:]
+    anchor, others = rows.tensor_split([1])
+    return anchor, others
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -321,4 +321,4 @@ def _against_others(distances: Tensor, negative: int | Tensor, contrast: Callabl
         )
     contrasts = contrast(distances.unsqueeze(0) - distances.unsqueeze(1)).mean(-1)  # (negative, positive)
     per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
-    return per_negative[negative] if isinstance(negative, int) else (per_negative * negative).sum()
+    return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()
