@@ -63,14 +63,13 @@ class InteractionMoE(nn.Module):
     r"""Mix experts that each learn one kind of interaction between modalities.
 
     For M modalities there are E = M + 2 experts, all of the backbone's architecture: one for what is unique to each
-    modality, one for synergy, one for redundancy. With the experts' predictions $y_e$ and the weights $w$,
+    modality, one for synergy, one for redundancy. The prediction is the sum of theirs, weighted per sample:
 
-    $$y(x) = \sum_e w_e(x)\, y_e(x)$$
+    .. math:: y(x) = \sum_e w_e(x)\, y_e(x)
 
     In training every expert also predicts M views in which one modality is replaced, and a loss on these views makes it
-    the expert of its interaction. Train with
-
-    `loss = criterion(out.prediction, y) + 0.1 * out.interaction_loss + 0.01 * out.aux_loss`.
+    the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
+    0.01 * out.aux_loss``.
 
     In evaluation the model makes E forward passes, draws no random number and returns no interaction loss.
 
