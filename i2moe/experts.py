@@ -140,6 +140,7 @@ class ExpertBank(nn.ModuleList):
         modalities: tuple[Modality, ...],
     ) -> BackboneOutput:
         args, kwargs = arrange(modalities)
+        # NOTE[DIFF] running statistics come from the real batch alone.
         with nullcontext() if 0 in passed else _borrowed_buffers(expert):
             try:
                 output = self._call(expert, args, kwargs)
@@ -236,6 +237,7 @@ def _checked(name: str, output: object, n_rows: int) -> BackboneOutput:
 
 def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
     """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
     if len(passes) == 1:
         return passes[0]
     n_rows = [output.prediction.shape[0] for output in passes]

@@ -289,7 +289,7 @@ def _defaults(
     triplet = partial(triplet_uniqueness, margin=margin)
     if task == "classification":
         return triplet, cosine_synergy, cosine_redundancy
-    if task == "regression":
+    if task == "regression":  # NOTE[DIFF] see the class's docstring
         return triplet, partial(hinge_synergy, margin=margin), squared_redundancy
     if task == "released_regression":
         return difference_uniqueness, squared_redundancy, squared_redundancy
@@ -315,7 +315,8 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Scale to length 1; a vector too short to have a direction becomes 0, with gradient 0 instead of infinity."""
+    """Scale to length 1; a vector too short to have a direction becomes 0."""
+    # NOTE[DIFF] its gradient is 0, where the released code has 1e8: a zero-initialized head would blow up.
     squared = x.square().sum(-1, keepdim=True)
     short = squared < 1e-16
     return torch.where(short, 0.0, x * torch.where(short, 1.0, squared).rsqrt())

@@ -309,6 +309,7 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
             "backbone_factory must be a function that builds a backbone, however it is a "
             f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
         )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
     backbones = [backbone_factory() for _ in names]
     for name, backbone in zip(names, backbones, strict=True):
         if not isinstance(backbone, nn.Module):
