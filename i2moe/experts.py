@@ -56,7 +56,7 @@ class ExpertBank(nn.ModuleList):
 
     Args:
         experts: E modules, called alike.
-        names: the E names, for errors.
+        names: the E names, for errors; their numbers if not given.
         execution: one of the above.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
 
@@ -67,7 +67,7 @@ class ExpertBank(nn.ModuleList):
     def __init__(
         self,
         experts: Sequence[nn.Module],
-        names: Sequence[str],
+        names: Sequence[str] | None = None,
         *,
         execution: Execution = "auto",
         checkpoint: bool = False,
@@ -80,7 +80,7 @@ class ExpertBank(nn.ModuleList):
                 "checkpoint=True must run one expert at a time, however execution='vmap' runs all at once; "
                 "use execution='auto'"
             )
-        self.names = tuple(names)
+        self.names = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
         self.execution = execution
         self.checkpoint = checkpoint
         self.vmap_refusals: dict[str, str] = {}
@@ -140,6 +140,7 @@ class ExpertBank(nn.ModuleList):
         modalities: tuple[Modality, ...],
     ) -> BackboneOutput:
         args, kwargs = arrange(modalities)
+        # NOTE[DIFF] running statistics come from the real batch alone.
         with nullcontext() if 0 in passed else _borrowed_buffers(expert):
             try:
                 output = self._call(expert, args, kwargs)
@@ -189,7 +190,7 @@ class ExpertBank(nn.ModuleList):
             return mode in self._vmap_proven
         if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
             return False
-        with torch.random.fork_rng(devices=[device]):
+        with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
             try:
                 self._vmap_pass(arrange, views)
                 self._vmap_proven.add(mode)
@@ -211,8 +212,8 @@ def _split(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
     if n_perturbed == 0:
         return rows, None
     n_samples = leaves(views.real)[0].shape[0]
-    real, perturbed = rows[:n_samples], rows[n_samples:]
-    kept = real if views.rows is None else real[views.rows]
+    real, perturbed = rows.tensor_split([n_samples])
+    kept = real if views.rows is None else real.index_select(0, views.rows)
     perturbed = perturbed.reshape(n_perturbed, -1, *rows.shape[1:])  # (V - 1, B', E, ...)
     return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
 
@@ -236,6 +237,7 @@ def _checked(name: str, output: object, n_rows: int) -> BackboneOutput:
 
 def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
     """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
     if len(passes) == 1:
         return passes[0]
     n_rows = [output.prediction.shape[0] for output in passes]

@@ -63,14 +63,13 @@ class InteractionMoE(nn.Module):
     r"""Mix experts that each learn one kind of interaction between modalities.
 
     For M modalities there are E = M + 2 experts, all of the backbone's architecture: one for what is unique to each
-    modality, one for synergy, one for redundancy. With the experts' predictions $y_e$ and the weights $w$,
+    modality, one for synergy, one for redundancy. The prediction is the sum of theirs, weighted per sample:
 
-    $$y(x) = \sum_e w_e(x)\, y_e(x)$$
+    .. math:: y(x) = \sum_e w_e(x)\, y_e(x)
 
     In training every expert also predicts M views in which one modality is replaced, and a loss on these views makes it
-    the expert of its interaction. Train with
-
-    `loss = criterion(out.prediction, y) + 0.1 * out.interaction_loss + 0.01 * out.aux_loss`.
+    the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
+    0.01 * out.aux_loss``.
 
     In evaluation the model makes E forward passes, draws no random number and returns no interaction loss.
 
@@ -134,7 +133,7 @@ class InteractionMoE(nn.Module):
         self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
         self.perturbation = None if perturbation is None else as_perturbation(perturbation)
         self._check_per_step()
-        self.losses = losses if losses is not None else InteractionLosses()
+        self.losses = _check_losses(losses)
         self.reweighter = _check_reweighter(reweighter, len(self.expert_names), n_modalities, feature_dims)
         backbones = _build(backbone_factory, self.expert_names)
         self.experts = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
@@ -269,6 +268,17 @@ def _select_experts(
     return tuple(selected), tuple(selected.values())
 
 
+def _check_losses(losses: Losses | None) -> Losses:
+    if losses is None:
+        return InteractionLosses()
+    if isinstance(losses, type) or not callable(losses):
+        raise TypeError(
+            "losses must be an object called with the views, such as InteractionLosses('regression'), "
+            f"however they are {losses!r}"
+        )
+    return losses
+
+
 def _check_reweighter(
     reweighter: Callable[[tuple[Modality, ...]], Tensor] | None,
     n_experts: int,
@@ -299,6 +309,7 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
             "backbone_factory must be a function that builds a backbone, however it is a "
             f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
         )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
     backbones = [backbone_factory() for _ in names]
     for name, backbone in zip(names, backbones, strict=True):
         if not isinstance(backbone, nn.Module):

@@ -94,17 +94,17 @@ class Perturbation(nn.Module):
             raise ValueError(
                 f"per_step must be at most the number of modalities {len(real)}, however it is {self.per_step}"
             )
+        # NOTE[DIFF] all experts share one draw; each expert's loss needs its own views only, so none is expected to change.
         replacements = tuple(self(modality) for modality in real)
         rows, kept = None, real
         if self.fraction < 1:
             rows = self._draw_rows(leaves(real)[0])
-            kept = tuple(map_leaves(lambda leaf: leaf[rows], modality) for modality in real)
-            replacements = tuple(map_leaves(lambda leaf: leaf[rows], modality) for modality in replacements)
+            kept, replacements = (map_leaves(lambda leaf: leaf.index_select(0, rows), m) for m in (kept, replacements))
 
         if self.per_step is None or self.per_step == len(real):
             perturbed = tuple((*kept[:i], replacements[i], *kept[i + 1 :]) for i in range(len(real)))
             return Views(real, perturbed, rows)
-        replaced = self._draw_modalities(len(real), leaves(real)[0].device)
+        replaced = self._draw_modalities(self.per_step, len(real), leaves(real)[0].device)
         perturbed = tuple(_replace_where(view, replacements, kept) for view in replaced)
         return Views(real, perturbed, rows, replaced)
 
@@ -125,10 +125,10 @@ class Perturbation(nn.Module):
 
     def _draw_rows(self, leaf: Tensor) -> Tensor:
         n_rows = max(1, round(self.fraction * leaf.shape[0]))
-        return torch.randperm(leaf.shape[0], device=leaf.device, generator=self.generator)[:n_rows]
+        return torch.randperm(leaf.shape[0], device=leaf.device, generator=self.generator).narrow(0, 0, n_rows)
 
-    def _draw_modalities(self, n_modalities: int, device: torch.device) -> Tensor:
-        drawn = torch.randperm(n_modalities, device=device, generator=self.generator)[: self.per_step]
+    def _draw_modalities(self, n_drawn: int, n_modalities: int, device: torch.device) -> Tensor:
+        drawn = torch.randperm(n_modalities, device=device, generator=self.generator).narrow(0, 0, n_drawn)
         return drawn.unsqueeze(1) == torch.arange(n_modalities, device=device)
 
 
@@ -178,6 +178,7 @@ class Mean(Perturbation):
     @override
     def replace(self, x: Tensor) -> Tensor:
         """Return the mean over the batch for every sample."""
+        # NOTE[DIFF] without gradient, unlike a mean that encoders could learn to move.
         return x.detach().mean(0, keepdim=True).expand_as(x)
 
 
@@ -206,7 +207,7 @@ class Shuffle(Perturbation):
         # A uniformly random cycle: every other sample is equally likely, the sample itself impossible.
         order = torch.randperm(first.shape[0], device=first.device, generator=self.generator)
         donors = torch.empty_like(order).scatter(0, order, order.roll(1))
-        shuffled: Modality = map_leaves(lambda leaf: leaf.detach()[donors], modality)
+        shuffled: Modality = map_leaves(lambda leaf: leaf.detach().index_select(0, donors), modality)
         return shuffled
 
 
@@ -263,10 +264,10 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
         if perturbation not in _BY_NAME:
             raise ValueError(f"perturbation must be one of {sorted(_BY_NAME)}, however it is {perturbation!r}")
         return _BY_NAME[perturbation]()
-    if not callable(perturbation):
+    if isinstance(perturbation, type) or not callable(perturbation):
         raise TypeError(
-            f"perturbation must be a name, a Perturbation or a function of a tensor, however it is a "
-            f"{type(perturbation).__name__}"
+            "perturbation must be a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a "
+            f"tensor, however it is {perturbation!r}"
         )
     return Custom(perturbation)
 
