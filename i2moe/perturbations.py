@@ -94,7 +94,7 @@ class Perturbation(nn.Module):
             raise ValueError(
                 f"per_step must be at most the number of modalities {len(real)}, however it is {self.per_step}"
             )
-        # NOTE[DIFF] all experts share one draw; each expert's loss needs its own views only, so none is expected to change.
+        # NOTE[DIFF] all experts share one draw: each loss needs its own expert's views only, its expectation stays.
         replacements = tuple(self(modality) for modality in real)
         rows, kept = None, real
         if self.fraction < 1:
