@@ -18,8 +18,12 @@ from tests import oracle
 from tests.loop import Loop, run_loop
 from tests.zoo import EXECUTIONS, ZOO, Case, call
 
-# Tracing a compiled backbone looks at the gradient of its inputs, which are no leaves here.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+pytestmark = [
+    # Tracing a compiled backbone looks at the gradient of its inputs, which are no leaves here.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    # Layers without a batching rule are slow under vmap, and right.
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),
+]
 
 COMBINATIONS = [
     pytest.param(case, perturbation, execution, id=f"{case.name}-{perturbation}-{execution}".replace(" ", "_"))
@@ -76,7 +80,7 @@ def objective(prediction: Tensor, views: Tensor, aux_loss: Tensor) -> Tensor:
 
 
 def mixture(model: InteractionMoE, loop: Loop) -> Tensor:
-    weights = model.reweighter(loop.predictions.unsqueeze(0))
+    weights = model.reweighter((loop.predictions,))
     total = torch.zeros_like(loop.predictions[:, 0])
     for e in range(loop.predictions.shape[1]):
         total = total + weights[:, e].reshape(-1, *(1,) * (total.ndim - 1)) * loop.predictions[:, e]

@@ -18,7 +18,7 @@ from i2moe import BackboneOutput
 from i2moe._types import Modality
 from i2moe.experts import Execution
 
-__all__ = ["EXECUTIONS", "PERTURBATIONS", "ZOO", "Case", "Refusal", "call", "by_name"]
+__all__ = ["EXECUTIONS", "PERTURBATIONS", "ZOO", "Case", "Refusal", "by_name", "call"]
 
 EXECUTIONS: tuple[Execution, ...] = ("auto", "batched", "sequential", "vmap")
 PERTURBATIONS = ("gaussian", "zero", "mean", "shuffle", "half")
@@ -607,7 +607,8 @@ class ParameterContainers(nn.Module):
         self.biases = nn.ParameterList([torch.randn(3), torch.randn(3)])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.tanh(x @ self.weights["x"] + self.biases[0]) * (y @ self.weights["y"] + self.biases[1])
+        output: Tensor = torch.tanh(x @ self.weights["x"] + self.biases[0]) * (y @ self.weights["y"] + self.biases[1])
+        return output
 
 
 class Double(torch.autograd.Function):
@@ -628,7 +629,8 @@ def double(x: Tensor) -> Tensor:
 
 
 def fourier(x: Tensor) -> Tensor:
-    return torch.fft.rfft(x, n=8).abs()
+    output: Tensor = torch.fft.rfft(x, n=8).abs()
+    return output
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -792,7 +794,7 @@ ZOO: tuple[Case, ...] = (
     Case("weight norm", lambda: weight_norm, vectors),
     Case("old spectral norm", lambda: old_spectral_norm, vectors, refusals=vmap_refuses("hooks")),
     Case("spectral norm", lambda: spectral_norm, vectors, refusals=vmap_refuses(""), evaluation_refusals={}),
-    Case("compiled", lambda: compiled, vectors),
+    Case("compiled", lambda: compiled, vectors, refusals=vmap_refuses("OptimizedModule")),
     Case("lazy linear", lambda: lambda: mlp(nn.LazyLinear(6)), vectors, refusals=vmap_refuses("lazy")),
     Case("embedding of tokens", lambda: TokenEmbedding, integer_tokens, perturbations=("shuffle",)),
     Case("images", lambda: ImageFusion, images),
