@@ -303,16 +303,20 @@ def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
 
 def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> BackboneOutput:
     """Stack the experts on axis 1; the auxiliary loss is the mean over all experts."""
-    shapes = {name: tuple(output.prediction.shape[1:]) for name, output in zip(names, outputs, strict=True)}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"all experts must return the same shape, however they return (B, ...) with {shapes}")
     aux_losses = [output.aux_loss for output in outputs if output.aux_loss is not None]
     latents = [output.latent for output in outputs if output.latent is not None]
     return BackboneOutput(
-        torch.stack([output.prediction for output in outputs], dim=1),
+        _stack_alike("prediction", names, [output.prediction for output in outputs]),
         torch.stack(aux_losses).sum() / len(outputs) if aux_losses else None,
-        torch.stack(latents, dim=1) if len(latents) == len(outputs) else None,
+        _stack_alike("latent", names, latents) if len(latents) == len(outputs) else None,
     )
+
+
+def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
+    if len({tensor.shape for tensor in tensors}) > 1:
+        shapes = {name: ("B", *tensor.shape[1:]) for name, tensor in zip(names, tensors, strict=True)}
+        raise ValueError(f"all experts must return the same shape, however their {what}s are {shapes}")
+    return torch.stack(list(tensors), dim=1)
 
 
 def _mixing_layer(expert: nn.Module) -> str | None:
