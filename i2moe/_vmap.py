@@ -42,6 +42,7 @@ def run_vmapped(
         RuntimeError: if the experts cannot run in one pass; names the layer that is in the way.
     """
     template = experts[0]
+    _check_statistics(template)
     if not torch.compiler.is_compiling():
         _check_alike(experts)
     mistakes: list[Exception] = []
@@ -103,7 +104,7 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 @contextmanager
 def _unchanged(template: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
     """Refuse a pass that leaves something behind: it would belong to all experts and land in one, or nowhere."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # a trace cannot look at versions, and does not need to put back attributes
         yield
         return
     layers = [(path, layer, dict(vars(layer)), dict(layer._buffers)) for path, layer in template.named_modules()]
@@ -128,11 +129,18 @@ def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> lis
     return [name for name in {**before, **after} if before.get(name) is not after.get(name)]
 
 
+def _check_statistics(template: nn.Module) -> None:
+    for path, layer in template.named_modules():
+        if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
+            raise _refusal(
+                f"layer {path!r} ({type(layer).__name__}) changes its running statistics, "
+                "which a pass on stacked copies cannot keep"
+            )
+
+
 def _check_alike(experts: Sequence[nn.Module]) -> None:
     for path, layer in experts[0].named_modules():
         name = f"layer {path!r} ({type(layer).__name__})"
-        if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
-            raise _refusal(f"{name} changes its running statistics, which a pass on stacked copies cannot keep")
         if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
             raise _refusal(f"{name} is lazy, without a size before its first pass")
     for expert in experts:

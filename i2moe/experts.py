@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.checkpoint import checkpoint
 
 from i2moe._inputs import Arrange
@@ -156,16 +157,13 @@ class ExpertBank(nn.ModuleList):
     def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if not (self.checkpoint and torch.is_grad_enabled()):
             return expert(*args, **kwargs)
-        # args and kwargs are passed on, not captured, for checkpoint to find their device's random state. The
-        # recomputation starts from the buffers of now, and on copies: running statistics are updated once.
+        # Passed on, not captured, for checkpoint to find the random state of the arguments' device.
+        again = partial(checkpoint, lambda args, kwargs: expert(*args, **kwargs), args, kwargs, use_reentrant=False)
+        if torch.compiler.is_compiling():  # a trace recomputes no change of a buffer
+            return again()
+        # The recomputation starts from the buffers of now, and on copies: running statistics are updated once.
         now = _copied_buffers(expert)
-        return checkpoint(
-            lambda args, kwargs: expert(*args, **kwargs),
-            args,
-            kwargs,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _borrowed_buffers(expert, now)),
-        )
+        return again(context_fn=lambda: (nullcontext(), _borrowed_buffers(expert, now)))
 
     def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
         """Run all experts at once, or return None where that is not asked for or cannot be done."""
@@ -334,7 +332,7 @@ _Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
 def _copied_buffers(module: nn.Module) -> _Buffers:
     """Copy the buffers of a module, those that are one tensor to one, but for lazy ones without a value."""
     owned = {(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()}
-    copies = {id(b): b.clone() for b in owned.values() if b is not None and not is_lazy(b)}
+    copies = {id(b): b.clone() for b in owned.values() if b is not None and not isinstance(b, UninitializedBuffer)}
     return {where: copies.get(id(buffer)) for where, buffer in owned.items() if buffer is None or id(buffer) in copies}
 
 

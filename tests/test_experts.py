@@ -171,7 +171,7 @@ def test_auxiliary_loss_is_the_mean_over_experts_and_rows(execution: Execution) 
     out.aux_loss.backward()
 
     rows = torch.cat([x.sum(-1) + y.sum(-1), y.sum(-1), x.sum(-1)])  # nothing, x, y replaced by zero
-    scales = list(model.experts.parameters())
+    scales: list[Tensor] = list(model.experts.parameters())
     torch.testing.assert_close(out.aux_loss, rows.mean() * torch.stack(scales).mean())
     for scale in scales:
         torch.testing.assert_close(scale.grad, rows.mean() / 4)
