@@ -311,7 +311,7 @@ def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> 
 
 
 def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
-    if len({tensor.shape for tensor in tensors}) > 1:
+    if any(tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
         shapes = {name: ("B", *tensor.shape[1:]) for name, tensor in zip(names, tensors, strict=True)}
         raise ValueError(f"all experts must return the same shape, however their {what}s are {shapes}")
     return torch.stack(list(tensors), dim=1)
