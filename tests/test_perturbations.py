@@ -228,7 +228,7 @@ def test_shuffle_of_one_sample_warns_and_keeps_it() -> None:
 @pytest.mark.parametrize("options", [{}, {"fraction": 0.5}, {"per_step": 2}, {"fraction": 0.5, "per_step": 2}])
 def test_a_generator_is_the_only_source(kind: type[Perturbation], options: dict[str, Any]) -> None:
     real, before = modalities(), torch.get_rng_state()
-    draws = []
+    draws: list[list[Views]] = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(draws))
         before = torch.get_rng_state()
