@@ -32,6 +32,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 
@@ -42,6 +43,7 @@ WIDTH = 64
 """Width of an embedding."""
 
 EXPERT_NAMES = ("uniqueness/accelerometer", "uniqueness/gyroscope", "synergy", "redundancy")
+EXPERT_LABELS = [name.replace("/", "\n") for name in EXPERT_NAMES]
 
 
 # --- 1. The model: your encoders, your fusion module, and one line that makes experts of it -----------------------
@@ -246,8 +248,8 @@ def score_table(results: Results) -> Table:
 def weight_table(folds: Sequence[Predictions]) -> Table:
     """Show how much each expert counts for each exercise."""
     table = Table("exercise", title="I2MoE: mean weight of each expert, mean ± deviation over the folds")
-    for name in EXPERT_NAMES:
-        table.add_column(name.replace("/", "\n"), justify="right")
+    for label in EXPERT_LABELS:
+        table.add_column(label, justify="right")
 
     def add(title: str, weights: Sequence[Tensor]) -> None:
         means = torch.stack([rows.mean(0) for rows in weights])  # (folds, E)
@@ -255,8 +257,8 @@ def weight_table(folds: Sequence[Predictions]) -> Table:
 
     add("all", [fold.weights for fold in folds])
     table.add_section()
-    for label, name in enumerate(CLASS_NAMES):
-        add(name, [fold.weights[fold.windows.labels == label] for fold in folds])
+    for exercise, name in enumerate(CLASS_NAMES):
+        add(name, [fold.weights[fold.windows.labels == exercise] for fold in folds])
     return table
 
 
@@ -276,12 +278,13 @@ def verdict(results: Results) -> str:
 
 
 def judgment(gains: Sequence[float]) -> str:
-    """Weigh the mean gain against twice its standard error."""
+    """Weigh the gains of the folds by a paired t-test."""
     if len(gains) == 1:
         return "one fold says little"
-    if abs(mean(gains)) < 2 * stdev(gains) / len(gains) ** 0.5:
-        return "no clear difference"
-    return "a clear gain" if mean(gains) > 0 else "a clear loss"
+    p = ttest_1samp(gains, 0.0).pvalue
+    if p > 0.05:
+        return f"no clear difference (p = {p:.2f})"
+    return f"a clear {'gain' if mean(gains) > 0 else 'loss'} (p = {p:.2g})"
 
 
 # --- 6. The figure --------------------------------------------------------------------------------------------------
@@ -312,11 +315,11 @@ def draw_weights(axes: Axes, folds: Sequence[Predictions]) -> None:
             jitter = 0.1 * (torch.rand(len(weights), generator=generator) - 0.5)
             axes.scatter(weights, height + jitter, s=5, color=color, alpha=0.15, linewidths=0)
             axes.scatter(weights.mean(), height, s=30, color=color, edgecolors="white", linewidths=1, zorder=3)
-    axes.set_yticks(range(len(EXPERT_NAMES)), [name.replace("/", "\n") for name in EXPERT_NAMES])
+    axes.set_yticks(range(len(EXPERT_LABELS)), EXPERT_LABELS)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-0.02, 1.02), xlabel="weight")
-    title(axes, "How much each expert counts", "all test windows, a strip a fold; large dots are means")
+    title(axes, "How much each expert counts", "all test windows, one strip per fold; large dots are means")
 
 
 def draw_window(axes: Axes, fold: Predictions) -> None:
@@ -327,23 +330,19 @@ def draw_window(axes: Axes, fold: Predictions) -> None:
     limit = float(cells.abs().max())
     axes.imshow(cells, cmap="RdBu_r", vmin=-1.3 * limit, vmax=1.3 * limit, aspect="auto")
     for (row, column), value in np.ndenumerate(cells.numpy()):
-        weight = "bold" if row == len(added) else "normal"
-        axes.text(column, row, f"{value:+.1f}" if abs(value) >= 0.05 else "0", ha="center", va="center", weight=weight)
+        text = f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0"
+        bold, color = "bold" if row == len(added) else "normal", "white" if abs(value) > 0.75 * limit else "black"
+        axes.text(column, row, text, ha="center", va="center", weight=bold, color=color)
     axes.axhline(len(added) - 0.5, color="white", linewidth=5)
 
-    experts = [
-        f"{name.replace('/', chr(10))}  ×{w:.2f}" for name, w in zip(EXPERT_NAMES, fold.weights[window], strict=True)
-    ]
-    axes.set_yticks(range(len(cells)), [*experts, "prediction"])
+    weights = [f"{label} × {w:.2f}" for label, w in zip(EXPERT_LABELS, fold.weights[window], strict=True)]
+    axes.set_yticks(range(len(cells)), [*weights, "prediction"])
     axes.set_xticks(range(len(CLASS_NAMES)), [name.replace(" ", "\n") for name in CLASS_NAMES], size=8.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     true, predicted = CLASS_NAMES[int(fold.windows.labels[window])], CLASS_NAMES[int(fold.labels[window])]
-    title(
-        axes,
-        "What each expert adds to each exercise",
-        f"weight × logit in one test window: {true}, taken for {predicted}",
-    )
+    subtitle = f"weight × logit, centered, in one test window; true: {true}, predicted: {predicted}"
+    title(axes, "What each expert adds to each exercise", subtitle)
 
 
 def title(axes: Axes, text: str, subtitle: str) -> None:
@@ -360,11 +359,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"), help="where the figure goes")
     options = parser.parse_args(arguments)
 
+    torch.set_num_threads(1)  # the tensors are small: more threads would wait for each other
     console = Console()
     results = run(options.folds, options.epochs, console)
     console.print(score_table(results), weight_table(results["I2MoE"]), verdict(results), sep="\n")
     draw(results["I2MoE"], options.output)
-    console.print(f"Figure: {options.output}")
+    console.print(f"Figure: {options.output}", soft_wrap=True)
 
 
 if __name__ == "__main__":
