@@ -71,8 +71,11 @@ def checked_joint(joint: Values) -> Tensor:
 
 
 def checked_features(features: Values, name: str) -> Tensor:
-    """Finite features (n, D) in float64."""
-    found = as_tensor(features, name).double()
+    """Finite features (n, D) in float32 or float64."""
+    found = as_tensor(features, name)
+    found = found.to(
+        torch.promote_types(found.dtype, torch.float32 if found.is_floating_point() else torch.float64)
+    )
     if found.ndim == 0 or found.numel() == 0:
         raise ValueError(
             f"`{name}` must have shape (n,) or (n, ...) with n > 0, however: {tuple(found.shape)}; "

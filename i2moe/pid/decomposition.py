@@ -215,7 +215,7 @@ def _union_information(p: Tensor) -> float:
     # Cells outside are 0 in every q: left in, they would rob the program of its interior.
     x1, x2, y = torch.nonzero((pairs_1[:, None] > 0) & (pairs_2[None] > 0), as_tuple=True)
 
-    # The program scales with q: tables of 10^4 cells reach the tolerance if q is neither near 1e-4 nor near 1.
+    # The optimum scales with q, the solver's accuracy does not: entries of 1e-4 would end short of it.
     scale = math.sqrt(len(y))
     q = cp.Variable(len(y), nonneg=True)
     marginal_1 = _group_sums(x1, y) @ q == scale * pairs_1[pairs_1 > 0].numpy()
