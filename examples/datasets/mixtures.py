@@ -94,7 +94,7 @@ def as_they_are(features: Tensor, modality: int) -> Tensor:
 
 
 def warp(features: Tensor, modality: int) -> Tensor:
-    """Spread every feature of (n, D) over all, then bend each half by waves of the other; both can be undone."""
+    """Spread each feature of (n, D) over all, then bend each half by waves of the other; invertible."""
     signs = 2.0 * torch.randint(2, (N_FEATURES,), generator=torch.Generator().manual_seed(modality)) - 1
     left, right = ((features * signs) @ _hadamard(N_FEATURES)).chunk(2, dim=1)
     right = right + torch.sin(2 * left)

@@ -61,7 +61,7 @@ def near(probability: float, n: int) -> object:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_each_type_is_what_it_is_called(name: str) -> None:
-    """Uniqueness i: modality i knows, others are at chance. Synergy: only the sum does. Redundancy: all do."""
+    """Uniqueness i: modality i knows, others do not. Synergy: only the sum does. Redundancy: all do."""
     mixture = PLAIN[name]
     data = mixture(N, 0)
     symbols, answer = seen_symbols(data, mixture.n_classes), answers(data, mixture.n_classes)
@@ -203,7 +203,7 @@ def test_a_warp_can_be_undone(modality: int) -> None:
     left, right = warp(features, modality).chunk(2, dim=1)
     left = left - torch.sin(2 * right)
     right = right - torch.sin(2 * left)
-    # Spreading keeps lengths and is linear, so its matrix is its image of the unit vectors: undo it by the transpose.
+    # The rest is a rotation: its matrix is its image of the unit vectors, its inverse the transpose.
     left_1, right_1 = warp(torch.eye(16), modality).chunk(2, dim=1)
     left_1 = left_1 - torch.sin(2 * right_1)
     spread = torch.cat((left_1, right_1 - torch.sin(2 * left_1)), dim=1)
