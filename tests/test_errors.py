@@ -265,7 +265,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "integers and a Gaussian": (
         lambda: make()(x(), torch.ones(4, 5, dtype=torch.long)),
         TypeError,
-        "must have a floating-point tensor to be replaced by Gaussian, however .*int64.*; embed it .*, or use .*shuffle",
+        "must have a floating-point tensor to be replaced by Gaussian, however .*int64.*; embed it .*, or .*shuffle",
     ),
     "integers and the reweighter": (
         lambda: make(perturbation="shuffle")(x(), torch.ones(4, 5, dtype=torch.long)),

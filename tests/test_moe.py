@@ -62,7 +62,7 @@ def total(out: InteractionOutput) -> Tensor:
 
 
 def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 # --- calls ---
@@ -540,13 +540,13 @@ def test_half_precision_model() -> None:
 # --- without synchronization, compiled, exported, elsewhere ---
 
 
-class Synchronizations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Synchronizations(TorchDispatchMode):
     """Counts operations that wait for a device: those whose result Python needs to go on."""
 
     waiting = ("_local_scalar_dense", "item", "nonzero", "equal.default", "masked_select", "unique")
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
