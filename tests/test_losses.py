@@ -24,6 +24,8 @@ from i2moe.losses import (
 )
 from tests import oracle
 
+pytestmark = pytest.mark.usefixtures("double")
+
 TASKS: tuple[Any, ...] = ("classification", "regression", "released_regression")
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "triplet_uniqueness": partial(triplet_uniqueness, negative=1),
