@@ -406,6 +406,25 @@ def pre_hooked() -> nn.Module:
     return backbone
 
 
+def backward_pre_hooked() -> nn.Module:
+    backbone = mlp()
+    backbone.body[0].register_full_backward_pre_hook(lambda layer, grads: tuple(2 * grad for grad in grads))
+    return backbone
+
+
+class KeepsHidden(nn.Module):
+    """Keeps what it computed last, as users do to look at attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.last = self.body(x, y)
+        return self.last
+
+
 def old_weight_norm() -> nn.Module:
     backbone = mlp()
     with warnings.catch_warnings():
@@ -790,6 +809,8 @@ ZOO: tuple[Case, ...] = (
     Case("auxiliary loss", lambda: lambda: Returns(auxiliary), vectors),
     Case("forward hook", lambda: hooked, vectors, refusals=vmap_refuses("hooks")),
     Case("forward pre-hook", lambda: pre_hooked, vectors, refusals=vmap_refuses("hooks")),
+    Case("backward pre-hook", lambda: backward_pre_hooked, vectors, refusals=vmap_refuses("hooks")),
+    Case("keeps its output", lambda: KeepsHidden, vectors, refusals=vmap_refuses("attribute 'last'")),
     Case("old weight norm", lambda: old_weight_norm, vectors, refusals=vmap_refuses("hooks")),
     Case("weight norm", lambda: weight_norm, vectors),
     Case("old spectral norm", lambda: old_spectral_norm, vectors, refusals=vmap_refuses("hooks")),
