@@ -8,9 +8,9 @@ batches and number of epochs:
 * as four experts that a reweighter mixes, without interaction losses ("experts alone"),
 * as interaction experts ("I2MoE").
 
-Every pair of people is left out once (`--folds 5`); all scores are those on people the model has never seen.
+Each of five pairs of people is left out once; all scores are those on people the model has never seen.
 
-    python examples/quickstart.py                       # about 75 seconds
+    python examples/quickstart.py                       # one to two minutes
     python examples/quickstart.py --folds 1 --epochs 5  # a few seconds
 """
 
