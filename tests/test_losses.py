@@ -176,7 +176,7 @@ def test_our_regression_synergy_pushes_apart_and_the_released_one_together() -> 
     views = torch.randn(4, 4, 3, 2) * 0.1
     for task, sign in (("regression", -1), ("released_regression", 1)):
         leaf = views.clone().requires_grad_()
-        InteractionLosses(task)(leaf)[2].backward()
+        InteractionLosses(task)(leaf)[2].backward()  # type: ignore[arg-type]
         assert leaf.grad is not None
         toward = (leaf.grad[:, 2, 1:] * (views[:, 2, 1:] - views[:, 2, :1])).sum()
         assert sign * toward > 0
