@@ -1,0 +1,107 @@
+"""Sends tokens to experts through buffers of fixed size, without a loop over tokens or experts.
+
+G groups of S tokens choose K of n experts each. Every expert has `capacity` places per group; who comes
+first (first choices before second ones, then by position) gets them. All shapes follow from the input's
+shape alone: nothing here waits for the device, and it compiles and vmaps as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Group",
+    "check_group",
+    "check_routing",
+    "collect",
+    "expert_capacity",
+    "into_groups",
+    "rank_in_expert",
+    "send",
+]
+
+Group: TypeAlias = Literal["batch", "sample"]
+"""The tokens that compete for the same places: those of the whole batch, or of one sample."""
+
+
+def check_group(group: str) -> None:
+    """Raise unless `group` is known."""
+    if group not in ("batch", "sample"):
+        raise ValueError(
+            f"group must be 'batch' or 'sample', however: {group!r}; "
+            "'sample' makes every prediction independent of the rest of the batch."
+        )
+
+
+def check_routing(capacity_factor: float | None, eval_capacity_factor: float | None) -> None:
+    """Raise unless both factors are positive or None."""
+    for name, factor in (
+        ("capacity_factor", capacity_factor),
+        ("eval_capacity_factor", eval_capacity_factor),
+    ):
+        if factor is not None and factor <= 0:
+            raise ValueError(f"{name} must be positive, however: {factor}; use None to drop no token.")
+
+
+def into_groups(tokens: Tensor, group: Group) -> Tensor:
+    """(B, T, D) -> (G, S, D): one group of all tokens, or one group per sample."""
+    return tokens.reshape(1, -1, tokens.shape[-1]) if group == "batch" else tokens
+
+
+def expert_capacity(n_tokens: int, share: float, factor: float | None) -> int:
+    """Places of an expert that should receive `share` of a group's tokens; None: a place for every token."""
+    return n_tokens if factor is None else min(n_tokens, math.ceil(factor * share * n_tokens))
+
+
+def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+    """How many came to the same expert before, (G, S, K), and how many came in all, (G, n).
+
+    Args:
+        expert: (G, S, K) chosen experts, best first.
+        n_experts: number of experts n.
+    """
+    arrivals = expert.transpose(1, 2).reshape(expert.shape[0], -1, 1)  # (G, K S, 1)
+    chosen = arrivals == torch.arange(n_experts, device=expert.device)
+    arrived = chosen.cumsum(dim=1, dtype=torch.int32)  # (G, K S, n)
+    rank = arrived.gather(2, arrivals) - 1
+    return rank.reshape(expert.shape[0], expert.shape[2], -1).transpose(1, 2), arrived[:, -1]
+
+
+def send(
+    tokens: Tensor, expert: Tensor, rank: Tensor, kept: Tensor, *, n_experts: int, capacity: int
+) -> tuple[Tensor, Tensor]:
+    """Copy each kept token to its place: the buffers (n, G capacity, D), and each token's place (G, S, K).
+
+    Empty places hold a copy of token 0, whose output nobody collects.
+
+    Args:
+        tokens: (G, S, D).
+        expert: (G, S, K) chosen experts.
+        rank: (G, S, K) order of arrival.
+        kept: (G, S, K) whether the token gets a place with one of the experts 0 .. n - 1.
+        n_experts: number of experts n with a buffer.
+        capacity: places per expert and group.
+    """
+    n_groups, n_tokens, n_choices = expert.shape
+    n_places = n_experts * n_groups * capacity
+    group = torch.arange(n_groups, device=expert.device).view(-1, 1, 1)
+    place = (expert * n_groups + group) * capacity + rank
+    place = torch.where(kept, place, n_places)  # one place too many: the dropped
+
+    sender = torch.arange(n_groups * n_tokens * n_choices, device=expert.device) // n_choices
+    source = sender.new_zeros(n_places + 1).scatter(0, place.reshape(-1), sender)[:-1]
+    buffers = tokens.reshape(-1, tokens.shape[-1]).index_select(0, source)
+    return buffers.view(n_experts, n_groups * capacity, -1), place.clamp(max=n_places - 1)
+
+
+def collect(outputs: Tensor, place: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sum of each token's outputs: (n, G capacity, D), (G, S, K), (G, S, K) -> (G, S, D).
+
+    The weight of a dropped token must be 0.
+    """
+    found = outputs.reshape(-1, outputs.shape[-1]).index_select(0, place.reshape(-1))
+    return (found.view(*place.shape, -1) * weight.unsqueeze(-1)).sum(dim=2)
