@@ -17,7 +17,8 @@ from i2moe.backbones.encoders import (
     MLPEncoder,
 )
 from i2moe.backbones.interpretcc import InterpretCC, gumbel_sigmoid
-from i2moe.backbones.moepp import MoEPlusPlus, MoEPlusPlusLayer, MoEPlusPlusTransformerLayer
+from i2moe.backbones.moepp import MoEPlusPlus, MoEPlusPlusTransformerLayer
+from i2moe.backbones.moepp_layer import MoEPlusPlusLayer
 from i2moe.backbones.switch import SwitchLayer, SwitchTransformer, SwitchTransformerLayer
 from i2moe.backbones.tensor_fusion import LowRankTensorFusion
 from i2moe.backbones.tokens import JointTokens

@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = [
     "Group",
+    "assign",
     "check_group",
     "check_routing",
     "collect",
@@ -64,44 +65,47 @@ def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
         expert: (G, S, K) chosen experts, best first.
         n_experts: number of experts n.
     """
-    arrivals = expert.transpose(1, 2).reshape(expert.shape[0], -1, 1)  # (G, K S, 1)
-    chosen = arrivals == torch.arange(n_experts, device=expert.device)
-    arrived = chosen.cumsum(dim=1, dtype=torch.int32)  # (G, K S, n)
-    rank = arrived.gather(2, arrivals) - 1
-    return rank.reshape(expert.shape[0], expert.shape[2], -1).transpose(1, 2), arrived[:, -1]
+    arrivals = expert.transpose(1, 2).reshape(expert.shape[0], 1, -1)  # (G, 1, K S)
+    chosen = arrivals == torch.arange(n_experts, device=expert.device).unsqueeze(-1)
+    arrived = chosen.cumsum(dim=-1, dtype=torch.int32)  # (G, n, K S)
+    rank = arrived.gather(1, arrivals) - 1
+    return rank.reshape(expert.shape[0], expert.shape[2], -1).transpose(1, 2), arrived[..., -1]
 
 
-def send(
-    tokens: Tensor, expert: Tensor, rank: Tensor, kept: Tensor, *, n_experts: int, capacity: int
+def assign(
+    expert: Tensor, rank: Tensor, gate: Tensor, kept: Tensor, *, n_experts: int, capacity: int
 ) -> tuple[Tensor, Tensor]:
-    """Copy each kept token to its place: the buffers (n, G capacity, D), and each token's place (G, S, K).
+    """Who sits where: the token of each place, (n G capacity,), and its gate, (n, G capacity, 1).
 
-    Empty places hold a copy of token 0, whose output nobody collects.
+    An empty place holds token 0 with gate 0.
 
     Args:
-        tokens: (G, S, D).
         expert: (G, S, K) chosen experts.
         rank: (G, S, K) order of arrival.
+        gate: (G, S, K) weight of each choice.
         kept: (G, S, K) whether the token gets a place with one of the experts 0 .. n - 1.
-        n_experts: number of experts n with a buffer.
+        n_experts: number of experts n with places.
         capacity: places per expert and group.
     """
     n_groups, n_tokens, n_choices = expert.shape
     n_places = n_experts * n_groups * capacity
     group = torch.arange(n_groups, device=expert.device).view(-1, 1, 1)
     place = (expert * n_groups + group) * capacity + rank
-    place = torch.where(kept, place, n_places)  # one place too many: the dropped
+    place = torch.where(kept, place, n_places).reshape(-1)  # one place too many, for the dropped
 
-    sender = torch.arange(n_groups * n_tokens * n_choices, device=expert.device) // n_choices
-    source = sender.new_zeros(n_places + 1).scatter(0, place.reshape(-1), sender)[:-1]
-    buffers = tokens.reshape(-1, tokens.shape[-1]).index_select(0, source)
-    return buffers.view(n_experts, n_groups * capacity, -1), place.clamp(max=n_places - 1)
+    token = torch.arange(n_groups * n_tokens * n_choices, device=expert.device) // n_choices
+    source = token.new_zeros(n_places + 1).scatter(0, place, token)
+    weight = gate.new_zeros(n_places + 1).scatter(0, place, gate.reshape(-1))
+    return source[:-1], weight[:-1].view(n_experts, -1, 1)
 
 
-def collect(outputs: Tensor, place: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sum of each token's outputs: (n, G capacity, D), (G, S, K), (G, S, K) -> (G, S, D).
+def send(tokens: Tensor, source: Tensor, n_experts: int) -> Tensor:
+    """Copy the tokens to their places: (G, S, D) -> (n, G capacity, D)."""
+    dim = tokens.shape[-1]
+    return tokens.reshape(-1, dim).index_select(0, source).view(n_experts, -1, dim)
 
-    The weight of a dropped token must be 0.
-    """
-    found = outputs.reshape(-1, outputs.shape[-1]).index_select(0, place.reshape(-1))
-    return (found.view(*place.shape, -1) * weight.unsqueeze(-1)).sum(dim=2)
+
+def collect(base: Tensor, source: Tensor, outputs: Tensor) -> Tensor:
+    """Add the gated outputs to the tokens they belong to: (G, S, D) and (n, G capacity, D) -> (G, S, D)."""
+    dim = base.shape[-1]
+    return base.reshape(-1, dim).index_add(0, source, outputs.reshape(-1, dim)).view(base.shape)

@@ -86,7 +86,7 @@ class MLP(nn.Sequential):
 class TransformerLayer(nn.Module):
     r"""Updates tokens by pre-norm attention and a pre-norm MLP, each with a residual to its input.
 
-    .. math:: u' = u + \mathrm{Attention}(\mathrm{LN}(u)), \qquad \mathrm{out} = u' + \mathrm{MLP}(\mathrm{LN}(u'))
+    .. math:: v = u + \mathrm{Attention}(\mathrm{LN}(u)), \qquad \mathrm{out} = v + \mathrm{MLP}(\mathrm{LN}(v))
 
     It has 8 D^2 + 8 D parameters at the default hidden width.
 

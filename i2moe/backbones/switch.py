@@ -102,11 +102,11 @@ class SwitchLayer(nn.Module):
         rank, load = dispatch.rank_in_expert(expert, self.n_experts)
 
         capacity = self.capacity(groups.shape[1])
-        kept = rank < capacity
-        buffers, place = dispatch.send(
-            groups, expert, rank, kept, n_experts=self.n_experts, capacity=capacity
+        source, gates = dispatch.assign(
+            expert, rank, gate.to(groups.dtype), rank < capacity, n_experts=self.n_experts, capacity=capacity
         )
-        output = dispatch.collect(self.experts(buffers), place, (gate * kept).to(groups.dtype))
+        outputs = gates * self.experts(dispatch.send(groups, source, self.n_experts))
+        output = dispatch.collect(torch.zeros_like(groups), source, outputs)
 
         share = load / groups.shape[1]  # (G, n)
         aux_loss = self.n_experts * (share * probabilities.mean(dim=1)).sum(dim=-1).mean()

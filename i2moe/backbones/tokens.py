@@ -73,4 +73,6 @@ class JointTokens(nn.Module):
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The mean of each modality's tokens, side by side: (B, sum T_i, D) -> (B, M D)."""
-        return torch.cat([part.mean(dim=1) for part in torch.split(tokens, self.n_tokens, dim=1)], dim=-1)
+        return torch.cat(
+            [part.mean(dim=1) for part in torch.split(tokens, list(self.n_tokens), dim=1)], dim=-1
+        )
