@@ -1,34 +1,58 @@
-"""What callers hand in: modalities, and the way a backbone is called."""
+"""What callers hand in: modalities, and what their backbones return."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias, Union
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
-__all__ = ["Modality", "leaves", "map_leaves"]
+__all__ = ["BackboneOutput", "Modality", "leaves", "map_leaves"]
 
-Modality: TypeAlias = Union[Tensor, None, Sequence["Modality"], Mapping[str, "Modality"]]
+Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
 """A tensor with a leading batch axis, or a nested tuple, list or dict of them (features and a mask, say)."""
 
 
-def map_leaves(function: Callable[..., Tensor], modality: Modality, *others: Modality) -> Modality:
+@dataclass(frozen=True)
+class BackboneOutput:
+    """What a backbone may return instead of a plain tensor.
+
+    Args:
+        prediction: (B, ...), usually logits (B, C).
+        aux_loss: scalar loss of the backbone itself (load balancing of a router, say), with its graph.
+        latent: (B, ...), the representation that `InteractionLosses(on="latent")` compares.
+
+    Example:
+        >>> BackboneOutput(torch.zeros(2, 3), aux_loss=torch.tensor(0.5)).aux_loss
+        tensor(0.5000)
+    """
+
+    prediction: Tensor
+    aux_loss: Tensor | None = None
+    latent: Tensor | None = None
+
+
+torch.export.register_dataclass(BackboneOutput, serialized_type_name="i2moe.BackboneOutput")
+
+
+def map_leaves(function: Callable[..., Any], modality: Any, *others: Any) -> Any:
     """Apply `function` to the tensors of equally nested modalities; `None` stays `None`."""
     if modality is None:
         return None
-    if isinstance(modality, Tensor):
-        return function(modality, *others)
     if isinstance(modality, Mapping):
-        return {key: map_leaves(function, modality[key], *(other[key] for other in others)) for key in modality}  # type: ignore[call-overload,index]
-    mapped = [map_leaves(function, *items) for items in zip(modality, *others, strict=True)]  # type: ignore[arg-type]
-    if hasattr(modality, "_fields"):
-        return type(modality)(*mapped)
-    return mapped if isinstance(modality, list) else tuple(mapped)
+        return {key: map_leaves(function, modality[key], *(other[key] for other in others)) for key in modality}
+    if isinstance(modality, tuple | list):
+        mapped = [map_leaves(function, *items) for items in zip(modality, *others, strict=True)]
+        if hasattr(modality, "_fields"):
+            return type(modality)(*mapped)
+        return mapped if isinstance(modality, list) else tuple(mapped)
+    return function(modality, *others)
 
 
 def leaves(modality: Modality) -> list[Tensor]:
     """The tensors of a modality, from left to right."""
     found: list[Tensor] = []
-    map_leaves(lambda leaf: found.append(leaf) or leaf, modality)  # type: ignore[func-returns-value]
+    map_leaves(found.append, modality)
     return found

@@ -1,28 +1,286 @@
-"""The experts."""
+"""Running E experts on V views: by batch, by vmap or one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["BackboneOutput"]
+from i2moe._inputs import Arrange
+from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
+from i2moe._vmap import run_vmapped
+from i2moe.perturbations import Views
+
+__all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs"]
+
+Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
 
 
 @dataclass(frozen=True)
-class BackboneOutput:
-    """What a backbone may return instead of a plain tensor.
+class ExpertOutputs:
+    """What all experts made of the views of a batch.
 
     Args:
-        prediction: (B, ...), usually logits (B, C).
-        aux_loss: scalar loss of the backbone itself (load balancing of a router, say), with its graph.
-        latent: (B, ...), the representation that `InteractionLosses(on="latent")` compares.
+        predictions: (B, E, ...) of the real batch.
+        views: (B', E, V, ...) of the rows with perturbed views, None without perturbed views.
+        latent_views: the same of the latents, None if an expert returns none.
+        aux_loss: scalar, the experts' mean.
     """
 
-    prediction: Tensor
-    aux_loss: Tensor | None = None
-    latent: Tensor | None = None
+    predictions: Tensor
+    views: Tensor | None
+    latent_views: Tensor | None
+    aux_loss: Tensor
 
 
-torch.export.register_dataclass(BackboneOutput, serialized_type_name="i2moe.BackboneOutput")
+class ExpertBank(nn.ModuleList):
+    """Hold the experts and run them on the views of a batch.
+
+    Whatever the execution, outputs and gradients are those of one pass per expert and view, dropout aside, and
+    perturbed views never change a buffer: running statistics come from the real batch.
+
+    * `"sequential"`: one pass per expert and view.
+    * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
+      the real batch and one for the perturbed views.
+    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass.
+    * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
+      or a layer with the attribute `mixes_samples = True`) sequential.
+
+    Args:
+        experts: E modules, called alike.
+        names: the E names, for errors; their numbers if not given.
+        execution: one of the above.
+        checkpoint: recompute each expert in the backward pass instead of keeping its activations.
+
+    Raises:
+        ValueError: if `execution` is unknown, or `"vmap"` together with `checkpoint`.
+    """
+
+    def __init__(
+        self,
+        experts: Sequence[nn.Module],
+        names: Sequence[str] | None = None,
+        *,
+        execution: Execution = "auto",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__(experts)
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution must be one of {get_args(Execution)}, however it is {execution!r}")
+        if execution == "vmap" and checkpoint:
+            raise ValueError(
+                "checkpoint=True must run one expert at a time, however execution='vmap' runs all at once; "
+                "use execution='auto'"
+            )
+        self.names = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
+        self.execution = execution
+        self.checkpoint = checkpoint
+        self.vmap_refusals: dict[str, str] = {}
+        """Why `"auto"` does not use vmap, for "training" and "evaluation", once found out."""
+        self._vmap_proven: set[str] = set()
+
+    def forward(self, arrange: Arrange, views: Views) -> ExpertOutputs:
+        """Run every expert on every view.
+
+        Raises:
+            TypeError: if an expert returns neither a tensor nor a `BackboneOutput`.
+            ValueError: if experts disagree in shape, or the execution asked for would mix views.
+        """
+        output = self._run_vmap(arrange, views)
+        if output is None:
+            output = self._run_each(arrange, views)
+        predictions, prediction_views = _split(output.prediction, views)
+        latent_views = None if output.latent is None else _split(output.latent, views)[1]
+        aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
+        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
+
+    def _run_each(self, arrange: Arrange, views: Views) -> BackboneOutput:
+        """Return predictions and latents of all rows of all views, (N, E, ...)."""
+        every_view = (views.real, *views.perturbed)
+        plans = [self._plan(name, expert, len(every_view)) for name, expert in zip(self.names, self, strict=True)]
+        stacked = {
+            passed: _stack([every_view[v] for v in passed]) for passed in dict.fromkeys(chain.from_iterable(plans))
+        }
+        outputs = [
+            _join([self._run_pass(name, expert, passed, arrange, stacked[passed]) for passed in plan])
+            for name, expert, plan in zip(self.names, self, plans, strict=True)
+        ]
+        return _across_experts(self.names, outputs)
+
+    def _plan(self, name: str, expert: nn.Module, n_views: int) -> list[tuple[int, ...]]:
+        """Group the views of an expert into passes."""
+        each: list[tuple[int, ...]] = [(v,) for v in range(n_views)]
+        if self.execution == "sequential" or n_views == 1:
+            return each
+        mixing = _mixing_layer(expert)
+        if mixing is None:
+            buffered = any(True for _ in expert.buffers())
+            return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
+        if self.execution == "batched":
+            raise ValueError(
+                f"execution='batched' must be able to stack real and perturbed samples in one pass, however {mixing} "
+                f"of expert {name!r} lets the samples of a batch influence each other; use execution='auto'"
+            )
+        return each
+
+    def _run_pass(
+        self,
+        name: str,
+        expert: nn.Module,
+        passed: tuple[int, ...],
+        arrange: Arrange,
+        modalities: tuple[Modality, ...],
+    ) -> BackboneOutput:
+        args, kwargs = arrange(modalities)
+        # NOTE[DIFF] running statistics come from the real batch alone.
+        with nullcontext() if 0 in passed else _borrowed_buffers(expert):
+            try:
+                output = self._call(expert, args, kwargs)
+            except Exception as error:
+                shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
+                error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
+                raise
+        return _checked(name, output, leaves(modalities)[0].shape[0])
+
+    def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if not (self.checkpoint and torch.is_grad_enabled()):
+            return expert(*args, **kwargs)
+        # args and kwargs are passed on, not captured, for checkpoint to find their device's random state. The
+        # recomputation works on borrowed buffers: running statistics are updated once.
+        return checkpoint(
+            lambda args, kwargs: expert(*args, **kwargs),
+            args,
+            kwargs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _borrowed_buffers(expert)),
+        )
+
+    def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
+        """Run all experts at once, or return None where that is not asked for or cannot be done."""
+        if self.execution != "vmap" and not self._auto_vmap(arrange, views):
+            return None
+        return self._vmap_pass(arrange, views)
+
+    def _vmap_pass(self, arrange: Arrange, views: Views) -> BackboneOutput:
+        modalities = _stack((views.real, *views.perturbed))
+        n_rows = leaves(modalities)[0].shape[0]
+        mixing = _mixing_layer(self[0]) if views.perturbed else None
+        if mixing is not None:
+            raise RuntimeError(
+                "execution='vmap' must be able to stack real and perturbed samples in one pass, however "
+                f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
+            )
+        return run_vmapped(list(self), *arrange(modalities), lambda output: _checked("all", output, n_rows))
+
+    def _auto_vmap(self, arrange: Arrange, views: Views) -> bool:
+        """Whether `"auto"` runs all experts at once: on CUDA, after one trial per mode has gone well."""
+        device = leaves(views.real)[0].device
+        if self.execution != "auto" or self.checkpoint or device.type != "cuda":
+            return False
+        mode = "training" if self.training else "evaluation"
+        if mode in self._vmap_proven or mode in self.vmap_refusals:
+            return mode in self._vmap_proven
+        if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
+            return False
+        with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
+            try:
+                self._vmap_pass(arrange, views)
+                self._vmap_proven.add(mode)
+            except Exception as error:
+                self.vmap_refusals[mode] = str(error)
+        return mode in self._vmap_proven
+
+
+def _stack(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
+    """Concatenate views along the batch; a single one stays what it is."""
+    if len(views) == 1:
+        return views[0]
+    return tuple(map_leaves(lambda *rows: torch.cat(rows), *same) for same in zip(*views, strict=True))
+
+
+def _split(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
+    """Split rows (N, E, ...) into predictions (B, E, ...) and views (B', E, V, ...)."""
+    n_perturbed = len(views.perturbed)
+    if n_perturbed == 0:
+        return rows, None
+    n_samples = leaves(views.real)[0].shape[0]
+    real, perturbed = rows.tensor_split([n_samples])
+    kept = real if views.rows is None else real.index_select(0, views.rows)
+    perturbed = perturbed.reshape(n_perturbed, -1, *rows.shape[1:])  # (V - 1, B', E, ...)
+    return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
+
+
+def _checked(name: str, output: object, n_rows: int) -> BackboneOutput:
+    if isinstance(output, Tensor):
+        output = BackboneOutput(output)
+    if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
+        raise TypeError(
+            f"a backbone must return a tensor or a BackboneOutput, however expert {name!r} returned a "
+            f"{type(output).__name__}; wrap several results as BackboneOutput(prediction, aux_loss, latent)"
+        )
+    for what, tensor in (("prediction", output.prediction), ("latent", output.latent)):
+        if tensor is not None and (tensor.ndim == 0 or tensor.shape[0] != n_rows):
+            raise ValueError(
+                f"a backbone's {what} must keep the batch of {n_rows} on axis 0, "
+                f"however expert {name!r} returned shape {tuple(tensor.shape)}"
+            )
+    return output
+
+
+def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
+    """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
+    if len(passes) == 1:
+        return passes[0]
+    n_rows = [output.prediction.shape[0] for output in passes]
+    aux_losses = [output.aux_loss * n for output, n in zip(passes, n_rows, strict=True) if output.aux_loss is not None]
+    latents = [output.latent for output in passes if output.latent is not None]
+    return BackboneOutput(
+        torch.cat([output.prediction for output in passes]),
+        torch.stack(aux_losses).sum() / sum(n_rows) if aux_losses else None,
+        torch.cat(latents) if len(latents) == len(passes) else None,
+    )
+
+
+def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> BackboneOutput:
+    """Stack the experts on axis 1; the auxiliary loss is the mean over all experts."""
+    shapes = {name: tuple(output.prediction.shape[1:]) for name, output in zip(names, outputs, strict=True)}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"all experts must return the same shape, however they return (B, ...) with {shapes}")
+    aux_losses = [output.aux_loss for output in outputs if output.aux_loss is not None]
+    latents = [output.latent for output in outputs if output.latent is not None]
+    return BackboneOutput(
+        torch.stack([output.prediction for output in outputs], dim=1),
+        torch.stack(aux_losses).sum() / len(outputs) if aux_losses else None,
+        torch.stack(latents, dim=1) if len(latents) == len(outputs) else None,
+    )
+
+
+def _mixing_layer(expert: nn.Module) -> str | None:
+    """Name a layer through which the samples of a batch influence each other."""
+    for path, layer in expert.named_modules():
+        normalizes = isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
+        if normalizes or getattr(layer, "mixes_samples", False):
+            return f"layer {path!r} ({type(layer).__name__})"
+    return None
+
+
+@contextmanager
+def _borrowed_buffers(module: nn.Module) -> Iterator[None]:
+    """Let a module work on copies of its buffers and drop what it does to them."""
+    owned = [(layer, name, buffer) for layer in module.modules() for name, buffer in layer.named_buffers(recurse=False)]
+    for layer, name, buffer in owned:
+        setattr(layer, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for layer, name, buffer in owned:
+            setattr(layer, name, buffer)

@@ -1,0 +1,335 @@
+"""Interaction losses: what makes an expert a uniqueness, a synergy or a redundancy expert.
+
+An expert predicts every sample under V = 1 + M views: view 0 sees all modalities, view j sees modality j - 1 replaced.
+The losses compare its V outputs. No label enters, and no gradient is stopped.
+
+Source: I2MoE (ICML 2025), section 3, for classification; the regression forms are ours, see `InteractionLosses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "Interaction",
+    "InteractionLosses",
+    "Losses",
+    "cosine_redundancy",
+    "cosine_synergy",
+    "difference_uniqueness",
+    "hinge_synergy",
+    "squared_redundancy",
+    "triplet_uniqueness",
+]
+
+Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
+"""The interaction an expert stands for: the index of a modality (its uniqueness), synergy or redundancy."""
+
+Task: TypeAlias = Literal["classification", "regression", "released_regression"]
+
+
+class Losses(Protocol):
+    """What `InteractionMoE(losses=...)` takes: one scalar per expert from the views of all experts.
+
+    An attribute `on` with the value `"latent"` asks for the views of the latents instead of the predictions.
+    """
+
+    def __call__(
+        self, views: Tensor, interactions: Sequence[Interaction] | None = None, replaced: Tensor | None = None
+    ) -> Tensor:
+        """Return the losses (E,) of views (B, E, V, ...); see `InteractionLosses.__call__`."""
+
+
+def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float = 1.0) -> Tensor:
+    r"""Ask that replacing modality i moves the output further than replacing any other.
+
+    .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} \max(0, \lVert y_0 - y_j \rVert_2 - \lVert y_0 - y_i \rVert_2 + m)
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
+        negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
+        margin: the margin m, in units of the output.
+
+    Returns:
+        The mean over samples and other modalities, a scalar >= 0.
+
+    Raises:
+        ValueError: with fewer than two replaced views.
+
+    Example:
+        >>> views = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [1.0, 0.0]]])  # replacing modality 0 moves most
+        >>> triplet_uniqueness(views, 0), triplet_uniqueness(views, 1)
+        (tensor(0.), tensor(3.))
+    """
+    anchor, others = _anchor_and_others(views)
+    distances = F.pairwise_distance(anchor, others, p=2.0, eps=1e-7)  # (V - 1, R)
+    return _against_others(distances, negative, lambda difference: F.relu(difference + margin))
+
+
+def cosine_synergy(views: Tensor) -> Tensor:
+    r"""Ask that the output turns away whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j \cos(y_0, y_j)
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
+
+    Returns:
+        The mean over samples and views, a scalar in [-1, 1]. A zero vector counts as orthogonal to all others.
+
+    Raises:
+        ValueError: if C is 1, where every cosine is +1 or -1 and has no gradient.
+
+    Example:
+        >>> cosine_synergy(torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]]))
+        tensor(-0.5000)
+    """
+    return _cosine(*_anchor_and_others(views)).mean()
+
+
+def cosine_redundancy(views: Tensor) -> Tensor:
+    r"""Ask that the output keeps its direction whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j (1 - \cos(y_0, y_j))
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
+
+    Returns:
+        The mean over samples and views, a scalar in [0, 2].
+
+    Raises:
+        ValueError: if C is 1, where every cosine is +1 or -1 and has no gradient.
+
+    Example:
+        >>> cosine_redundancy(torch.tensor([[[1.0, 0.0], [5.0, 0.0], [0.0, 1.0]]]))
+        tensor(0.5000)
+    """
+    return (1 - _cosine(*_anchor_and_others(views))).mean()
+
+
+def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
+    r"""Push the output at least a margin away whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j \max(0, m - \lVert y_0 - y_j \rVert_2)
+
+    Bounded below by 0: once the views are a margin apart nothing pushes any more, so predictions keep their scale.
+    The gradient is finite also where views coincide.
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
+        margin: the margin m, in units of the output.
+
+    Returns:
+        The mean over samples and views, a scalar in [0, m].
+
+    Example:
+        >>> hinge_synergy(torch.tensor([[[0.0], [0.25], [2.0]]]))
+        tensor(0.3750)
+    """
+    distances = F.pairwise_distance(*_anchor_and_others(views), p=2.0, eps=1e-7)
+    return F.relu(margin - distances).mean()
+
+
+def squared_redundancy(views: Tensor) -> Tensor:
+    r"""Ask that the output stays whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j \mathrm{MSE}(y_0, y_j)
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
+
+    Returns:
+        The mean over samples, views and outputs, a scalar >= 0.
+
+    Example:
+        >>> squared_redundancy(torch.tensor([[[0.0], [1.0], [2.0]]]))
+        tensor(2.5000)
+    """
+    anchor, others = _anchor_and_others(views)
+    return (anchor - others).square().mean()
+
+
+def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
+    r"""Compute the uniqueness loss of the released code for regression.
+
+    .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} [\mathrm{MSE}(y_0, y_j) - \mathrm{MSE}(y_0, y_i)]
+
+    It has no lower bound: kept to reproduce published numbers. Prefer `triplet_uniqueness`.
+
+    Args:
+        views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
+        negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
+
+    Returns:
+        The mean over samples and other modalities, a scalar.
+
+    Raises:
+        ValueError: with fewer than two replaced views.
+
+    Example:
+        >>> difference_uniqueness(torch.tensor([[[0.0], [1.0], [2.0]]]), 1)
+        tensor(-3.)
+    """
+    anchor, others = _anchor_and_others(views)
+    return _against_others((anchor - others).square().mean(-1), negative, lambda difference: difference)
+
+
+class InteractionLosses:
+    r"""Compute the interaction loss of every expert from its views.
+
+    =====================  =====================  ====================  ====================
+    task                   uniqueness             synergy               redundancy
+    =====================  =====================  ====================  ====================
+    "classification"       triplet_uniqueness     cosine_synergy        cosine_redundancy
+    "regression"           triplet_uniqueness     hinge_synergy         squared_redundancy
+    "released_regression"  difference_uniqueness  squared_redundancy    squared_redundancy
+    =====================  =====================  ====================  ====================
+
+    Classification is the paper's. For regression the paper gives no formula, and the released code minimizes a
+    uniqueness loss without lower bound and a synergy loss identical to redundancy. Our regression form keeps the
+    triplet, which needs no direction and so works for one output; pushes synergy apart up to a margin; and pulls
+    redundancy together. All three are >= 0. Their margin is in units of the target: standardize the target, or scale
+    the margin with it.
+
+    Args:
+        task: which row of the table fills the losses not given explicitly.
+        on: compare the experts' `"prediction"` or their `"latent"` (which the backbone must then return).
+        margin: of the triplet and the hinge.
+        uniqueness: replaces the table's; called with views (B, V, C) and `negative`, see `triplet_uniqueness`.
+        synergy: replaces the table's; called with views (B, V, C).
+        redundancy: replaces the table's; called with views (B, V, C).
+
+    Raises:
+        ValueError: if `task` or `on` is unknown or `margin` is not positive.
+
+    Example:
+        >>> views = torch.randn(8, 4, 3, 5)  # 8 samples, 4 experts of 2 modalities, 3 views, 5 classes
+        >>> InteractionLosses()(views).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        task: Task = "classification",
+        *,
+        on: Literal["prediction", "latent"] = "prediction",
+        margin: float = 1.0,
+        uniqueness: Callable[[Tensor, int | Tensor], Tensor] | None = None,
+        synergy: Callable[[Tensor], Tensor] | None = None,
+        redundancy: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        if on not in ("prediction", "latent"):
+            raise ValueError(f"on must be 'prediction' or 'latent', however it is {on!r}")
+        if not margin > 0:
+            raise ValueError(f"margin must be positive, however it is {margin}")
+
+        defaults = _defaults(task, margin)
+        self.task = task
+        self.on = on
+        self.margin = margin
+        self.uniqueness = uniqueness or defaults[0]
+        self.synergy = synergy or defaults[1]
+        self.redundancy = redundancy or defaults[2]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(task={self.task!r}, on={self.on!r}, margin={self.margin})"
+
+    def __call__(
+        self, views: Tensor, interactions: Sequence[Interaction] | None = None, replaced: Tensor | None = None
+    ) -> Tensor:
+        """Return one loss per expert.
+
+        Args:
+            views: (B, E, V, C), (B, E, V) or (B, E, V, ..., C): each expert's output under each view. Half precision
+                is computed in float32.
+            interactions: the E experts' interactions; the uniqueness of each modality in turn, synergy and redundancy
+                if not given.
+            replaced: (V - 1, M) bool, the modality replaced in each view, where fewer views than modalities were
+                drawn. The expected losses are then those of all views.
+
+        Returns:
+            (E,), the losses, each a mean over samples and views.
+
+        Raises:
+            ValueError: if experts and interactions differ in number, or a loss cannot be computed on these views.
+        """
+        if interactions is None:
+            interactions = (*range(views.shape[2] - 1), "synergy", "redundancy")
+        if len(interactions) != views.shape[1]:
+            raise ValueError(
+                f"views must be (B, E, V, ...) with one expert per interaction {tuple(interactions)}, "
+                f"however their shape is {tuple(views.shape)}"
+            )
+        if views.ndim == 3:
+            views = views.unsqueeze(-1)
+        pairs = zip(views.unbind(1), interactions, strict=True)
+        return torch.stack([self._one(of_expert, interaction, replaced) for of_expert, interaction in pairs])
+
+    def _one(self, views: Tensor, interaction: Interaction, replaced: Tensor | None) -> Tensor:
+        if interaction == "synergy":
+            return self.synergy(views)
+        if interaction == "redundancy":
+            return self.redundancy(views)
+        if replaced is None:
+            return self.uniqueness(views, interaction)
+        # Modality i is among k of M replaced ones with probability k / M.
+        return self.uniqueness(views, replaced.select(1, interaction) * (replaced.shape[1] / replaced.shape[0]))
+
+
+def _defaults(
+    task: Task, margin: float
+) -> tuple[Callable[[Tensor, int | Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    triplet = partial(triplet_uniqueness, margin=margin)
+    if task == "classification":
+        return triplet, cosine_synergy, cosine_redundancy
+    if task == "regression":  # NOTE[DIFF] see the class's docstring
+        return triplet, partial(hinge_synergy, margin=margin), squared_redundancy
+    if task == "released_regression":
+        return difference_uniqueness, squared_redundancy, squared_redundancy
+    raise ValueError(f"task must be 'classification', 'regression' or 'released_regression', however it is {task!r}")
+
+
+def _anchor_and_others(views: Tensor) -> tuple[Tensor, Tensor]:
+    """Split (B, V, ..., C) into rows (1, R, C) of the anchor and (V - 1, R, C) of the others, at least in float32."""
+    rows = views.movedim(1, 0).flatten(1, -2)
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()  # 1 - cos of close bfloat16 vectors rounds to exactly 0
+    anchor, others = rows.tensor_split([1])
+    return anchor, others
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    if a.shape[-1] == 1:
+        raise ValueError(
+            "cosine losses must have at least two outputs, however there is one, where every cosine is +1 or -1; "
+            "use InteractionLosses('regression'), or two logits"
+        )
+    return (_unit(a) * _unit(b)).sum(-1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scale to length 1; a vector too short to have a direction becomes 0."""
+    # NOTE[DIFF] its gradient is 0, where the released code has 1e8: a zero-initialized head would blow up.
+    squared = x.square().sum(-1, keepdim=True)
+    short = squared < 1e-16
+    return torch.where(short, 0.0, x * torch.where(short, 1.0, squared).rsqrt())
+
+
+def _against_others(distances: Tensor, negative: int | Tensor, contrast: Callable[[Tensor], Tensor]) -> Tensor:
+    """Average contrast(d_j - d_i) over rows and j != i, for distances (V - 1, R) and i = negative."""
+    n_views = distances.shape[0]
+    if n_views < 2:
+        raise ValueError(
+            f"uniqueness must contrast at least two replaced modalities, however there is {n_views}; "
+            "raise per_step, or leave the uniqueness experts out"
+        )
+    contrasts = contrast(distances.unsqueeze(0) - distances.unsqueeze(1)).mean(-1)  # (negative, positive)
+    per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
+    return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()

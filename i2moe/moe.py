@@ -1,0 +1,333 @@
+"""InteractionMoE: a fusion backbone turned into interaction experts that a reweighter mixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._inputs import Arrange, bind, check_modalities
+from i2moe._types import Modality
+from i2moe.experts import Execution, ExpertBank
+from i2moe.losses import Interaction, InteractionLosses, Losses
+from i2moe.perturbations import Perturbation, Views, as_perturbation
+from i2moe.reweighting import Reweighter
+
+__all__ = ["InteractionMoE", "InteractionOutput"]
+
+
+@dataclass(frozen=True)
+class InteractionOutput:
+    """What `InteractionMoE` returns.
+
+    Args:
+        prediction: (B, ...), the experts' predictions summed by weight.
+        weights: (B, E), how much each expert counts for each sample; rows sum to 1.
+        expert_predictions: (B, E, ...), each expert's own.
+        aux_loss: scalar, mean over the experts of the backbones' own losses; 0 without.
+        interaction_loss: scalar, mean over the experts; None where no perturbed views were made (evaluation).
+        interaction_losses: expert name -> scalar; empty where no perturbed views were made.
+        views: (B', E, V, ...), each expert's prediction with all modalities (view 0) and with modality j - 1
+            replaced (view j); None where no perturbed views were made.
+    """
+
+    prediction: Tensor
+    weights: Tensor
+    expert_predictions: Tensor
+    aux_loss: Tensor
+    interaction_loss: Tensor | None
+    interaction_losses: dict[str, Tensor]
+    views: Tensor | None
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        """All losses as detached scalars by name, for a log."""
+        losses = {f"interaction/{name}": loss.detach() for name, loss in self.interaction_losses.items()}
+        if self.interaction_loss is not None:
+            losses["interaction"] = self.interaction_loss.detach()
+        return losses | {"aux": self.aux_loss.detach()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are there as a dict, which some trainers need."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+torch.export.register_dataclass(InteractionOutput, serialized_type_name="i2moe.InteractionOutput")
+
+
+class InteractionMoE(nn.Module):
+    r"""Mix experts that each learn one kind of interaction between modalities.
+
+    For M modalities there are E = M + 2 experts, all of the backbone's architecture: one for what is unique to each
+    modality, one for synergy, one for redundancy. The prediction is the sum of theirs, weighted per sample:
+
+    .. math:: y(x) = \sum_e w_e(x)\, y_e(x)
+
+    In training every expert also predicts M views in which one modality is replaced, and a loss on these views makes it
+    the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
+    0.01 * out.aux_loss``.
+
+    In evaluation the model makes E forward passes, draws no random number and returns no interaction loss.
+
+    Source: Xin et al., I2MoE: Interpretable Multimodal Interaction-aware Mixture-of-Experts, ICML 2025.
+
+    Args:
+        backbone_factory: called without arguments once per expert, so that experts start different. What it returns is
+            called with the modalities exactly as this model is and returns a tensor (B, ...) or a `BackboneOutput`.
+        n_modalities: number of modalities M, at least 2.
+        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default.
+        feature_dims: the modalities' widths, to build the default reweighter now and not at the first forward pass.
+        reweighter: maps the tuple of modalities to weights (B, E); a `Reweighter` by default.
+        losses: what the views are judged by; `InteractionLosses()` (classification) by default.
+        perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
+            perturbed views and so no interaction loss.
+        experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
+        execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
+        checkpoint: recompute each expert in the backward pass instead of keeping its activations.
+
+    Attributes:
+        expert_names: the E names, ("uniqueness/<name 0>", ..., "synergy", "redundancy").
+        interactions: the E interactions, (0, ..., "synergy", "redundancy"), a number being a modality's uniqueness.
+
+    Raises:
+        TypeError: if the factory is no callable or returns no module.
+        ValueError: if an argument is out of range or unknown; the message says what must hold.
+
+    Example:
+        >>> class Fusion(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(8 + 4, 3)
+        ...     def forward(self, image, text):
+        ...         return self.head(torch.cat([image, text], dim=-1))
+        >>> model = InteractionMoE(Fusion, 2, modality_names=("image", "text"), feature_dims=(8, 4))
+        >>> model.expert_names
+        ('uniqueness/image', 'uniqueness/text', 'synergy', 'redundancy')
+        >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
+        >>> out = model(image=image, text=text)  # or model(image, text), model([image, text]), a dict
+        >>> out.prediction.shape, out.weights.shape, out.views.shape
+        (torch.Size([16, 3]), torch.Size([16, 4]), torch.Size([16, 4, 3, 3]))
+        >>> (out.prediction.sum() + 0.1 * out.interaction_loss).backward()
+    """
+
+    def __init__(
+        self,
+        backbone_factory: Callable[[], nn.Module],
+        n_modalities: int,
+        *,
+        modality_names: Sequence[str] | None = None,
+        feature_dims: Sequence[int] | None = None,
+        reweighter: Callable[[tuple[Modality, ...]], Tensor] | None = None,
+        losses: Losses | None = None,
+        perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = "gaussian",
+        experts: Literal["all"] | Sequence[str] = "all",
+        execution: Execution = "auto",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.modality_names = _check_names(n_modalities, modality_names)
+        self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
+        self.perturbation = None if perturbation is None else as_perturbation(perturbation)
+        self._check_per_step()
+        self.losses = _check_losses(losses)
+        self.reweighter = _check_reweighter(reweighter, len(self.expert_names), n_modalities, feature_dims)
+        backbones = _build(backbone_factory, self.expert_names)
+        self.experts = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
+
+    @property
+    def n_modalities(self) -> int:
+        """Number of modalities M."""
+        return len(self.modality_names)
+
+    def forward(self, *args: Any, **kwargs: Any) -> InteractionOutput:
+        """Predict, in training with perturbed views and interaction losses.
+
+        Args:
+            *args: the M modalities, or one list, tuple or dict of them.
+            **kwargs: the modalities by name.
+
+        Raises:
+            TypeError: if a modality is not made of tensors or cannot be perturbed.
+            ValueError: if modalities are missing, unknown or do not fit together.
+        """
+        modalities, arrange = self._bind(args, kwargs)
+        return self._mix(modalities, arrange, perturb=self.training and self.perturbation is not None)
+
+    def interaction_views(self, *args: Any, **kwargs: Any) -> InteractionOutput:
+        """Predict with perturbed views and interaction losses in any mode, for validation curves.
+
+        Train with the model itself: wrappers like DDP synchronize gradients in its forward pass only.
+
+        Args:
+            *args: as for the model itself.
+            **kwargs: as for the model itself.
+
+        Raises:
+            ValueError: if the model has no perturbation.
+        """
+        if self.perturbation is None:
+            raise ValueError(
+                "interaction views must have a perturbation, however perturbation=None; give the model one"
+            )
+        return self._mix(*self._bind(args, kwargs), perturb=True)
+
+    def extra_repr(self) -> str:
+        """Show the experts' names."""
+        return f"expert_names={self.expert_names}, losses={self.losses}"
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Modality, ...], Arrange]:
+        modalities, arrange = bind(self.modality_names, args, kwargs)
+        check_modalities(self.modality_names, modalities)
+        return modalities, arrange
+
+    def _mix(self, modalities: tuple[Modality, ...], arrange: Arrange, *, perturb: bool) -> InteractionOutput:
+        views = self.perturbation.draw(modalities) if perturb and self.perturbation is not None else Views(modalities)
+        weights = self.reweighter(modalities)  # (B, E)
+        outputs = self.experts(arrange, views)
+        predictions = outputs.predictions  # (B, E, ...)
+        _check_weights(weights, predictions)
+
+        spread = weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
+        interaction_losses = None
+        if outputs.views is not None:
+            compared = (
+                outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
+            )
+            if compared is None:
+                raise ValueError(
+                    "losses on the latent must have one, however a backbone returned none; "
+                    "return BackboneOutput(prediction, latent=...)"
+                )
+            interaction_losses = self.losses(compared, self.interactions, views.replaced)  # (E,)
+
+        return InteractionOutput(
+            prediction=(spread * predictions).sum(1),
+            weights=weights,
+            expert_predictions=predictions,
+            aux_loss=outputs.aux_loss,
+            interaction_loss=None if interaction_losses is None else interaction_losses.mean(),
+            interaction_losses=(
+                {}
+                if interaction_losses is None
+                else dict(zip(self.expert_names, interaction_losses.unbind(), strict=True))
+            ),
+            views=outputs.views,
+        )
+
+    def _check_per_step(self) -> None:
+        per_step = None if self.perturbation is None else self.perturbation.per_step
+        contrasting = any(isinstance(interaction, int) for interaction in self.interactions)
+        lowest = 2 if contrasting else 1
+        if per_step is not None and not lowest <= per_step <= self.n_modalities:
+            raise ValueError(
+                f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
+                f"modalities {self.n_modalities}, however it is {per_step}"
+            )
+
+
+def _check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if n_modalities < 2:
+        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
+    if names is None:
+        return tuple(str(i) for i in range(n_modalities))
+    names = tuple(names)
+    if (
+        len(names) != n_modalities
+        or len(set(names)) != n_modalities
+        or not all(isinstance(name, str) and name for name in names)
+    ):
+        raise ValueError(
+            f"modality_names must be {n_modalities} different, not empty strings (n_modalities={n_modalities}), "
+            f"however they are {names}"
+        )
+    return names
+
+
+def _select_experts(
+    modality_names: tuple[str, ...], experts: Literal["all"] | Sequence[str]
+) -> tuple[tuple[str, ...], tuple[Interaction, ...]]:
+    uniqueness = [f"uniqueness/{name}" for name in modality_names]
+    known: dict[str, Interaction] = {name: i for i, name in enumerate(uniqueness)}
+    known |= {"synergy": "synergy", "redundancy": "redundancy"}
+    if experts == "all":
+        return tuple(known), tuple(known.values())
+
+    wanted: list[str] = []
+    for name in [experts] if isinstance(experts, str) else experts:
+        wanted += uniqueness if name == "uniqueness" else [name]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted or len(set(wanted)) != len(wanted):
+        raise ValueError(
+            f"experts must be 'all' or some of {(*known, 'uniqueness')}, each once, however they are {experts!r}"
+        )
+    selected = {name: interaction for name, interaction in known.items() if name in wanted}
+    return tuple(selected), tuple(selected.values())
+
+
+def _check_losses(losses: Losses | None) -> Losses:
+    if losses is None:
+        return InteractionLosses()
+    if isinstance(losses, type) or not callable(losses):
+        raise TypeError(
+            "losses must be an object called with the views, such as InteractionLosses('regression'), "
+            f"however they are {losses!r}"
+        )
+    return losses
+
+
+def _check_reweighter(
+    reweighter: Callable[[tuple[Modality, ...]], Tensor] | None,
+    n_experts: int,
+    n_modalities: int,
+    feature_dims: Sequence[int] | None,
+) -> Callable[[tuple[Modality, ...]], Tensor]:
+    if feature_dims is not None and len(feature_dims) != n_modalities:
+        raise ValueError(
+            f"feature_dims must give one width for each of {n_modalities} modalities, however it is {feature_dims}"
+        )
+    if reweighter is None:
+        return Reweighter(n_experts, feature_dims)
+    if feature_dims is not None:
+        raise ValueError(
+            "feature_dims must be left out with a reweighter, however both are given; "
+            "pass them to the reweighter: Reweighter(n_experts, feature_dims)"
+        )
+    if getattr(reweighter, "n_experts", n_experts) != n_experts:
+        raise ValueError(
+            f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]
+        )
+    return reweighter
+
+
+def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
+    if isinstance(backbone_factory, nn.Module) or not callable(backbone_factory):
+        raise TypeError(
+            "backbone_factory must be a function that builds a backbone, however it is a "
+            f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
+        )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
+    backbones = [backbone_factory() for _ in names]
+    for name, backbone in zip(names, backbones, strict=True):
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"backbone_factory must return a torch.nn.Module, however for expert {name!r} it returned a "
+                f"{type(backbone).__name__}"
+            )
+    if len({id(backbone) for backbone in backbones}) < len(backbones):
+        raise ValueError(
+            "backbone_factory must return a new module at each call, however it returned the same one twice; "
+            "build the module inside: `lambda: MyFusion(...)`"
+        )
+    return backbones
+
+
+def _check_weights(weights: Tensor, predictions: Tensor) -> None:
+    if weights.shape != predictions.shape[:2]:
+        raise ValueError(
+            f"a reweighter must return weights (B, E) = {tuple(predictions.shape[:2])}, "
+            f"however it returned {tuple(weights.shape)}"
+        )
