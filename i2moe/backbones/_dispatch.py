@@ -33,8 +33,8 @@ def check_group(group: str) -> None:
     """Raise unless `group` is known."""
     if group not in ("batch", "sample"):
         raise ValueError(
-            f"group must be 'batch' or 'sample', however: {group!r}; "
-            "'sample' makes every prediction independent of the rest of the batch."
+            f"group must be 'batch' or 'sample', however it is {group!r}; "
+            "'sample' makes every prediction independent of the rest of the batch"
         )
 
 
@@ -45,7 +45,7 @@ def check_routing(capacity_factor: float | None, eval_capacity_factor: float | N
         ("eval_capacity_factor", eval_capacity_factor),
     ):
         if factor is not None and factor <= 0:
-            raise ValueError(f"{name} must be positive, however: {factor}; use None to drop no token.")
+            raise ValueError(f"{name} must be positive, however it is {factor}; use None to drop no token")
 
 
 def into_groups(tokens: Tensor, group: Group) -> Tensor:

@@ -25,7 +25,7 @@ class SelfAttention(nn.Module):
         n_heads: number of heads H, a divisor of `dim`.
 
     Raises:
-        ValueError: If the heads do not divide the width.
+        ValueError: if the heads do not divide the width.
 
     Example:
         >>> import torch
@@ -60,7 +60,7 @@ class MLP(nn.Sequential):
         dropout: probability of a zero, in [0, 1).
 
     Raises:
-        ValueError: If a width is not positive or `dropout` is no probability.
+        ValueError: if a width is not positive or `dropout` is no probability.
 
     Example:
         >>> import torch
@@ -68,9 +68,7 @@ class MLP(nn.Sequential):
         torch.Size([3, 8])
     """
 
-    def __init__(
-        self, in_dim: int, hidden_dim: int, out_dim: int | None = None, *, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int | None = None, *, dropout: float = 0.0) -> None:
         out_dim = in_dim if out_dim is None else out_dim
         check_at_least_one(in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim)
         check_rate(dropout=dropout)
@@ -97,7 +95,7 @@ class TransformerLayer(nn.Module):
         dropout: dropout of the MLP, in [0, 1).
 
     Raises:
-        ValueError: If the heads do not divide the width, or a size is out of range.
+        ValueError: if the heads do not divide the width, or a size is out of range.
 
     Example:
         >>> import torch
@@ -105,9 +103,7 @@ class TransformerLayer(nn.Module):
         torch.Size([3, 5, 8])
     """
 
-    def __init__(
-        self, dim: int, *, n_heads: int = 4, hidden_dim: int | None = None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, *, n_heads: int = 4, hidden_dim: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim)
         self.attention = SelfAttention(dim, n_heads)

@@ -35,7 +35,7 @@ class EarlyFusion(nn.Module):
         dropout: dropout of the MLPs, in [0, 1).
 
     Raises:
-        ValueError: If the heads do not divide `hidden_dim`, or sizes are out of range.
+        ValueError: if the heads do not divide `hidden_dim`, or sizes are out of range.
 
     Example:
         >>> import torch
@@ -61,8 +61,8 @@ class EarlyFusion(nn.Module):
         self.n_tokens = per_modality(n_tokens, len(self.feature_dims))
         if len(set(self.n_tokens)) > 1:
             raise ValueError(
-                f"early fusion must have the same n_tokens in every modality, however: {self.n_tokens}; "
-                "pool or pad the modalities, or use LateFusion or FusionTransformer."
+                f"early fusion must have the same n_tokens in every modality, however they are {self.n_tokens}; "
+                "pool or pad the modalities, or use LateFusion or FusionTransformer"
             )
         self.project = nn.Linear(sum(self.feature_dims), hidden_dim)
         self.position = nn.Parameter(torch.empty(self.n_tokens[0], hidden_dim))
@@ -101,7 +101,7 @@ class LateFusion(nn.Module):
         dropout: dropout of the MLPs, in [0, 1).
 
     Raises:
-        ValueError: If the heads do not divide `hidden_dim`, or sizes are out of range.
+        ValueError: if the heads do not divide `hidden_dim`, or sizes are out of range.
 
     Example:
         >>> import torch

@@ -26,7 +26,7 @@ class PatchEmbedding(nn.Module):
         dim: width D of a token.
 
     Raises:
-        ValueError: If there are more patches than features, or a size is not positive.
+        ValueError: if there are more patches than features, or a size is not positive.
 
     Example:
         >>> import torch
@@ -39,8 +39,8 @@ class PatchEmbedding(nn.Module):
         check_at_least_one(n_features=n_features, n_patches=n_patches, dim=dim)
         if n_patches > n_features:
             raise ValueError(
-                f"n_patches must not exceed n_features, however: {n_patches} patches of {n_features} "
-                f"features; use at most {n_features} patches."
+                f"n_patches must not exceed n_features, however there are {n_patches} patches of {n_features} "
+                f"features; use at most {n_features} patches"
             )
         self.n_features, self.n_patches = n_features, n_patches
         self.patch_size = -(-n_features // n_patches)
@@ -50,8 +50,8 @@ class PatchEmbedding(nn.Module):
         """Embed the vectors: (B, F) -> (B, P, D)."""
         if features.ndim != 2 or features.shape[1] != self.n_features:
             raise ValueError(
-                f"features must be (B, {self.n_features}), however: shape {tuple(features.shape)}; "
-                "flatten all axes but the first, or set n_features."
+                f"features must be (B, {self.n_features}), however its shape is {tuple(features.shape)}; "
+                "flatten all axes but the first, or set n_features"
             )
         padded = F.pad(features, (0, self.n_patches * self.patch_size - self.n_features))
         tokens: Tensor = self.project(rearrange(padded, "b (p l) -> b p l", p=self.n_patches))

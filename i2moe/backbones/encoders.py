@@ -23,7 +23,7 @@ class MLPEncoder(nn.Sequential):
         dropout: dropout after each hidden layer, in [0, 1).
 
     Raises:
-        ValueError: If a size is not positive or `dropout` is out of range.
+        ValueError: if a size is not positive or `dropout` is out of range.
 
     Example:
         >>> import torch
@@ -57,7 +57,7 @@ class Maxout(nn.Module):
         n_pieces: number of maps.
 
     Raises:
-        ValueError: If a size is not positive.
+        ValueError: if a size is not positive.
 
     Example:
         >>> import torch
@@ -91,7 +91,7 @@ class MaxoutEncoder(nn.Sequential):
         dropout: dropout after each maxout layer, in [0, 1).
 
     Raises:
-        ValueError: If a size is not positive or `dropout` is out of range.
+        ValueError: if a size is not positive or `dropout` is out of range.
 
     Example:
         >>> import torch
@@ -128,7 +128,7 @@ class GRUEncoder(nn.Module):
         n_layers: number of recurrent layers.
 
     Raises:
-        ValueError: If a size is not positive, or the input is not (B, T, F).
+        ValueError: if a size is not positive, or the input is not (B, T, F).
 
     Example:
         >>> import torch
@@ -161,7 +161,7 @@ class Conv1dEncoder(nn.Module):
         n_layers: number of convolutions.
 
     Raises:
-        ValueError: If a size is not positive, the input is not (B, T, C) or too short.
+        ValueError: if a size is not positive, the input is not (B, T, C) or too short.
 
     Example:
         >>> import torch
@@ -186,8 +186,8 @@ class Conv1dEncoder(nn.Module):
             signal = norm(convolution(signal.mT).relu().mT)
         if signal.shape[1] < self.n_tokens:
             raise ValueError(
-                f"at least {self.n_tokens} steps must be left for as many tokens, however: "
-                f"{len(self.norms)} halvings leave {signal.shape[1]}; lower n_tokens or n_layers."
+                f"at least {self.n_tokens} steps must be left for as many tokens, however "
+                f"{len(self.norms)} halvings leave {signal.shape[1]}; lower n_tokens or n_layers"
             )
         return nn.functional.adaptive_avg_pool1d(signal.mT, self.n_tokens).mT
 
@@ -204,7 +204,7 @@ class Conv3dEncoder(nn.Module):
         hidden_dims: channels of the layers, each a multiple of 8.
 
     Raises:
-        ValueError: If a size is not positive, or the input has another shape.
+        ValueError: if a size is not positive, or the input has another shape.
 
     Example:
         >>> import torch
@@ -212,23 +212,19 @@ class Conv3dEncoder(nn.Module):
         torch.Size([2, 16])
     """
 
-    def __init__(
-        self, dim: int, *, n_channels: int = 1, hidden_dims: Sequence[int] = (16, 32, 64, 128)
-    ) -> None:
+    def __init__(self, dim: int, *, n_channels: int = 1, hidden_dims: Sequence[int] = (16, 32, 64, 128)) -> None:
         super().__init__()
         check_at_least_one(dim=dim, n_channels=n_channels, n_layers=len(hidden_dims))
         if any(width < 8 or width % 8 for width in hidden_dims):
             raise ValueError(
                 "hidden_dims must be multiples of 8 (the channels of a norm's group), "
-                f"however: {hidden_dims}; round them up."
+                f"however they are {hidden_dims}; round them up"
             )
         self.n_channels = n_channels
         sizes = [n_channels, *hidden_dims]
         self.layers = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv3d(a, b, kernel_size=3, stride=2, padding=1), nn.GroupNorm(b // 8, b), nn.ReLU()
-                )
+                nn.Sequential(nn.Conv3d(a, b, kernel_size=3, stride=2, padding=1), nn.GroupNorm(b // 8, b), nn.ReLU())
                 for a, b in pairwise(sizes)
             )
         )
@@ -249,6 +245,6 @@ def _check_axes(x: Tensor, axes: tuple[int | str, ...]) -> None:
     if not fits:
         expected = ", ".join(map(str, axes))
         raise ValueError(
-            f"the input must be ({expected}), however: shape {tuple(x.shape)}; "
-            "move its axes, or build the encoder for this width."
+            f"the input must be ({expected}), however its shape is {tuple(x.shape)}; "
+            "move its axes, or build the encoder for this width"
         )

@@ -70,7 +70,7 @@ class InterpretCC(nn.Module):
         dropout: dropout of the head, in [0, 1).
 
     Raises:
-        ValueError: If a size is not positive, or `tau`, `threshold` or `dropout` is out of range.
+        ValueError: if a size is not positive, or `tau`, `threshold` or `dropout` is out of range.
 
     Example:
         >>> import torch
@@ -94,9 +94,9 @@ class InterpretCC(nn.Module):
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, hidden_dim=hidden_dim)
         if tau <= 0:
-            raise ValueError(f"tau must be positive, however: {tau}; 1 is a good start.")
+            raise ValueError(f"tau must be positive, however it is {tau}; 1 is a good start")
         if not 0 < threshold < 1:
-            raise ValueError(f"threshold must lie in (0, 1), however: {threshold}; 0.5 is neutral.")
+            raise ValueError(f"threshold must lie in (0, 1), however it is {threshold}; 0.5 is neutral")
 
         self.feature_dims = widths(feature_dims)
         self.tau, self.threshold, self.hard = tau, threshold, hard

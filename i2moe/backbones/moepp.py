@@ -74,7 +74,7 @@ class MoEPlusPlus(nn.Module):
         group: "batch" or "sample", see `MoEPlusPlusLayer`.
 
     Raises:
-        ValueError: If the heads do not divide D, `n_active` exceeds the experts, or sizes are out of range.
+        ValueError: if the heads do not divide D, `n_active` exceeds the experts, or sizes are out of range.
 
     Example:
         >>> import torch

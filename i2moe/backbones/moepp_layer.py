@@ -54,7 +54,7 @@ class MoEPlusPlusLayer(nn.Module):
         gating_residual: whether the router listens to the previous layer's scores.
 
     Raises:
-        ValueError: If K exceeds the number of experts, a size is not positive or `tau` is out of range.
+        ValueError: if K exceeds the number of experts, a size is not positive or `tau` is out of range.
 
     Example:
         >>> import torch
@@ -91,11 +91,11 @@ class MoEPlusPlusLayer(nn.Module):
         n_all = n_experts + 2 + n_constants
         if n_active > n_all:
             raise ValueError(
-                f"n_active must not exceed the number of experts, however: {n_active} of {n_all} "
-                f"({n_experts} networks, zero, copy, {n_constants} constants); lower n_active."
+                f"n_active must not exceed the number of experts, however it is {n_active} of {n_all} "
+                f"({n_experts} networks, zero, copy, {n_constants} constants); lower n_active"
             )
         if not 0 < tau <= 1:
-            raise ValueError(f"tau must lie in (0, 1], however: {tau}; 1 treats all experts alike.")
+            raise ValueError(f"tau must lie in (0, 1], however it is {tau}; 1 treats all experts alike")
 
         self.n_experts, self.n_constants, self.n_all, self.n_active = n_experts, n_constants, n_all, n_active
         self.tau, self.group, self.mixes_samples = tau, group, group == "batch"
@@ -108,10 +108,6 @@ class MoEPlusPlusLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(dim, 2 * n_constants, bias=False)
         self.constants = nn.Parameter(torch.empty(n_constants, dim))
-        self.register_buffer(
-            "eta", torch.tensor([1.0] * n_experts + [tau] * (n_all - n_experts)), persistent=False
-        )
-        self.eta: Tensor
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -152,16 +148,17 @@ class MoEPlusPlusLayer(nn.Module):
         output = dispatch.collect(output, source, outputs)
 
         share = load / groups.shape[1]  # (G, n)
-        aux_loss = (self.eta * share * probabilities.mean(dim=1)).sum(dim=-1).mean()
-        return output.reshape(tokens.shape), aux_loss, scores
+        balance = share * probabilities.mean(dim=1)
+        aux_loss = balance[:, : self.n_experts].sum(dim=-1) + self.tau * balance[:, self.n_experts :].sum(dim=-1)
+        return output.reshape(tokens.shape), aux_loss.mean(), scores
 
     def scores(self, tokens: Tensor, previous: Tensor | None) -> Tensor:
         """The router's scores, with the gating residual: (B, T, D), (B, T, n) -> (B, T, n)."""
         if (self.residual is None) != (previous is None):
             raise ValueError(
-                "previous scores must come with gating_residual=True and only then, however: "
+                "previous scores must come with gating_residual=True and only then, however "
                 f"gating_residual={self.residual is not None}, scores given: {previous is not None}; "
-                "a first layer has no gating residual, each next one takes the scores of the layer before."
+                "a first layer has no gating residual, each next one takes the scores of the layer before"
             )
         scores: Tensor = self.router(tokens)
         return scores if self.residual is None else scores + self.residual(previous)
@@ -187,4 +184,12 @@ class MoEPlusPlusLayer(nn.Module):
         return (
             dispatch.expert_capacity(n_tokens, self.tau * share, factor),
             dispatch.expert_capacity(n_tokens, share, factor),
+        )
+
+    def extra_repr(self) -> str:
+        """Show what decides the routing."""
+        return (
+            f"n_experts={self.n_experts}, n_constants={self.n_constants}, n_active={self.n_active}, tau={self.tau}, "
+            f"capacity_factor={self.capacity_factor}, eval_capacity_factor={self.eval_capacity_factor}, "
+            f"group={self.group!r}"
         )

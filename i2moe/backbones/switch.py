@@ -49,7 +49,7 @@ class SwitchLayer(nn.Module):
         group: "batch" or "sample": who competes for the same places.
 
     Raises:
-        ValueError: If a size is not positive, a rate is out of range or `group` is unknown.
+        ValueError: if a size is not positive, a rate is out of range or `group` is unknown.
 
     Example:
         >>> import torch
@@ -128,6 +128,13 @@ class SwitchLayer(nn.Module):
         factor = self.capacity_factor if self.training else self.eval_capacity_factor
         return dispatch.expert_capacity(n_tokens, 1 / self.n_experts, factor)
 
+    def extra_repr(self) -> str:
+        """Show what decides the routing."""
+        return (
+            f"n_experts={self.n_experts}, capacity_factor={self.capacity_factor}, "
+            f"eval_capacity_factor={self.eval_capacity_factor}, jitter={self.jitter}, group={self.group!r}"
+        )
+
 
 class SwitchTransformerLayer(nn.Module):
     """A pre-norm transformer layer whose MLP is a `SwitchLayer`.
@@ -182,7 +189,7 @@ class SwitchTransformer(nn.Module):
         group: "batch" or "sample", see `SwitchLayer`.
 
     Raises:
-        ValueError: If the heads do not divide D, or sizes are out of range.
+        ValueError: if the heads do not divide D, or sizes are out of range.
 
     Example:
         >>> import torch

@@ -33,7 +33,7 @@ class LowRankTensorFusion(nn.Module):
         dropout: dropout of the head, in [0, 1).
 
     Raises:
-        ValueError: If a size is not positive or `dropout` is out of range.
+        ValueError: if a size is not positive or `dropout` is out of range.
 
     Example:
         >>> import torch

@@ -36,7 +36,7 @@ class JointTokens(nn.Module):
         hidden_dim: the common width D; None for that of the widest modality.
 
     Raises:
-        ValueError: If widths, token counts or `hidden_dim` are not positive or do not match.
+        ValueError: if widths, token counts or `hidden_dim` are not positive or do not match.
 
     Example:
         >>> import torch
@@ -56,8 +56,7 @@ class JointTokens(nn.Module):
         check_at_least_one(hidden_dim=self.hidden_dim)
 
         self.projections = nn.ModuleList(
-            nn.Identity() if dim == self.hidden_dim else nn.Linear(dim, self.hidden_dim)
-            for dim in self.feature_dims
+            nn.Identity() if dim == self.hidden_dim else nn.Linear(dim, self.hidden_dim) for dim in self.feature_dims
         )
         self.position = nn.Parameter(torch.empty(sum(self.n_tokens), self.hidden_dim))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -66,13 +65,10 @@ class JointTokens(nn.Module):
         """Join the modalities: M tensors (B, T_i, D_i) or (B, D_i) -> (B, sum T_i, D)."""
         check_inputs(modalities, self.feature_dims, self.n_tokens)
         projected = [
-            project(as_tokens(modality))
-            for project, modality in zip(self.projections, modalities, strict=True)
+            project(as_tokens(modality)) for project, modality in zip(self.projections, modalities, strict=True)
         ]
         return torch.cat(projected, dim=1) + self.position
 
     def pool(self, tokens: Tensor) -> Tensor:
         """The mean of each modality's tokens, side by side: (B, sum T_i, D) -> (B, M D)."""
-        return torch.cat(
-            [part.mean(dim=1) for part in torch.split(tokens, list(self.n_tokens), dim=1)], dim=-1
-        )
+        return torch.cat([part.mean(dim=1) for part in torch.split(tokens, list(self.n_tokens), dim=1)], dim=-1)

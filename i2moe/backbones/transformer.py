@@ -35,7 +35,7 @@ class FusionTransformer(nn.Module):
         dropout: dropout of the MLPs, in [0, 1).
 
     Raises:
-        ValueError: If the heads do not divide D, or sizes are out of range.
+        ValueError: if the heads do not divide D, or sizes are out of range.
 
     Example:
         >>> import torch
@@ -60,9 +60,7 @@ class FusionTransformer(nn.Module):
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
         self.join = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
         dim = self.join.hidden_dim
-        self.layers = nn.Sequential(
-            *(TransformerLayer(dim, n_heads=n_heads, dropout=dropout) for _ in range(n_layers))
-        )
+        self.layers = nn.Sequential(*(TransformerLayer(dim, n_heads=n_heads, dropout=dropout) for _ in range(n_layers)))
         self.head = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
