@@ -78,7 +78,8 @@ class LoopedMoEPlusPlus(nn.Module):
 
     def __init__(self, layer: MoEPlusPlusLayer) -> None:
         super().__init__()
-        self.router, self.n_active, self.eta = layer.router, layer.n_active, layer.eta
+        self.router = nn.Sequential(layer.router_in, nn.Tanh(), layer.router_out)
+        self.n_active, self.n_all, self.n_networks, self.tau = layer.n_active, layer.n_all, layer.n_experts, layer.tau
         networks = [SwiGLU(a, b) for a, b in zip(layer.w_in.detach(), layer.w_out.detach(), strict=True)]
         mixes = layer.mix.weight.detach().view(layer.n_constants, 2, -1)
         constants = [Constant(m, v) for m, v in zip(mixes, layer.constants.detach(), strict=True)]
@@ -95,24 +96,25 @@ class LoopedMoEPlusPlus(nn.Module):
         for name, expert in self.experts.items():
             row, rank = torch.where(chosen == int(name))
             output.index_add_(0, row, expert(rows[row]) * gate[row, rank, None])
-        share = F.one_hot(chosen, len(self.eta)).to(rows.dtype).sum(dim=1).mean(dim=0)
-        return output.view_as(tokens), (self.eta * share * probabilities.mean(dim=0)).sum()
+        share = F.one_hot(chosen, self.n_all).to(rows.dtype).sum(dim=1).mean(dim=0)
+        balance = torch.split(share * probabilities.mean(dim=0), [self.n_networks, self.n_all - self.n_networks])
+        return output.view_as(tokens), balance[0].sum() + self.tau * balance[1].sum()
 
 
 def _linear(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(*weight.shape, bias=False)
+    linear = nn.Linear(weight.shape[0], weight.shape[1], bias=False)
     linear.weight = nn.Parameter(weight.mT.clone())
     return linear
 
 
-def step(layer: nn.Module, tokens: Tensor) -> Callable[[], None]:
-    """One forward and backward pass, as a function of nothing."""
+def step(call: Callable[[Tensor], tuple[Tensor, ...]], layer: nn.Module, tokens: Tensor) -> Callable[[], None]:
+    """One forward and backward pass of a layer, called as itself or compiled."""
 
     def run() -> None:
         layer.zero_grad(set_to_none=True)
         tokens.grad = None
-        output, aux_loss = layer(tokens)[:2]
-        (output.square().mean() + 0.01 * aux_loss).backward()
+        output, aux_loss = call(tokens)[:2]
+        torch.autograd.backward(output.square().mean() + 0.01 * aux_loss)
         if tokens.is_cuda:
             torch.cuda.synchronize()
 
@@ -140,11 +142,11 @@ def layers(device: str) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Each routed layer beside its loop, same weights."""
     pairs: dict[str, tuple[nn.Module, nn.Module]] = {}
     tokens = torch.randn(4, 384, DIM)
-    for name, options in (("Switch", {}), ("Switch, capacity 1.0", {"capacity_factor": 1.0})):
-        switch = SwitchLayer(DIM, N_EXPERTS, eval_capacity_factor=None, **options)
+    for factor in (1.2, 1.0):
+        switch = SwitchLayer(DIM, N_EXPERTS, capacity_factor=factor, eval_capacity_factor=None)
         looped = LoopedSwitch(switch)
         check_same(switch.eval(), looped, tokens)
-        pairs[name] = (switch.train().to(device), looped.to(device))
+        pairs[f"Switch, capacity {factor}"] = (switch.train().to(device), looped.to(device))
     plus = MoEPlusPlusLayer(DIM, N_EXPERTS, eval_capacity_factor=None)
     looped_plus = LoopedMoEPlusPlus(plus)
     check_same(plus.eval(), looped_plus, tokens)
@@ -167,9 +169,9 @@ def main() -> None:
     print(f"{N_TOKENS} tokens x {DIM}, {N_EXPERTS} experts, forward + backward, {options.threads} threads")
     print(f"{'layer':<24}{'loop ms':>10}{'ours ms':>10}{'ratio':>8}")
     for name, (layer, looped) in layers(options.device).items():
-        steps = {"loop": step(looped, tokens), name: step(layer, tokens)}
+        steps = {"loop": step(looped, looped, tokens), name: step(layer, layer, tokens)}
         if options.compile:
-            steps[f"{name}, compiled"] = step(torch.compile(layer, fullgraph=True), tokens)
+            steps[f"{name}, compiled"] = step(torch.compile(layer, fullgraph=True), layer, tokens)
         medians = interleaved(steps, options.repeats)
         loop = medians.pop("loop")
         for label, ours in medians.items():

@@ -55,7 +55,9 @@ def into_groups(tokens: Tensor, group: Group) -> Tensor:
 
 def expert_capacity(n_tokens: int, share: float, factor: float | None) -> int:
     """Places of an expert that should receive `share` of a group's tokens; None: a place for every token."""
-    return n_tokens if factor is None else min(n_tokens, math.ceil(factor * share * n_tokens))
+    if factor is None:
+        return n_tokens
+    return min(n_tokens, math.ceil(factor * share * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
 
 
 def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
@@ -107,5 +109,5 @@ def send(tokens: Tensor, source: Tensor, n_experts: int) -> Tensor:
 
 def collect(base: Tensor, source: Tensor, outputs: Tensor) -> Tensor:
     """Add the gated outputs to the tokens they belong to: (G, S, D) and (n, G capacity, D) -> (G, S, D)."""
-    dim = base.shape[-1]
-    return base.reshape(-1, dim).index_add(0, source, outputs.reshape(-1, dim)).view(base.shape)
+    rows = base.reshape(-1, base.shape[-1])
+    return rows.index_add(0, source, outputs.reshape(-1, base.shape[-1]).to(base.dtype)).view(base.shape)

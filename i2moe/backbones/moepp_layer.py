@@ -101,7 +101,7 @@ class MoEPlusPlusLayer(nn.Module):
         self.tau, self.group, self.mixes_samples = tau, group, group == "batch"
         self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
 
-        self.router = nn.Sequential(nn.Linear(dim, n_all), nn.Tanh(), nn.Linear(n_all, n_all))
+        self.router_in, self.router_out = nn.Linear(dim, n_all), nn.Linear(n_all, n_all)
         self.residual = nn.Linear(n_all, n_all, bias=False) if gating_residual else None
         self.w_in = nn.Parameter(torch.empty(n_experts, dim, 2 * inner_dim))  # W1 and W2 side by side
         self.w_out = nn.Parameter(torch.empty(n_experts, inner_dim, dim))
@@ -160,7 +160,7 @@ class MoEPlusPlusLayer(nn.Module):
                 f"gating_residual={self.residual is not None}, scores given: {previous is not None}; "
                 "a first layer has no gating residual, each next one takes the scores of the layer before"
             )
-        scores: Tensor = self.router(tokens)
+        scores: Tensor = self.router_out(torch.tanh(self.router_in(tokens)))
         return scores if self.residual is None else scores + self.residual(previous)
 
     def networks(self, buffers: Tensor, gates: Tensor) -> Tensor:
