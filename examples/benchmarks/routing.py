@@ -27,16 +27,17 @@ class LoopedSwitch(nn.Module):
 
     def __init__(self, layer: SwitchLayer) -> None:
         super().__init__()
-        self.router, self.n_experts = layer.router, layer.n_experts
+        self.router, self.jitter, self.n_experts = layer.router, layer.jitter, layer.n_experts
         self.experts = nn.ModuleList(
             nn.Sequential(_linear(w1), nn.GELU(), _linear(w2))
             for w1, w2 in zip(layer.w1.detach(), layer.w2.detach(), strict=True)
         )
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Route (B, T, D) tokens; no capacity, no jitter."""
+        """Route (B, T, D) tokens; no capacity."""
         rows = tokens.reshape(-1, tokens.shape[-1])
-        probabilities = self.router(rows).softmax(dim=-1)
+        noise = 1 + self.jitter * (2 * torch.rand_like(rows) - 1) if self.training else 1
+        probabilities = self.router(rows * noise).softmax(dim=-1)
         gate, chosen = probabilities.max(dim=-1)
         output = torch.zeros_like(rows)
         for i, expert in enumerate(self.experts):
@@ -94,8 +95,9 @@ class LoopedMoEPlusPlus(nn.Module):
         gate, chosen = probabilities.topk(self.n_active, dim=-1)
         output = torch.zeros_like(rows)
         for name, expert in self.experts.items():
-            row, rank = torch.where(chosen == int(name))
-            output.index_add_(0, row, expert(rows[row]) * gate[row, rank, None])
+            choice = chosen == int(name)
+            mask = choice.any(dim=-1)
+            output[mask] = output[mask] + expert(rows[mask]) * gate[choice][:, None]
         share = F.one_hot(chosen, self.n_all).to(rows.dtype).sum(dim=1).mean(dim=0)
         balance = torch.split(share * probabilities.mean(dim=0), [self.n_networks, self.n_all - self.n_networks])
         return output.view_as(tokens), balance[0].sum() + self.tau * balance[1].sum()
@@ -145,8 +147,8 @@ def layers(device: str) -> dict[str, tuple[nn.Module, nn.Module]]:
     for factor in (1.2, 1.0):
         switch = SwitchLayer(DIM, N_EXPERTS, capacity_factor=factor, eval_capacity_factor=None)
         looped = LoopedSwitch(switch)
-        check_same(switch.eval(), looped, tokens)
-        pairs[f"Switch, capacity {factor}"] = (switch.train().to(device), looped.to(device))
+        check_same(switch.eval(), looped.eval(), tokens)
+        pairs[f"Switch, capacity {factor}"] = (switch.train().to(device), looped.train().to(device))
     plus = MoEPlusPlusLayer(DIM, N_EXPERTS, eval_capacity_factor=None)
     looped_plus = LoopedMoEPlusPlus(plus)
     check_same(plus.eval(), looped_plus, tokens)

@@ -115,7 +115,7 @@ class SwitchLayer(nn.Module):
     def route(self, tokens: Tensor) -> Tensor:
         """The probability of each expert for each token: (..., D) -> (..., n)."""
         if self.training and self.jitter > 0:
-            tokens = tokens * (1 + self.jitter * (2 * torch.rand_like(tokens) - 1))
+            tokens = tokens * torch.rand_like(tokens).mul_(2 * self.jitter).add_(1 - self.jitter)
         logits = self.router(tokens)
         return F.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
