@@ -50,7 +50,7 @@ def test_takes_a_single_sample(case: Case) -> None:
 def test_gradient_reaches_every_parameter(case: Case) -> None:
     backbone = case.make()
 
-    loss_of(backbone(*case.batch(32))).backward()  # type: ignore[no-untyped-call]
+    loss_of(backbone(*case.batch(32))).backward()
 
     idle = [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
@@ -124,11 +124,11 @@ def test_compiles_without_a_graph_break(case: Case) -> None:
     backbone.train(not noisy)
     compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")
 
-    loss_of(backbone(*modalities)).backward()  # type: ignore[no-untyped-call]
+    loss_of(backbone(*modalities)).backward()
     expected = {name: p.grad for name, p in backbone.named_parameters()}
     backbone.zero_grad()
     output = compiled(*modalities)
-    loss_of(output).backward()  # type: ignore[no-untyped-call]
+    loss_of(output).backward()
 
     torch.testing.assert_close(output.prediction, backbone(*modalities).prediction)
     torch.testing.assert_close({name: p.grad for name, p in backbone.named_parameters()}, expected)
@@ -144,7 +144,7 @@ def test_compiles_without_a_graph_break(case: Case) -> None:
 def test_noise_compiles_without_a_graph_break(make: Callable[[], nn.Module]) -> None:
     compiled = torch.compile(make(), fullgraph=True, backend="aot_eager")
 
-    loss_of(compiled(torch.randn(4, 8), torch.randn(4, 8))).backward()  # type: ignore[no-untyped-call]
+    loss_of(compiled(torch.randn(4, 8), torch.randn(4, 8))).backward()
 
 
 @loops_over_attention
@@ -158,11 +158,11 @@ def test_vmap_over_copies_equals_the_loop(case: Case) -> None:
         return output.prediction, loss_of(output)
 
     prediction, loss = vmap(run, randomness="different")(parameters)
-    loss.sum().backward()  # type: ignore[no-untyped-call]
+    loss.sum().backward()
 
     for e, backbone in enumerate(backbones):
         output = backbone(*modalities)
-        loss_of(output).backward()  # type: ignore[no-untyped-call]
+        loss_of(output).backward()
         torch.testing.assert_close(prediction[e], output.prediction)
         torch.testing.assert_close(loss[e], loss_of(output))
         for name, parameter in backbone.named_parameters():
@@ -197,7 +197,7 @@ def test_runs_in_half_precision(case: Case) -> None:
     backbone, modalities = case.make().to(torch.bfloat16), [m.to(torch.bfloat16) for m in case.batch()]
 
     output = backbone(*modalities)
-    loss_of(output).backward()  # type: ignore[no-untyped-call]
+    loss_of(output).backward()
 
     assert output.prediction.dtype == torch.bfloat16
     assert output.prediction.isfinite().all()
@@ -209,7 +209,7 @@ def test_runs_under_autocast(case: Case) -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         output = backbone(*modalities)
-    loss_of(output).backward()  # type: ignore[no-untyped-call]
+    loss_of(output).backward()
 
     assert output.prediction.isfinite().all()
 

@@ -51,7 +51,7 @@ def test_trains_in_every_execution(case: Case, execution: Execution) -> None:
 
     for _ in range(3):
         optimizer.zero_grad()
-        loss_of(model(*modalities)).backward()  # type: ignore[no-untyped-call]
+        loss_of(model(*modalities)).backward()
         optimizer.step()
 
     assert [name for name, p in model.experts.named_parameters() if torch.equal(p, before[name])] == []
@@ -62,7 +62,7 @@ def test_trains_in_every_execution(case: Case, execution: Execution) -> None:
 def test_trains_view_by_view_where_samples_compete(case: Case, execution: Execution) -> None:
     model, modalities = build(case, execution).train(), case.batch(16)
 
-    loss_of(model(*modalities)).backward()  # type: ignore[no-untyped-call]
+    loss_of(model(*modalities)).backward()
 
     assert [name for name, p in model.experts.named_parameters() if p.grad is None or not p.grad.any()] == []
 
@@ -83,7 +83,7 @@ def test_executions_agree(case: Case, execution: Execution) -> None:
     for how in ("sequential", execution):
         model = build(case, how, perturbation="zero").eval()
         out = model.interaction_views(*modalities)
-        loss_of(out).backward()  # type: ignore[no-untyped-call]
+        loss_of(out).backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
         found.append((out.prediction, out.views, out.aux_loss, out.interaction_loss, gradients))
 
@@ -128,7 +128,7 @@ def test_model_compiles_without_a_graph_break(name: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="eager")
 
     out = compiled(*modalities)
-    loss_of(out).backward()  # type: ignore[no-untyped-call]
+    loss_of(out).backward()
 
     assert out.views.shape[1:] == (len(model.expert_names), 1 + len(case.shapes), 3)
     assert all(p.grad is not None for p in model.experts.parameters())
