@@ -20,7 +20,10 @@ from tests.zoo import EXECUTIONS, ZOO, Case, MovingScale, SharedLayer, by_name, 
 
 BUFFERED = ("batch norm", "instance norm with running statistics", "counts its calls", "spectral norm")
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+pytestmark = [
+    pytest.mark.usefixtures("double"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+]
 
 
 class Spy(nn.Module):
@@ -149,7 +152,7 @@ def test_checkpoint_changes_nothing_but_memory(case: Case, execution: Execution)
         torch.manual_seed(5)
         first, second = call(model, case, modalities), call(model, case, modalities)  # two passes before a backward
         for out in (first, second):
-            objective(out.prediction, out.views, out.aux_loss).backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            objective(out.prediction, out.views, out.aux_loss).backward(retain_graph=True)
         found.append((first.prediction, second.views, gradients(model, gain), dict(model.named_buffers())))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=case.atol)
 
@@ -278,7 +281,7 @@ def test_auto_falls_back_by_itself(case: Case) -> None:
         torch.manual_seed(5)
         for _ in range(2):
             out = call(model, case, modalities)
-        objective(out.prediction, out.views, out.aux_loss).backward()  # type: ignore[no-untyped-call]
+        objective(out.prediction, out.views, out.aux_loss).backward()
         outs.append((out.prediction, out.views, gradients(model, gain), dict(model.named_buffers())))
     scale = 1 if case.atol < 1e-6 else 50
     torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=scale * case.atol)

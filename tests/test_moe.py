@@ -24,6 +24,8 @@ from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Z
 from tests import oracle
 from tests.zoo import EXECUTIONS, auxiliary_and_latent
 
+pytestmark = pytest.mark.usefixtures("double")
+
 
 class Fusion(nn.Module):
     """A fusion backbone that can be called in every way."""
@@ -62,7 +64,7 @@ def total(out: InteractionOutput) -> Tensor:
 
 
 def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 # --- calls ---
@@ -540,7 +542,7 @@ def test_half_precision_model() -> None:
 # --- without synchronization, compiled, exported, elsewhere ---
 
 
-class Synchronizations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Synchronizations(TorchDispatchMode):
     """Counts operations that wait for a device: those whose result Python needs to go on."""
 
     waiting = ("_local_scalar_dense", "item", "nonzero", "equal.default", "masked_select", "unique")
