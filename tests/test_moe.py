@@ -548,7 +548,7 @@ class Synchronizations(TorchDispatchMode):
     waiting = ("_local_scalar_dense", "item", "nonzero", "equal.default", "masked_select", "unique")
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
