@@ -13,13 +13,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _reproducible() -> None:
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Make float64 the default: modules `usefixtures("double")` to compare to nine digits."""
+    """Make new tensors in double precision."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

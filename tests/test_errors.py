@@ -13,6 +13,8 @@ from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter,
 from i2moe.losses import cosine_redundancy, cosine_synergy, difference_uniqueness, triplet_uniqueness
 from i2moe.perturbations import Custom, Gaussian, Perturbation, Shuffle, Zero, as_perturbation
 
+pytestmark = pytest.mark.usefixtures("double")
+
 ran: list[str] = []
 
 

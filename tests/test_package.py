@@ -19,8 +19,8 @@ import i2moe
 
 ROOT = Path(__file__).parent.parent
 PUBLIC_MODULES = ("experts", "losses", "moe", "perturbations", "reweighting")
-CORE = ("_inputs", "_types", "_vmap", *PUBLIC_MODULES)
-APART = ("pid",)
+CORE = ("_alike", "_inputs", "_types", "_vmap", *PUBLIC_MODULES)
+APART = ("backbones", "pid")
 """Public, and never imported by the core."""
 MODULES = [importlib.import_module(f"i2moe.{name}") for name in CORE]
 
@@ -82,7 +82,7 @@ def test_import_brings_the_core_alone() -> None:
 
 def test_import_is_fast() -> None:
     code = "import torch, time; start = time.perf_counter(); import i2moe; print(time.perf_counter() - start)"
-    assert min(float(run(code)) for _ in range(5)) < 0.06
+    assert any(float(run(code)) < 0.06 for _ in range(5))  # the best of some: the machine may be busy
 
 
 def test_import_warns_of_nothing_and_leaves_the_random_state() -> None:

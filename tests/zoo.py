@@ -624,7 +624,7 @@ class Double(torch.autograd.Function):
 
 
 def double(x: Tensor) -> Tensor:
-    output: Tensor = Double.apply(x)
+    output: Tensor = Double.apply(x)  # type: ignore[no-untyped-call]
     return output
 
 
