@@ -19,8 +19,8 @@ import i2moe
 
 ROOT = Path(__file__).parent.parent
 PUBLIC_MODULES = ("experts", "losses", "moe", "perturbations", "reweighting")
-CORE = ("_inputs", "_types", "_vmap", *PUBLIC_MODULES)
-APART = ("pid",)
+CORE = ("_alike", "_inputs", "_types", "_vmap", *PUBLIC_MODULES)
+APART = ("backbones", "pid")
 """Public, and never imported by the core."""
 MODULES = [importlib.import_module(f"i2moe.{name}") for name in CORE]
 
