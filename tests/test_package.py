@@ -81,8 +81,8 @@ def test_import_brings_the_core_alone() -> None:
 
 
 def test_import_is_fast() -> None:
-    code = "import torch, time; start = time.perf_counter(); import i2moe; print(time.perf_counter() - start)"
-    assert any(float(run(code)) < 0.06 for _ in range(5))  # the best of some: the machine may be busy
+    code = "import torch, time; start = time.process_time(); import i2moe; print(time.process_time() - start)"
+    assert any(float(run(code)) < 0.06 for _ in range(5))  # seconds of work; the best of some
 
 
 def test_import_warns_of_nothing_and_leaves_the_random_state() -> None:

@@ -408,7 +408,11 @@ def pre_hooked() -> nn.Module:
 
 def backward_pre_hooked() -> nn.Module:
     backbone = mlp()
-    backbone.body[0].register_full_backward_pre_hook(lambda layer, grads: tuple(2 * grad for grad in grads))
+
+    def doubled(layer: nn.Module, gradients: Any) -> tuple[Tensor, ...]:
+        return tuple(2 * gradient for gradient in gradients)
+
+    backbone.body[0].register_full_backward_pre_hook(doubled)
     return backbone
 
 
