@@ -137,9 +137,9 @@ def plot_sample(report: InteractionReport, index: int, *, n_outputs: int = 5, ax
         # Bars of one sign start where those of the experts before end.
         same_sign = values[:e] * (values[:e].sign() == values[e].sign())
         label = f"{name}, weight {report.weights[index, e]:.2f}"
-        ax.barh(
-            range(len(shown)), values[e].tolist(), left=same_sign.sum(0).tolist(), height=0.6, color=color, label=label
-        )
+        starts = same_sign.sum(0).tolist()
+        style: dict[str, Any] = {"height": 0.6, "color": color, "edgecolor": "white", "linewidth": 0.5}
+        ax.barh(range(len(shown)), values[e].tolist(), left=starts, label=label, **style)
     totals = contributions.sum(0)[shown].tolist()
     ax.plot(totals, range(len(shown)), "D", color="white", markeredgecolor=_INK, markersize=7, label="sum")
     ax.axvline(0, color=_INK, linewidth=1)
