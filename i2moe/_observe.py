@@ -14,11 +14,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._inputs import Arrange
-from i2moe._types import Modality, leaves
+from i2moe._types import Modality
 from i2moe.experts import _borrowed_buffers
 from i2moe.moe import InteractionMoE, InteractionOutput
 
-__all__ = ["Observation", "call_by_signature", "checksum", "find_moe", "left_as_found", "move", "observe", "unwrap"]
+__all__ = [
+    "Observation",
+    "call_by_signature",
+    "checksum",
+    "find_moe",
+    "generators_of",
+    "left_as_found",
+    "move",
+    "observe",
+    "unwrap",
+]
 
 
 @dataclass(frozen=True)
@@ -152,18 +162,27 @@ def move(value: Any, device: torch.device | None) -> Any:
 def checksum(modalities: Any, n_samples: int) -> Tensor:
     """Sum each sample's numbers, (B,) in float64, to recognize it in another report."""
     total = torch.zeros(n_samples, dtype=torch.float64)
-    for leaf in leaves(modalities):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == n_samples:
-            total += leaf.detach().cpu().double().reshape(n_samples, -1).nan_to_num().sum(1)
+    for tensor in _tensors(modalities):
+        if tensor.ndim > 0 and tensor.shape[0] == n_samples:
+            total += tensor.detach().cpu().double().reshape(n_samples, -1).nan_to_num().sum(1)
     return total
-
-
-def _outermost_backbone(model: nn.Module) -> nn.Module:
-    """The module whose forward says how modalities are handed over: an InteractionMoE is called as its backbones."""
-    return unwrap(model.experts[0]) if isinstance(model, InteractionMoE) else model
 
 
 def generators_of(*owners: object) -> Sequence[torch.Generator]:
     """The random generators that objects hold as their `generator`, each once."""
     found = [getattr(owner, "generator", None) for owner in owners]
     return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a loader gives, which may hold anything else beside them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
+def _outermost_backbone(model: nn.Module) -> nn.Module:
+    """The module whose forward says how modalities are handed over: an InteractionMoE is called as its backbones."""
+    return unwrap(model.experts[0]) if isinstance(model, InteractionMoE) else model

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import i2moe._archive as archive
@@ -194,6 +195,14 @@ class TestOverTheData:
         assert dog.std[0].item() == pytest.approx(math.sqrt((0.1**2 + 0.1**2 + 0.2**2) / 3))
         assert (report.by_outcome["correct"].n_samples, report.by_outcome["wrong"].n_samples) == (3, 1)
         assert report.by_outcome["wrong"].mean[2].item() == pytest.approx(0.45)
+
+    def test_regression_is_split_by_its_error(self) -> None:
+        model = make_model()
+        report = explain(model, [(make_batches(1)[0][0], torch.randn(N_SAMPLES, 3))], task="regression")
+        groups = report.by_outcome
+        assert {name: group.n_samples for name, group in groups.items()} == {"lower error": 20, "higher error": 20}
+        assert report.score[report.correct].min() > report.score[~report.correct].max()
+        assert report.per_class == {}
 
     def test_groups_partition_the_samples(self) -> None:
         report = explain(make_model(), make_batches())
@@ -440,6 +449,21 @@ class TestWhatUsersHandIn:
         reports = [explain(make_model(), data, n_draws=0) for data in (loader, make_batches())]
         assert same_tensors(*reports)
 
+    def test_raw_inputs_may_be_anything_the_model_takes(self) -> None:
+        class Readers(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.gru = nn.GRU(2, WIDTH, batch_first=True)
+                self.moe = make_model()
+
+            def forward(self, packed: PackedSequence, words: list[str]) -> Any:
+                lengths = torch.tensor([[float(len(word))] * WIDTH for word in words])
+                return self.moe(self.gru(packed)[1][0], lengths)
+
+        packed = pack_sequence([torch.randn(length, 2) for length in (2, 5, 3)], enforce_sorted=False)
+        report = explain(Readers(), [((packed, ["one", "three", "seven"]), [0, 1, 2])])
+        assert len(report) == 3
+
     def test_wrappers_are_unwrapped(self) -> None:
         expected = explain(make_model(), make_batches())
         assert same_tensors(explain(DataParallel(make_model()), make_batches()), expected)
@@ -452,7 +476,8 @@ class TestWhatUsersHandIn:
         torch.manual_seed(0)
         inside = Net().eval()
         inside.compile(backend="eager")
-        inside(*batches[0][0])  # compiled before it is observed
+        with torch.no_grad():
+            inside(*batches[0][0])  # compiled before it is observed
         assert same_tensors(explain(inside, batches), expected)
         assert same_tensors(explain(torch.compile(inside, backend="eager"), batches), expected)  # type: ignore[arg-type]
 
@@ -615,6 +640,10 @@ class TestUsageWarnings:
         (warning,) = self.report(weights).usage_warnings(follow_class_above=1)
         assert warning.startswith("expert 'synergy' is dead")
         assert self.report(weights).usage_warnings(dead_below=0.001, follow_class_above=1) == ()
+
+    def test_a_rare_expert_is_not_dead(self) -> None:
+        weights = torch.eye(4)[[0] * 50 + [1] * 49 + [3] * 50 + [2]]
+        assert not any("dead" in warning for warning in self.report(weights).usage_warnings())
 
     def test_collapsed(self) -> None:
         weights = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.9, 0.05, 0.03, 0.02]])
