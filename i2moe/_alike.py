@@ -9,9 +9,8 @@ from types import FunctionType
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["find_obstacle"]
+__all__ = ["find_late_obstacle", "find_obstacle"]
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -22,11 +21,24 @@ def find_obstacle(experts: Sequence[nn.Module]) -> str | None:
             name = f"layer {path!r} ({type(layer).__name__})"
             if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
                 return f"{name} is lazy, without a size before its first pass"
-            if any(getattr(layer, hooks) for hooks in _HOOKS):
-                return f"{name} has hooks, which would run once for all experts"
+    late = find_late_obstacle(experts)
+    if late is not None:
+        return late
     differences = (_difference(experts[0], expert) for expert in experts[1:])
     found = next((difference for difference in differences if difference is not None), None)
     return None if found is None else f"the experts differ in more than their parameters: {found}"
+
+
+def find_late_obstacle(experts: Sequence[nn.Module]) -> str | None:
+    """Look, at little cost, for what callers do to experts between passes: hooks, and modes of single layers."""
+    modes = [layer.training for layer in experts[0].modules()]
+    for expert in experts:
+        for path, layer in expert.named_modules():
+            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+                return f"layer {path!r} ({type(layer).__name__}) has hooks, which would run once for all experts"
+        if [layer.training for layer in expert.modules()] != modes:
+            return "the experts differ in more than their parameters: some layers are in training and others not"
+    return None
 
 
 def _difference(expert: nn.Module, other: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
-from i2moe._alike import find_obstacle
+from i2moe._alike import find_late_obstacle, find_obstacle
 from i2moe._types import BackboneOutput
 
 __all__ = ["run_vmapped"]
@@ -34,7 +34,7 @@ def run_vmapped(
         args: positional arguments of each expert.
         kwargs: keyword arguments of each expert.
         checked: turns what an expert returned into a `BackboneOutput`, or raises.
-        trusted: leave out the checks that the experts are alike and that the pass changes nothing in them.
+        trusted: they were alike in an earlier pass, which changed nothing in them: look for late changes alone.
 
     Returns:
         Prediction and latent (B, E, ...), and the mean auxiliary loss.
@@ -44,9 +44,9 @@ def run_vmapped(
     """
     template = experts[0]
     _check_statistics(template)
-    trusted = trusted or torch.compiler.is_compiling()  # a trace cannot look at versions
-    obstacle = None if trusted else find_obstacle(experts)
-    if obstacle is not None:
+    if torch.compiler.is_compiling():
+        trusted = True  # a trace cannot look at versions
+    elif (obstacle := (find_late_obstacle if trusted else find_obstacle)(experts)) is not None:
         raise _refusal(obstacle)
     mistakes: list[Exception] = []
 

@@ -331,6 +331,29 @@ def test_auto_falls_back_when_another_batch_takes_another_path() -> None:
     assert "Picky" in model.experts.vmap_refusals["training"]
 
 
+def add_hook(expert: nn.Module) -> None:
+    expert.register_forward_hook(lambda layer, args, output: 0 * output)
+
+
+def freeze(expert: nn.Module) -> None:
+    expert.eval()
+
+
+@pytest.mark.usefixtures("launch_bound")
+@pytest.mark.parametrize("change", [add_hook, freeze])
+def test_a_later_change_of_one_expert_counts(change: Callable[[nn.Module], None]) -> None:
+    executions: tuple[Execution, ...] = ("auto", "vmap")
+    models = [make_model(by_name("mlp"), "zero", execution) for execution in executions]
+    for model in models:
+        model(*batch())
+        change(model.experts[2])
+    with pytest.raises(RuntimeError, match=r"execution='vmap' must .*(hooks|in training).*use execution='auto'"):
+        models[1](*batch())
+    x, y = batch()
+    found = models[0](x, y).expert_predictions[:, 2]
+    torch.testing.assert_close(found, models[0].experts[2](x, y))
+
+
 @pytest.mark.usefixtures("launch_bound")
 def test_the_trial_of_auto_draws_no_random_number() -> None:
     predictions = []
