@@ -1,0 +1,122 @@
+"""Probes: small networks that tell what each modality alone, and all together, say about the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Folds", "Moments", "Probes"]
+
+
+class Moments(nn.Module):
+    """Keep the running mean and variance of a vector (D,): of the first batch, in the long run of the last hundred.
+
+    Args:
+        n_features: width D.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    n_batches: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("variance", torch.ones(n_features))
+        self.register_buffer("n_batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in a batch (B, D)."""
+        rate = self.n_batches.add_(1).reciprocal().clamp_min(0.01)
+        self.mean.lerp_(x.mean(0), rate)
+        self.variance.lerp_((x - self.mean).square().mean(0), rate)
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """Shift and scale (..., D) to mean 0 and variance 1; what never varies becomes 0."""
+        return (x - self.mean) * (self.variance + 1e-8).rsqrt()
+
+
+class Probes(nn.Module):
+    """Predict from each modality alone and from all together, in several folds, all by the same kind of network.
+
+    Each of the K (M + 1) probes is an MLP with two hidden layers. All see all features, those of other modalities as
+    zeros: so they run as one stack of matrices, and many small networks cost little more than one.
+
+    Args:
+        feature_dims: the M modalities' widths, D in total.
+        n_outputs: number of outputs C.
+        hidden_dim: width of the hidden layers.
+        n_folds: number of folds K.
+    """
+
+    visible: Tensor
+
+    def __init__(self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int) -> None:
+        super().__init__()
+        self.n_folds = n_folds
+        owner = torch.repeat_interleave(torch.tensor(feature_dims))  # (D,), the modality of each feature
+        everything = torch.ones(1, len(owner))
+        visible = torch.cat((owner == torch.arange(len(feature_dims)).unsqueeze(1), everything))  # (M + 1, D)
+        widths = visible.sum(1, keepdim=True).unsqueeze(-1).repeat(n_folds, 1, 1)
+        self.register_buffer("visible", visible.repeat(n_folds, 1).unsqueeze(1), persistent=False)
+
+        n_probes = len(widths)
+        self.input_weight = nn.Parameter(_uniform(n_probes, len(owner), hidden_dim) * (3 / widths).sqrt())
+        self.input_bias = nn.Parameter(torch.zeros(n_probes, 1, hidden_dim))
+        self.hidden_weight = nn.Parameter(_uniform(n_probes, hidden_dim, hidden_dim) * math.sqrt(6 / hidden_dim))
+        self.hidden_bias = nn.Parameter(torch.zeros(n_probes, 1, hidden_dim))
+        self.output_weight = nn.Parameter(torch.zeros(n_probes, hidden_dim, n_outputs))
+        self.output_bias = nn.Parameter(torch.zeros(n_probes, 1, n_outputs))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predict from the modalities' features side by side (B, D).
+
+        Returns:
+            (K, M + 1, B, C); the last of the M + 1 is the joint probe.
+        """
+        hidden = torch.baddbmm(self.input_bias, features * self.visible, self.input_weight).relu()
+        hidden = torch.baddbmm(self.hidden_bias, hidden, self.hidden_weight).relu()
+        outputs = torch.baddbmm(self.output_bias, hidden, self.output_weight)
+        return outputs.view(self.n_folds, -1, *outputs.shape[1:])
+
+    def squared_norm(self) -> Tensor:
+        """Sum the squares of all weights, biases left out."""
+        return sum(
+            (weight.square().sum() for weight in (self.hidden_weight, self.output_weight)),
+            start=self.input_weight.square().sum(),
+        )
+
+
+class Folds(nn.Module):
+    """Give every sample a fold by what it looks like, the same in every epoch.
+
+    The bits of its numbers decide, by multiply-and-shift hashing. Equal samples share a fold, so a copy of a sample
+    never trains the probe that judges it.
+
+    Args:
+        n_features: width D.
+        n_folds: number of folds K.
+    """
+
+    factors: Tensor
+
+    def __init__(self, n_features: int, n_folds: int) -> None:
+        super().__init__()
+        self.n_folds = n_folds
+        generator = torch.Generator().manual_seed(0)  # the same folds in every run
+        factors = 2 * torch.randint(2**30, (n_features,), generator=generator, dtype=torch.int32) + 1
+        self.register_buffer("factors", factors, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the folds (B,) in [0, K) of features (B, D)."""
+        bits = features.float().contiguous().view(torch.int32)
+        mixed = (bits * self.factors).sum(-1)  # overflow wraps, as it should
+        return (mixed >> 20).remainder(self.n_folds)
+
+
+def _uniform(*shape: int) -> Tensor:
+    return torch.rand(*shape) * 2 - 1

@@ -1,0 +1,168 @@
+"""What differs between classification, multi-label classification and regression."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Task", "TaskName", "make_task"]
+
+TaskName: TypeAlias = Literal["classification", "multilabel", "regression"]
+
+
+class Task(Protocol):
+    """How targets and predictions of a task compare."""
+
+    def answer(self, target: Tensor) -> Tensor:
+        """Return the target (B, C) as the prediction of somebody who knows: one-hot, 0 and 1, or numbers."""
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Turn a model's outputs (..., C) into predictions to compare with the answer."""
+
+    def loss(self, outputs: Tensor, answer: Tensor, weight: Tensor) -> Tensor:
+        """Sum the losses of outputs (..., C), each with its weight (...); answers and weights broadcast."""
+
+    def check_target(self, target: Tensor, n_samples: int) -> None:
+        """Check dtype and shape."""
+
+    def check_values(self, target: Tensor) -> None:
+        """Check the values of a target; waits for the device."""
+
+    def check_predictions(self, predictions: Tensor, name: str) -> None:
+        """Check that predictions (B, C) are what `predict` returns; waits for the device."""
+
+
+class Classification:
+    """One of C classes per sample."""
+
+    def __init__(self, n_outputs: int) -> None:
+        if n_outputs < 2:
+            raise ValueError(f"n_outputs must be at least 2 for classification, however it is {n_outputs}")
+        self.n_outputs = n_outputs
+
+    def answer(self, target: Tensor) -> Tensor:
+        return F.one_hot(target.long(), self.n_outputs).float()
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1)
+
+    def loss(self, outputs: Tensor, answer: Tensor, weight: Tensor) -> Tensor:
+        return (outputs.log_softmax(-1) * (answer * -weight.unsqueeze(-1))).sum()
+
+    def check_target(self, target: Tensor, n_samples: int) -> None:
+        if target.is_floating_point() or target.dtype == torch.bool or target.shape != (n_samples,):
+            raise ValueError(
+                f"targets of a classification must be integers (B,) = ({n_samples},), however they are "
+                f"{target.dtype} {tuple(target.shape)}; several labels at once are task='multilabel'"
+            )
+
+    def check_values(self, target: Tensor) -> None:
+        lowest, highest = int(target.min()), int(target.max())
+        if lowest < 0 or highest >= self.n_outputs:
+            raise ValueError(
+                f"classes must lie in [0, {self.n_outputs}) (n_outputs={self.n_outputs}), however they go from "
+                f"{lowest} to {highest}"
+            )
+
+    def check_predictions(self, predictions: Tensor, name: str) -> None:
+        _check_probabilities(predictions, name)
+        sums = predictions.sum(-1)
+        if not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            raise ValueError(
+                f"{name} must be probabilities that sum to 1 over the classes, however they sum to between "
+                f"{float(sums.min()):.3g} and {float(sums.max()):.3g}; apply softmax to logits"
+            )
+
+
+class Multilabel:
+    """Each of C labels present or not."""
+
+    def __init__(self, n_outputs: int) -> None:
+        self.n_outputs = n_outputs
+
+    def answer(self, target: Tensor) -> Tensor:
+        return target.float()
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+    def loss(self, outputs: Tensor, answer: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.unsqueeze(-1) / self.n_outputs
+        return F.binary_cross_entropy_with_logits(outputs, answer.expand_as(outputs), weight, reduction="sum")
+
+    def check_target(self, target: Tensor, n_samples: int) -> None:
+        if target.shape != (n_samples, self.n_outputs):
+            raise ValueError(
+                f"targets of a multilabel task must be (B, C) = {(n_samples, self.n_outputs)}, however they are "
+                f"{tuple(target.shape)}"
+            )
+
+    def check_values(self, target: Tensor) -> None:
+        if bool(((target != 0) & (target != 1)).any()):
+            raise ValueError("targets of a multilabel task must be 0 or 1, however there are other values")
+
+    def check_predictions(self, predictions: Tensor, name: str) -> None:
+        _check_probabilities(predictions, name)
+
+
+class Regression:
+    """C numbers per sample."""
+
+    def __init__(self, n_outputs: int) -> None:
+        self.n_outputs = n_outputs
+
+    def answer(self, target: Tensor) -> Tensor:
+        return target.float().reshape(len(target), self.n_outputs)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def loss(self, outputs: Tensor, answer: Tensor, weight: Tensor) -> Tensor:
+        return ((outputs - answer).square() * (weight.unsqueeze(-1) / self.n_outputs)).sum()
+
+    def check_target(self, target: Tensor, n_samples: int) -> None:
+        flat = target.shape == (n_samples,) and self.n_outputs == 1
+        if not target.is_floating_point() or not (flat or target.shape == (n_samples, self.n_outputs)):
+            raise ValueError(
+                f"targets of a regression must be floating-point (B, C) = {(n_samples, self.n_outputs)}, however they "
+                f"are {target.dtype} {tuple(target.shape)}"
+            )
+
+    def check_values(self, target: Tensor) -> None:
+        _check_finite(target, "targets")
+
+    def check_predictions(self, predictions: Tensor, name: str) -> None:
+        _check_finite(predictions, name)
+
+
+def make_task(name: TaskName, n_outputs: int) -> Task:
+    """Find a task by name.
+
+    Raises:
+        ValueError: if there is none of this name, or the number of outputs does not fit it.
+    """
+    if n_outputs < 1:
+        raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
+    if name == "classification":
+        return Classification(n_outputs)
+    if name == "multilabel":
+        return Multilabel(n_outputs)
+    if name == "regression":
+        return Regression(n_outputs)
+    raise ValueError(f"task must be 'classification', 'multilabel' or 'regression', however it is {name!r}")
+
+
+def _check_probabilities(predictions: Tensor, name: str) -> None:
+    if not bool(((predictions >= -1e-6) & (predictions <= 1 + 1e-6)).all()):
+        raise ValueError(
+            f"{name} must be probabilities in [0, 1], however they go from {float(predictions.min()):.3g} to "
+            f"{float(predictions.max()):.3g}; apply softmax or sigmoid to logits"
+        )
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} must be finite, however {int((~values.isfinite()).sum())} are NaN or infinite")
