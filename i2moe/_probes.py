@@ -6,38 +6,34 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Folds", "Moments", "Probes"]
 
+_MOMENTUM = 0.1
+
 
 class Moments(nn.Module):
-    """Keep the running mean and variance of a vector (D,): of the first batch, in the long run of the last hundred.
+    """Keep the running mean and variance of a vector (D,), as batch normalization does.
 
     Args:
         n_features: width D.
+        mean: where the running mean starts.
     """
 
     mean: Tensor
     variance: Tensor
-    n_batches: Tensor
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, mean: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("mean", torch.full((n_features,), mean))
         self.register_buffer("variance", torch.ones(n_features))
-        self.register_buffer("n_batches", torch.zeros(()))
 
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take in a batch (B, D)."""
-        rate = self.n_batches.add_(1).reciprocal().clamp_min(0.01)
-        self.mean.lerp_(x.mean(0), rate)
-        self.variance.lerp_((x - self.mean).square().mean(0), rate)
-
-    def standardize(self, x: Tensor) -> Tensor:
-        """Shift and scale (..., D) to mean 0 and variance 1; what never varies becomes 0."""
-        return (x - self.mean) * (self.variance + 1e-8).rsqrt()
+    def forward(self, x: Tensor, *, update: bool) -> Tensor:
+        """Standardize (B, D): by the batch while updating, by the running moments else. What never varies becomes 0."""
+        update = update and len(x) > 1
+        return F.batch_norm(x, self.mean, self.variance, training=update, momentum=_MOMENTUM)
 
 
 class Probes(nn.Module):
@@ -85,10 +81,8 @@ class Probes(nn.Module):
 
     def squared_norm(self) -> Tensor:
         """Sum the squares of all weights, biases left out."""
-        return sum(
-            (weight.square().sum() for weight in (self.hidden_weight, self.output_weight)),
-            start=self.input_weight.square().sum(),
-        )
+        weights = [weight.flatten() for weight in (self.input_weight, self.hidden_weight, self.output_weight)]
+        return torch.dot(weights[0], weights[0]) + torch.dot(weights[1], weights[1]) + torch.dot(weights[2], weights[2])
 
 
 class Folds(nn.Module):

@@ -49,24 +49,25 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
 
     Returns:
         Two tensors: (B, M + 2), the shares, in the order uniqueness of each modality, synergy, redundancy; and (B,),
-        the squared length of the way from the prior to the joint prediction. Where it is 0 the share is all synergy
-        and means nothing.
+        the squared length of the way from the prior to the joint prediction. Where it is 0 nothing is known, and
+        the shares are uniform.
 
     Example:
         >>> unimodal = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])  # modality 0 knows, modality 1 is at chance
         >>> interaction_shares(unimodal, joint=torch.tensor([[0.0, 1.0]]), prior=torch.tensor([0.5, 0.5]))
         (tensor([[1., 0., 0., 0.]]), tensor([0.5000]))
     """
-    way = joint - prior  # (B, C)
-    moved = unimodal - (prior if prior.ndim == 1 else prior.unsqueeze(1))  # (B, M, C)
-    length = way.square().sum(-1)
+    moved = torch.cat((unimodal, joint.unsqueeze(1)), dim=1) - prior.unsqueeze(-2)  # (B, M + 1, C)
+    along = (moved * moved[:, -1:]).sum(-1)
+    length = along[:, -1]
 
-    covered = ((moved @ way.unsqueeze(-1)).squeeze(-1) / length.clamp_min(_SMALL).unsqueeze(-1)).clamp(0, 1)
+    covered = (along[:, :-1] / length.clamp_min(_SMALL).unsqueeze(-1)).clamp(0, 1)
     covered = covered.square() * (3 - 2 * covered)  # (B, M)
-
-    (first, second), (best, _) = (values.unbind(-1) for values in covered.topk(2, dim=-1))
-    uniqueness = torch.zeros_like(covered).scatter(-1, best.unsqueeze(-1), (first - second).unsqueeze(-1))
-    return torch.cat((uniqueness, (1 - first).unsqueeze(-1), second.unsqueeze(-1)), dim=-1), length
+    highest, order = covered.topk(2)
+    first, second = highest[:, :1], highest[:, 1:]
+    uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)
+    shares = torch.cat((uniqueness, 1 - first, second), dim=-1)
+    return torch.where(length.unsqueeze(-1) > _SMALL, shares, 1 / shares.shape[-1]), length
 
 
 class InteractionSupervision(nn.Module):
@@ -164,7 +165,6 @@ class InteractionSupervision(nn.Module):
         self.probes, self.folds = None, None
         if feature_dims is not None:
             _check_probes(feature_dims, hidden_dim, n_folds)
-            self.features = Moments(sum(feature_dims))
             self.folds = Folds(sum(feature_dims), n_folds)
             self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
         self.feature_dims = () if feature_dims is None else tuple(feature_dims)
@@ -203,8 +203,7 @@ class InteractionSupervision(nn.Module):
         with torch.autocast(target.device.type, enabled=False):
             self._check(out, target, unimodal, joint)
             answer = self._task.answer(target).to(self.answers.mean)  # (B, C)
-            if self.training:
-                self.answers.update(answer)
+            standard = self.answers(answer, update=self.training)
 
             probes_loss = answer.new_zeros(())
             if self.probes is None:
@@ -214,9 +213,10 @@ class InteractionSupervision(nn.Module):
             else:
                 features = self._pool(modalities)
                 judges = self._judges(features, index)
-                outputs = self._probe(self.probes, features)
+                outputs = self.probes(features)
                 if self.training:
-                    probes_loss = self._probes_loss(self.probes, outputs, answer, judges)
+                    known = standard if self.task == "regression" else answer
+                    probes_loss = self._probes_loss(self.probes, outputs, known, judges)
                 predictions = self._judged(outputs.detach(), judges)
             t, confidence = self._targets(predictions)
 
@@ -262,7 +262,7 @@ class InteractionSupervision(nn.Module):
                 raise ValueError("joint must be given where there are no probes, however it is None")
             return self._targets(self._given(unimodal, joint))[0]
         features = self._pool(modalities)
-        outputs = self._probe(self.probes, features)
+        outputs = self.probes(features)
         return self._targets(self._judged(outputs, self._judges(features, index)))[0]
 
     def extra_repr(self) -> str:
@@ -293,7 +293,7 @@ class InteractionSupervision(nn.Module):
                 f"modalities must have widths {widths} (feature_dims), however they have "
                 f"{tuple(x.shape[-1] for x in pooled)}; tokens are (B, T, D), the width is the last axis"
             )
-        return torch.cat(pooled, dim=-1)
+        return torch.cat(pooled, dim=-1).to(self.answers.mean)
 
     def _judges(self, features: Tensor, index: Tensor | None) -> Tensor:
         """How much each fold's probes count for each sample (K, B): in training those that never saw it, else all."""
@@ -303,19 +303,11 @@ class InteractionSupervision(nn.Module):
         folds = self.folds(features) if index is None else index.remainder(n_folds)
         return (folds == torch.arange(n_folds, device=features.device).unsqueeze(1)).to(self.answers.mean)
 
-    def _probe(self, probes: Probes, features: Tensor) -> Tensor:
-        """Outputs of all probes (K, M + 1, B, C)."""
-        features = features.to(self.answers.mean)
-        if self.training and torch.is_grad_enabled():
-            self.features.update(features)
-        outputs: Tensor = probes(self.features.standardize(features))
-        return outputs
-
     def _probes_loss(self, probes: Probes, outputs: Tensor, answer: Tensor, judges: Tensor) -> Tensor:
         """Mean task loss of every probe on the samples that it does not judge, and weight decay."""
         n_folds, n_samples = judges.shape
-        weight = (1 - judges) * (n_folds / (n_folds - 1)) if n_folds > 1 else judges
-        loss = self._task.loss(outputs, self._scale(answer), weight.unsqueeze(1) / n_samples)
+        weight = (1 - judges) * (n_folds / (n_folds - 1) / n_samples) if n_folds > 1 else judges / n_samples
+        loss = self._task.loss(outputs, answer, weight.unsqueeze(1))
         return loss + self.weight_decay * probes.squared_norm()
 
     def _judged(self, outputs: Tensor, judges: Tensor) -> Tensor:
@@ -326,28 +318,26 @@ class InteractionSupervision(nn.Module):
     def _given(self, unimodal: Sequence[Tensor] | None, joint: Tensor) -> Tensor:
         """Line predictions of the caller up like those of probes (B, M + 1, C)."""
         predictions = torch.stack([self._flat(x.detach()) for x in (*(unimodal or ()), joint)], dim=1)
-        return self._scale(predictions.to(self.answers.mean))
+        predictions = predictions.to(self.answers.mean)
+        if self.task != "regression":
+            return predictions
+        standard: Tensor = self.answers(predictions.flatten(0, 1), update=False)
+        return standard.view_as(predictions)
 
     def _targets(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
         """Target weights (B, E) and confidence (B,) of predictions (B, M + 1, C), the last of M + 1 being joint."""
-        mean, variance = self.answers.mean, self.answers.variance
-        if self.task == "regression":
-            mean, variance = torch.zeros_like(mean), torch.ones_like(variance)
-        shares, length = interaction_shares(predictions[:, :-1], predictions[:, -1], mean)
-        confidence = (length / variance.sum().clamp_min(_SMALL)).clamp_max(1)
+        prior, variance = self.answers.mean, self.answers.variance
+        if self.task == "regression":  # numbers are in standard deviations from the mean
+            prior, variance = torch.zeros_like(prior), torch.ones_like(variance)
+        shares, length = interaction_shares(predictions[:, :-1], predictions[:, -1], prior)
+        confidence = (length / variance.sum()).clamp(max=1)
+        if self.interactions is None:
+            return shares, confidence
 
-        if self.interactions is not None:
-            shares = shares[:, _columns(self.interactions, shares.shape[1] - 2)]
-        known = shares.sum(-1)
-        confidence = confidence * known
-        t = torch.where(
-            (confidence > _SMALL).unsqueeze(-1), shares / known.clamp_min(_SMALL).unsqueeze(-1), 1 / shares.shape[1]
-        )
-        return t, confidence
-
-    def _scale(self, answer: Tensor) -> Tensor:
-        """Express the numbers of a regression in standard deviations from their mean."""
-        return self.answers.standardize(answer) if self.task == "regression" else answer
+        shares = shares[:, _columns(self.interactions, shares.shape[1] - 2)]
+        known = shares.sum(-1, keepdim=True)
+        t = torch.where(known > _SMALL, shares / known.clamp_min(_SMALL), 1 / shares.shape[1])
+        return t, confidence * known.squeeze(-1)
 
     def _flat(self, outputs: Tensor, n_leading: int = 1) -> Tensor:
         """Outputs (B, ..., C) at least in float32, also where a single output has no axis."""
@@ -371,19 +361,18 @@ class InteractionSupervision(nn.Module):
                 f"the model must have {expected} experts, two more than modalities, however it has {n_experts}; "
                 "pass interactions=model.interactions where it has not all"
             )
-        if self._looks_at_values(target):
+        if self._looks_at_values():
             self._task.check_values(target)
             for i, predictions in enumerate(unimodal or ()):
                 self._task.check_predictions(predictions, f"unimodal[{i}]")
             if joint is not None:
                 self._task.check_predictions(joint, "joint")
 
-    def _looks_at_values(self, target: Tensor) -> bool:
-        """Looking waits for the device: always on the CPU, elsewhere only at the first call."""
-        if torch.compiler.is_compiling() or (self._saw_values and target.device.type != "cpu"):
+    def _looks_at_values(self) -> bool:
+        """Only at the first call: it waits for the device."""
+        if torch.compiler.is_compiling() or self._saw_values:
             return False
-        if not self._saw_values:
-            self._saw_values = True
+        self._saw_values = True
         return True
 
 
