@@ -50,7 +50,7 @@ class Classification:
         return _classes_first(outputs).softmax(0).movedim(0, -1)
 
     def loss(self, outputs: Tensor, answer: Tensor, weight: Tensor) -> Tensor:
-        return (_classes_first(outputs).log_softmax(0) * (answer.movedim(-1, 0) * -weight)).sum()
+        return (_classes_first(outputs).log_softmax(0) * (answer * -weight.unsqueeze(-1)).movedim(-1, 0)).sum()
 
     def check_target(self, target: Tensor, n_samples: int) -> None:
         if target.is_floating_point() or target.dtype == torch.bool or target.shape != (n_samples,):
