@@ -31,7 +31,7 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     from all modalities does. Modality i alone covers the share
 
     $$r_i = \operatorname{clip}_{[0, 1]} \frac{\langle \delta_i, \delta_M \rangle}{\lVert \delta_M \rVert^2},
-    \qquad a_i = 3 r_i^2 - 2 r_i^3$$
+    \qquad a_i = 6 r_i^5 - 15 r_i^4 + 10 r_i^3$$
 
     of this way: 0 when it is at chance, 1 when it says all there is to say, 0 also when it points elsewhere. Sorted,
     $a_{(1)} \ge a_{(2)} \ge \dots$, the shares telescope to 1:
@@ -39,8 +39,9 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     $$1 = \underbrace{1 - a_{(1)}}_{\text{synergy}} + \underbrace{a_{(1)} - a_{(2)}}_{\text{uniqueness of the best}}
     + \underbrace{a_{(2)}}_{\text{redundancy}}$$
 
-    $a$ keeps 0, 1/2 and 1 of $r$ and is flat at both ends. No prediction is exact, and without it errors would not
-    cancel: every deviation of a modality at chance would count as redundancy, every one below all there is as synergy.
+    $a$ keeps 0, 1/2 and 1 of $r$ and is flat at both ends. No prediction is exact, and errors at the ends do not
+    cancel: without $a$, a modality that strays from chance would count as redundant, one that falls a little short of
+    all there is to say as synergy. So the shares name the interaction that prevails; they are not bits.
 
     Args:
         unimodal: (B, M, C), predictions from each modality alone: probabilities, or numbers.
@@ -77,7 +78,7 @@ class InteractionSupervision(nn.Module):
     their predictions `interaction_shares` makes the target weights t (B, E). The term to add to the loss is
 
     $$L = \underbrace{-\frac{1}{B} \sum_b c_b \sum_e t_{be} \log w_{be}}_{\text{weights}}
-    + \underbrace{\frac{1}{B} \sum_b \sum_e t_{be}\, \ell(y_{be}, y_b)}_{\text{experts}} + L_{\text{probes}}$$
+    + \underbrace{\frac{1}{B E} \sum_b \sum_e t_{be}\, \ell(y_{be}, y_b)}_{\text{experts}} + L_{\text{probes}}$$
 
     with the confidence $c = \min(1, \lVert \delta_M \rVert^2 / V)$, the share of the target's variance V that the
     modalities explain for this sample: where nothing can be known about the target, nothing is said about
@@ -146,7 +147,7 @@ class InteractionSupervision(nn.Module):
         interactions: Sequence[Interaction] | None = None,
         weights_weight: float = 1.0,
         experts_weight: float = 1.0,
-        hidden_dim: int = 32,
+        hidden_dim: int = 48,
         n_folds: int = 2,
         weight_decay: float = 1e-3,
     ) -> None:
@@ -223,7 +224,7 @@ class InteractionSupervision(nn.Module):
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
             weights_loss = -((weights + _SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
             experts = self._flat(out.expert_predictions, 2)
-            experts_loss = self._task.loss(experts, answer.unsqueeze(1), t / len(t))
+            experts_loss = self._task.loss(experts, answer.unsqueeze(1), t / t.numel())
             total = self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss
 
         self._log(weights=weights_loss, experts=experts_loss, probes=probes_loss, supervision=total)
