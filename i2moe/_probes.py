@@ -108,8 +108,8 @@ class Folds(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the folds (B,) in [0, K) of features (B, D)."""
         bits = features.float().contiguous().view(torch.int32)
-        mixed = (bits * self.factors).sum(-1)  # overflow wraps, as it should
-        return (mixed >> 20).remainder(self.n_folds)
+        mixed = (bits * self.factors).sum(-1)  # overflow wraps, as it should; all bits have a say in the highest
+        return (mixed >> 27).remainder(self.n_folds)
 
 
 def _uniform(*shape: int) -> Tensor:
