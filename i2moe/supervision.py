@@ -78,11 +78,14 @@ class InteractionSupervision(nn.Module):
     their predictions `interaction_shares` makes the target weights t (B, E). The term to add to the loss is
 
     $$L = \underbrace{-\frac{1}{B} \sum_b c_b \sum_e t_{be} \log w_{be}}_{\text{weights}}
-    + \underbrace{\frac{1}{B E} \sum_b \sum_e t_{be}\, \ell(y_{be}, y_b)}_{\text{experts}} + L_{\text{probes}}$$
+    + \underbrace{\frac{1}{B} \sum_b \sum_e \big( (1 - \sigma)\, t_{be} + \sigma / E \big)\, \ell(y_{be}, y_b)}_{\text{experts}}
+    + L_{\text{probes}}$$
 
     with the confidence $c = \min(1, \lVert \delta_M \rVert^2 / V)$, the share of the target's variance V that the
     modalities explain for this sample: where nothing can be known about the target, nothing is said about
-    interactions. No gradient flows through t and c, nor from the probes into anything else.
+    interactions. Every expert learns most from the samples that it stands for, and, by the share $\sigma$, from all:
+    weights that name one expert would otherwise leave each with its part of the data only, which costs accuracy. No
+    gradient flows through t and c, nor from the probes into anything else.
 
     `loss = criterion(out.prediction, y) + 0.1 * out.interaction_loss + supervise(out, (a, b), y)`; it also works
     without perturbed views. Give the optimizer `supervise.parameters()` too.
@@ -107,6 +110,7 @@ class InteractionSupervision(nn.Module):
         interactions: the model's, if it has not all experts: `model.interactions`.
         weights_weight: factor of the first term.
         experts_weight: factor of the second term.
+        shared: the share sigma of the second term that all experts have alike, in [0, 1].
         hidden_dim: width of the probes.
         n_folds: number of folds K of the cross-fitting; 1 for none.
         weight_decay: factor of the probes' squared weights, in their own loss.
@@ -147,18 +151,22 @@ class InteractionSupervision(nn.Module):
         interactions: Sequence[Interaction] | None = None,
         weights_weight: float = 1.0,
         experts_weight: float = 1.0,
+        shared: float = 0.75,
         hidden_dim: int = 48,
         n_folds: int = 2,
         weight_decay: float = 1e-3,
     ) -> None:
         super().__init__()
         _check_factors(weights_weight=weights_weight, experts_weight=experts_weight, weight_decay=weight_decay)
+        if not 0 <= shared <= 1:
+            raise ValueError(f"shared must lie in [0, 1], however it is {shared}")
         self._task = make_task(task, n_outputs)
         self.task = task
         self.n_outputs = n_outputs
         self.interactions = None if interactions is None else tuple(interactions)
         self.weights_weight = weights_weight
         self.experts_weight = experts_weight
+        self.shared = shared
         self.weight_decay = weight_decay
         self.losses: dict[str, Tensor] = {}
 
@@ -224,7 +232,8 @@ class InteractionSupervision(nn.Module):
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
             weights_loss = -((weights + _SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
             experts = self._flat(out.expert_predictions, 2)
-            experts_loss = self._task.loss(experts, answer.unsqueeze(1), t / t.numel())
+            responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
+            experts_loss = self._task.loss(experts, answer.unsqueeze(1), responsibility)
             total = self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss
 
         self._log(weights=weights_loss, experts=experts_loss, probes=probes_loss, supervision=total)

@@ -209,7 +209,7 @@ def test_one_step_on_everything(task: Any, n_outputs: int, draw: Callable[[int],
 
 
 def test_terms_equal_the_equations() -> None:
-    supervise = InteractionSupervision(None, 3, weights_weight=2.0, experts_weight=0.5).double().eval()
+    supervise = InteractionSupervision(None, 3, weights_weight=2.0, experts_weight=0.5, shared=0.25).double().eval()
     moe, x, y = model().double(), tuple(part.double() for part in modalities(8)), torch.randint(3, (8,))
     unimodal, joint = [probabilities(8, 3) for _ in WIDTHS], probabilities(8, 3)
     supervise.answers.mean.copy_(torch.tensor([0.2, 0.3, 0.5]))
@@ -223,7 +223,8 @@ def test_terms_equal_the_equations() -> None:
         confidence = min(1.0, lengths[b] / 0.6)
         for e in range(5):
             weights_loss -= confidence * t[b][e] * float(out.weights[b, e].detach().log()) / 8
-            experts_loss -= t[b][e] * float(out.expert_predictions[b, e].detach().log_softmax(-1)[y[b]]) / (8 * 5)
+            log_p = float(out.expert_predictions[b, e].detach().log_softmax(-1)[y[b]])
+            experts_loss -= (0.75 * t[b][e] + 0.25 / 5) * log_p / 8
     torch.testing.assert_close(float(loss.detach()), 2 * weights_loss + 0.5 * experts_loss)
     torch.testing.assert_close(float(supervise.losses["weights"]), weights_loss)
     torch.testing.assert_close(float(supervise.losses["experts"]), experts_loss)
@@ -560,6 +561,7 @@ DEFAULTS: dict[str, Any] = {"feature_dims": WIDTHS, "n_outputs": 3}
         ({"hidden_dim": 0}, "hidden_dim"),
         ({"weights_weight": -1.0}, "weights_weight"),
         ({"experts_weight": float("nan")}, "experts_weight"),
+        ({"shared": 1.5}, "shared"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
