@@ -78,8 +78,8 @@ class InteractionSupervision(nn.Module):
     their predictions `interaction_shares` makes the target weights t (B, E). The term to add to the loss is
 
     $$L = \underbrace{-\frac{1}{B} \sum_b c_b \sum_e t_{be} \log w_{be}}_{\text{weights}}
-    + \underbrace{\frac{1}{B} \sum_b \sum_e \big( (1 - \sigma)\, t_{be} + \sigma / E \big)\, \ell(y_{be}, y_b)}_{\text{experts}}
-    + L_{\text{probes}}$$
+    + \underbrace{\frac{1}{B} \sum_b \sum_e \big( (1 - \sigma) t_{be} + \tfrac{\sigma}{E} \big)
+    \ell(y_{be}, y_b)}_{\text{experts}} + L_{\text{probes}}$$
 
     with the confidence $c = \min(1, \lVert \delta_M \rVert^2 / V)$, the share of the target's variance V that the
     modalities explain for this sample: where nothing can be known about the target, nothing is said about
