@@ -53,10 +53,10 @@ class Settings:
     seeds: int = 5
     n_train: int = 8000
     n_test: int = 4000
-    epochs: int = 20
+    epochs: int = 16
     batch_size: int = 256
-    learning_rate: float = 1e-3
-    hidden_dim: int = 64
+    learning_rate: float = 1.5e-3
+    hidden_dim: int = 128
     processes: int = 2
     output: Path = Path("outputs/known_interactions")
 
