@@ -39,13 +39,13 @@ class Moments(nn.Module):
 class Probes(nn.Module):
     """Predict from each modality alone and from all together, in several folds, all by the same kind of network.
 
-    Each of the K (M + 1) probes is an MLP with two hidden layers. All see all features, those of other modalities as
-    zeros: so they run as one stack of matrices, and many small networks cost little more than one.
+    Each of the K (M + 1) probes is an MLP with two hidden layers. Their first layers are one matrix, of which each
+    sees its modality's rows only; the others run as one stack: many small networks cost little more than one.
 
     Args:
         feature_dims: the M modalities' widths, D in total.
         n_outputs: number of outputs C.
-        hidden_dim: width of the hidden layers.
+        hidden_dim: width H of the hidden layers.
         n_folds: number of folds K.
     """
 
@@ -54,15 +54,14 @@ class Probes(nn.Module):
     def __init__(self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int) -> None:
         super().__init__()
         self.n_folds = n_folds
-        owner = torch.repeat_interleave(torch.tensor(feature_dims))  # (D,), the modality of each feature
-        everything = torch.ones(1, len(owner))
-        visible = torch.cat((owner == torch.arange(len(feature_dims)).unsqueeze(1), everything))  # (M + 1, D)
-        widths = visible.sum(1, keepdim=True).unsqueeze(-1).repeat(n_folds, 1, 1)
-        self.register_buffer("visible", visible.repeat(n_folds, 1).unsqueeze(1), persistent=False)
+        owner = torch.repeat_interleave(torch.tensor(feature_dims)).unsqueeze(1)  # (D, 1), the modality of each feature
+        visible = torch.cat((owner == torch.arange(len(feature_dims)), torch.ones(len(owner), 1)), dim=1)
+        visible = visible.repeat(1, n_folds).unsqueeze(-1)  # (D, K (M + 1), 1)
+        self.register_buffer("visible", visible, persistent=False)
 
-        n_probes = len(widths)
-        self.input_weight = nn.Parameter(_uniform(n_probes, len(owner), hidden_dim) * (3 / widths).sqrt())
-        self.input_bias = nn.Parameter(torch.zeros(n_probes, 1, hidden_dim))
+        n_features, n_probes, _ = visible.shape
+        self.input_weight = nn.Parameter(_uniform(n_features, n_probes, hidden_dim) * (3 / visible.sum(0)).sqrt())
+        self.input_bias = nn.Parameter(torch.zeros(n_probes * hidden_dim))
         self.hidden_weight = nn.Parameter(_uniform(n_probes, hidden_dim, hidden_dim) * math.sqrt(6 / hidden_dim))
         self.hidden_bias = nn.Parameter(torch.zeros(n_probes, 1, hidden_dim))
         self.output_weight = nn.Parameter(torch.zeros(n_probes, hidden_dim, n_outputs))
@@ -74,7 +73,9 @@ class Probes(nn.Module):
         Returns:
             (K, M + 1, B, C); the last of the M + 1 is the joint probe.
         """
-        hidden = torch.baddbmm(self.input_bias, features * self.visible, self.input_weight).relu()
+        weight = (self.input_weight * self.visible).flatten(1)  # (D, K (M + 1) H)
+        hidden = torch.addmm(self.input_bias, features, weight).relu()
+        hidden = hidden.view(len(hidden), len(self.hidden_weight), -1).transpose(0, 1)  # (K (M + 1), B, H)
         hidden = torch.baddbmm(self.hidden_bias, hidden, self.hidden_weight).relu()
         outputs = torch.baddbmm(self.output_bias, hidden, self.output_weight)
         return outputs.view(self.n_folds, -1, *outputs.shape[1:])

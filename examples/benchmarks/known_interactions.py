@@ -287,7 +287,7 @@ def _plot(results: dict[str, dict[Method, Scores]], path: Path) -> None:
         axes.plot([sum(v) / len(v) for v in values], range(len(names)), "o", color=color, label=label)
         axes.hlines(range(len(names)), [min(v) for v in values], [max(v) for v in values], color=color)
     axes.axvline(95, color="0.8", linewidth=1, zorder=0)
-    axes.set(xlim=(0, 101), xlabel="samples whose largest weight names the true interaction, % (mean, range of seeds)")
+    axes.set(xlim=(0, 101), xlabel="samples whose true interaction is named, % (mean and range of seeds)")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
