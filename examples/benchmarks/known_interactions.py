@@ -29,7 +29,7 @@ __all__ = ["Run", "Scores", "Settings", "calibration_error", "main", "score", "t
 
 Method = Literal["paper", "supervised"]
 METHODS: tuple[Method, ...] = ("paper", "supervised")
-TEST_SEED = 1_000_000  # all seeds share one test set: their weights can be compared sample by sample
+TEST_SEED = 1_000_000  # plus the first seed: all share one test set, so weights can be compared sample by sample
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Settings:
     Args:
         generators: names out of `examples.datasets.synthetic.GENERATORS`.
         seeds: number of seeds; each draws its own training data and its own start.
+        first_seed: the first of them; another one also draws another test set.
         n_train: training samples.
         n_test: test samples.
         epochs: passes over the training data.
@@ -51,6 +52,7 @@ class Settings:
 
     generators: tuple[str, ...] = tuple(name for name in GENERATORS if not name.startswith("liang"))
     seeds: int = 5
+    first_seed: int = 0
     n_train: int = 8000
     n_test: int = 4000
     epochs: int = 16
@@ -184,16 +186,16 @@ def main(settings: Settings) -> dict[str, dict[Method, Scores]]:
         (name, method, seed, settings)
         for name in settings.generators
         for method in METHODS
-        for seed in range(settings.seeds)
+        for seed in _seeds(settings)
     ]
     with ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool:
         runs = dict(zip([job[:3] for job in jobs], _with_progress(pool.map(_run, jobs), len(jobs)), strict=True))
 
     results: dict[str, dict[Method, Scores]] = {}
     for name in settings.generators:
-        test = generate(name, settings.n_test, TEST_SEED)
+        test = generate(name, settings.n_test, TEST_SEED + settings.first_seed)
         results[name] = {
-            method: score([runs[name, method, seed] for seed in range(settings.seeds)], test) for method in METHODS
+            method: score([runs[name, method, seed] for seed in _seeds(settings)], test) for method in METHODS
         }
 
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -204,10 +206,17 @@ def main(settings: Settings) -> dict[str, dict[Method, Scores]]:
     return results
 
 
+def _seeds(settings: Settings) -> range:
+    return range(settings.first_seed, settings.first_seed + settings.seeds)
+
+
 def _run(job: tuple[str, Method, int, Settings]) -> Run:
     name, method, seed, settings = job
     torch.set_num_threads(1)
-    data, test = generate(name, settings.n_train, seed), generate(name, settings.n_test, TEST_SEED)
+    data, test = (
+        generate(name, settings.n_train, seed),
+        generate(name, settings.n_test, TEST_SEED + settings.first_seed),
+    )
     return train(data, test, method, seed, settings)
 
 
