@@ -5,6 +5,7 @@ from i2moe.interpretation import explain
 from i2moe.losses import InteractionLosses
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter, StaticReweighter
+from i2moe.supervision import InteractionSupervision
 
 __version__ = "0.1.0.dev0"
 
@@ -13,6 +14,7 @@ __all__ = [
     "InteractionLosses",
     "InteractionMoE",
     "InteractionOutput",
+    "InteractionSupervision",
     "Reweighter",
     "StaticReweighter",
     "explain",

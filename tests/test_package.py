@@ -18,13 +18,15 @@ import pytest
 import i2moe
 
 ROOT = Path(__file__).parent.parent
-PUBLIC_MODULES = ("experts", "interpretation", "losses", "moe", "perturbations", "reweighting")
+PUBLIC_MODULES = ("experts", "interpretation", "losses", "moe", "perturbations", "reweighting", "supervision")
 PRIVATE_MODULES = (
     "_alike",
+    "_answers",
     "_archive",
     "_faithfulness",
     "_inputs",
     "_observe",
+    "_probes",
     "_report",
     "_stability",
     "_statistics",
@@ -67,6 +69,7 @@ def test_public_names() -> None:
         "InteractionLosses",
         "InteractionMoE",
         "InteractionOutput",
+        "InteractionSupervision",
         "Reweighter",
         "StaticReweighter",
         "explain",

@@ -1,0 +1,428 @@
+"""Supervision of the weights: teach the reweighter, and the experts, what each sample's interaction is.
+
+The interaction losses make experts differ, but nothing in them says for *which samples* an expert is the right one: the
+task loss alone decides, and it is satisfied with any expert that predicts well. Here small probes learn what each
+modality alone, and all together, say about the target; comparing them gives each sample's interactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._answers import make_answers
+from i2moe._probes import Folds, Moments, Probes
+from i2moe._tasks import Task
+from i2moe._types import Modality
+from i2moe.losses import Interaction
+from i2moe.moe import InteractionOutput
+from i2moe.reweighting import _pool
+
+__all__ = ["InteractionSupervision", "interaction_shares"]
+
+_SMALL = 1e-12
+
+
+def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Split what all modalities together say into uniqueness, synergy and redundancy.
+
+    Let $\delta_i$ be how far the prediction from modality i alone moves away from the prior, $\delta_M$ how far that
+    from all modalities does. Modality i alone covers the share
+
+    $$r_i = \operatorname{clip}_{[0, 1]} \frac{\langle \delta_i, \delta_M \rangle}{\lVert \delta_M \rVert^2},
+    \qquad a_i = 6 r_i^5 - 15 r_i^4 + 10 r_i^3$$
+
+    of this way: 0 when it is at chance, 1 when it says all there is to say, 0 also when it points elsewhere. Sorted,
+    $a_{(1)} \ge a_{(2)} \ge \dots$, the shares telescope to 1:
+
+    $$1 = \underbrace{1 - a_{(1)}}_{\text{synergy}} + \underbrace{a_{(1)} - a_{(2)}}_{\text{uniqueness of the best}}
+    + \underbrace{a_{(2)}}_{\text{redundancy}}$$
+
+    $a$ keeps 0, 1/2 and 1 of $r$ and is flat at both ends. No prediction is exact, and errors at the ends do not
+    cancel: without $a$, a modality that strays from chance would count as redundant, one that falls a little short of
+    all there is to say as synergy. So the shares name the interaction that prevails; they are not bits.
+
+    Args:
+        unimodal: (B, M, C), predictions from each modality alone: probabilities, or numbers.
+        joint: (B, C), predictions from all modalities together.
+        prior: (C,) or (B, C), the prediction from none.
+
+    Returns:
+        Two tensors: (B, M + 2), the shares, in the order uniqueness of each modality, synergy, redundancy; and (B,),
+        the squared length of the way from the prior to the joint prediction. Where it is 0 nothing is known, and
+        the shares are uniform.
+
+    Example:
+        >>> unimodal = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])  # modality 0 knows, modality 1 is at chance
+        >>> interaction_shares(unimodal, joint=torch.tensor([[0.0, 1.0]]), prior=torch.tensor([0.5, 0.5]))
+        (tensor([[1., 0., 0., 0.]]), tensor([0.5000]))
+    """
+    moved = torch.cat((unimodal, joint.unsqueeze(1)), dim=1) - prior.unsqueeze(-2)  # (B, M + 1, C)
+    along = (moved * moved[:, -1:]).sum(-1)
+    length = along[:, -1]
+
+    covered = (along[:, :-1] / length.clamp_min(_SMALL).unsqueeze(-1)).clamp(0, 1)
+    covered = (covered**3 * (10 - 15 * covered + 6 * covered.square())).clamp(max=1)  # (B, M), rounding can exceed 1
+    highest, order = covered.topk(2)
+    first, second = highest[:, :1], highest[:, 1:]
+    uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)
+    shares = torch.cat((uniqueness, 1 - first, second), dim=-1)
+    return torch.where(length.unsqueeze(-1) > _SMALL, shares, 1 / shares.shape[-1]), length
+
+
+class InteractionSupervision(nn.Module):
+    r"""Supervise the weights of an `InteractionMoE` by what small probes find out about each sample.
+
+    Probes predict the target from each modality alone and from all together, on pooled features without gradient. From
+    their predictions `interaction_shares` makes the target weights t (B, E). The term to add to the loss is
+
+    $$L = \underbrace{-\frac{1}{B} \sum_b c_b \sum_e t_{be} \log w_{be}}_{\text{weights}}
+    + \underbrace{\frac{1}{B} \sum_b \sum_e \big( (1 - \sigma) t_{be} + \tfrac{\sigma}{E} \big)
+    \ell(y_{be}, y_b)}_{\text{experts}} + L_{\text{probes}}$$
+
+    with the confidence $c = \min(1, \lVert \delta_M \rVert^2 / V)$, the share of the target's variance V that the
+    modalities explain for this sample: where nothing can be known about the target, nothing is said about
+    interactions. Every expert learns most from the samples that it stands for, and, by the share $\sigma$, from all:
+    weights that name one expert would otherwise leave each with its part of the data only, which costs accuracy. No
+    gradient flows through t and c, nor from the probes into anything else.
+
+    `loss = criterion(out.prediction, y) + 0.1 * out.interaction_loss + supervise(out, (a, b), y)`; it also works
+    without perturbed views. Give the optimizer `supervise.parameters()` too.
+
+    **Over-confident probes** are what breaks such a scheme: a probe that has memorized a sample finds the answer in
+    every modality and calls everything redundant. So the probes are cross-fitted: a sample is judged by probes that
+    were never trained on it. The joint prediction comes from a probe of the same kind and not from the model, which
+    would make everything that only the model has memorized look like synergy. Folds come from the features themselves;
+    where these change from epoch to epoch (encoders that are trained along, augmentation), pass `index`.
+
+    **More than two modalities**: redundancy is what at least two modalities say each, uniqueness what the best one
+    says beyond the second best, synergy what no single one says. So information in two of three modalities is
+    redundancy, and information that takes two of three is synergy.
+
+    **Regression** measures ways in standard deviations of the target; **multilabel** stacks the labels' probabilities.
+
+    Args:
+        feature_dims: the M modalities' widths, as for `Reweighter`. None: no probes; hand in `unimodal` predictions
+            at each call.
+        n_outputs: number of outputs C.
+        task: "classification" (integer targets (B,)), "multilabel" (0 or 1, (B, C)) or "regression" ((B,) or (B, C)).
+        interactions: the model's, if it has not all experts: `model.interactions`.
+        weights_weight: factor of the first term.
+        experts_weight: factor of the second term.
+        shared: the share sigma of the second term that all experts have alike, in [0, 1].
+        hidden_dim: width of the probes.
+        n_folds: number of folds K of the cross-fitting; 1 for none.
+        weight_decay: factor of the probes' squared weights, in their own loss.
+
+    Attributes:
+        losses: detached scalars of the last call, by name, for a log.
+
+    Raises:
+        ValueError: if an argument is out of range or unknown.
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> class Fusion(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(8 + 4, 3)
+        ...     def forward(self, image, text):
+        ...         return self.head(torch.cat([image, text], dim=-1))
+        >>> model = InteractionMoE(Fusion, 2, feature_dims=(8, 4))
+        >>> supervise = InteractionSupervision((8, 4), n_outputs=3)
+        >>> optimizer = torch.optim.Adam([*model.parameters(), *supervise.parameters()])
+        >>> image, text, y = torch.randn(16, 8), torch.randn(16, 4), torch.randint(3, (16,))
+        >>> out = model(image, text)
+        >>> loss = nn.functional.cross_entropy(out.prediction, y) + 0.1 * out.interaction_loss
+        >>> (loss + supervise(out, (image, text), y)).backward()
+        >>> sorted(supervise.losses)
+        ['confidence', 'experts', 'probes', 'supervision', 'weights']
+        >>> supervise.targets((image, text)).shape
+        torch.Size([16, 4])
+    """
+
+    def __init__(
+        self,
+        feature_dims: Sequence[int] | None,
+        n_outputs: int,
+        task: Task = "classification",
+        *,
+        interactions: Sequence[Interaction] | None = None,
+        weights_weight: float = 1.0,
+        experts_weight: float = 1.0,
+        shared: float = 0.75,
+        hidden_dim: int = 48,
+        n_folds: int = 2,
+        weight_decay: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        _check_factors(weights_weight=weights_weight, experts_weight=experts_weight, weight_decay=weight_decay)
+        if not 0 <= shared <= 1:
+            raise ValueError(f"shared must lie in [0, 1], however it is {shared}")
+        self._answers = make_answers(task, n_outputs)
+        self.task = task
+        self.n_outputs = n_outputs
+        self.interactions = None if interactions is None else tuple(interactions)
+        self.weights_weight = weights_weight
+        self.experts_weight = experts_weight
+        self.shared = shared
+        self.weight_decay = weight_decay
+        self.losses: dict[str, Tensor] = {}
+
+        self.answers = Moments(n_outputs)
+        self.probes, self.folds = None, None
+        if feature_dims is not None:
+            _check_probes(feature_dims, hidden_dim, n_folds)
+            self.folds = Folds(sum(feature_dims), n_folds)
+            self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
+        self.feature_dims = () if feature_dims is None else tuple(feature_dims)
+        self._saw_values = False
+
+    def forward(
+        self,
+        out: InteractionOutput,
+        modalities: Sequence[Modality],
+        target: Tensor,
+        *,
+        index: Tensor | None = None,
+        unimodal: Sequence[Tensor] | None = None,
+        joint: Tensor | None = None,
+    ) -> Tensor:
+        """Return the term to add to the loss.
+
+        Args:
+            out: what the model made of the batch.
+            modalities: M modalities, each (B, D), (B, T, D) or nested, in the model's order.
+            target: (B,) or (B, C), see `task`.
+            index: (B,) integers, which sample of the data set each row is; assigns the folds.
+            unimodal: where there are no probes, M predictions (B, C) from each modality alone: probabilities, or
+                numbers in the target's units. A model is over-confident on the samples it was trained on: predict
+                by cross-validation.
+            joint: with `unimodal`, predictions (B, C) from all modalities; the model's own if not given.
+
+        Returns:
+            A scalar. In evaluation mode the probes' loss is left out and nothing is updated.
+
+        Raises:
+            TypeError: if the modalities are no sequence, or one has no floating-point tensor.
+            ValueError: if numbers of modalities, experts or outputs do not fit, if the target has not the form of the
+                task, or if probabilities are none.
+        """
+        with torch.autocast(target.device.type, enabled=False):
+            self._check(out, target, unimodal, joint)
+            answer = self._answers.answer(target).to(self.answers.mean)  # (B, C)
+            standard = self.answers(answer, update=self.training)
+
+            probes_loss = answer.new_zeros(())
+            if self.probes is None:
+                if joint is None:
+                    joint = self._answers.predict(self._flat(out.prediction.detach()))
+                predictions = self._given(unimodal, joint)
+            else:
+                features = self._pool(modalities)
+                judges = self._judges(features, index)
+                outputs = self.probes(features)
+                if self.training:
+                    known = standard if self.task == "regression" else answer
+                    probes_loss = self._probes_loss(self.probes, outputs, known, judges)
+                predictions = self._judged(outputs.detach(), judges)
+            t, confidence = self._targets(predictions)
+
+            weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
+            weights_loss = -((weights + _SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
+            experts = self._flat(out.expert_predictions, 2)
+            responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
+            experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
+            total = self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss
+
+        self._log(weights=weights_loss, experts=experts_loss, probes=probes_loss, supervision=total)
+        self.losses["confidence"] = confidence.mean()
+        return total
+
+    @torch.no_grad()
+    def targets(
+        self,
+        modalities: Sequence[Modality],
+        *,
+        index: Tensor | None = None,
+        unimodal: Sequence[Tensor] | None = None,
+        joint: Tensor | None = None,
+    ) -> Tensor:
+        """Return the weights that each sample should have; no labels are needed.
+
+        In training mode a sample is judged by the probes that were not trained on it, in evaluation mode by all.
+
+        Args:
+            modalities: as for the module itself.
+            index: as for the module itself.
+            unimodal: as for the module itself.
+            joint: with `unimodal`, predictions (B, C) from all modalities.
+
+        Returns:
+            (B, E), rows on the probability simplex; uniform where nothing is known about the target.
+
+        Raises:
+            TypeError: as for the module itself.
+            ValueError: as for the module itself.
+        """
+        _check_source(self.probes is not None, unimodal, joint)
+        if self.probes is None:
+            if joint is None:
+                raise ValueError("joint must be given where there are no probes, however it is None")
+            return self._targets(self._given(unimodal, joint))[0]
+        features = self._pool(modalities)
+        outputs = self.probes(features)
+        return self._targets(self._judged(outputs, self._judges(features, index)))[0]
+
+    def extra_repr(self) -> str:
+        """Show the task and the factors."""
+        return (
+            f"task={self.task!r}, n_outputs={self.n_outputs}, weights_weight={self.weights_weight}, "
+            f"experts_weight={self.experts_weight}"
+        )
+
+    def _log(self, **losses: Tensor) -> None:
+        self.losses.update({name: loss.detach() for name, loss in losses.items()})
+
+    def _pool(self, modalities: Sequence[Modality]) -> Tensor:
+        """Average tokens, put the modalities side by side (B, D), without gradient."""
+        widths = self.feature_dims
+        if not isinstance(modalities, list | tuple):
+            raise TypeError(
+                f"modalities must be a tuple or list in the model's order, however they are a "
+                f"{type(modalities).__name__}"
+            )
+        if len(modalities) != len(widths):
+            raise ValueError(
+                f"there must be a modality for each of feature_dims {widths}, however there are {len(modalities)}"
+            )
+        pooled = [_pool(i, modality).detach() for i, modality in enumerate(modalities)]
+        if tuple(x.shape[-1] for x in pooled) != widths:
+            raise ValueError(
+                f"modalities must have widths {widths} (feature_dims), however they have "
+                f"{tuple(x.shape[-1] for x in pooled)}; tokens are (B, T, D), the width is the last axis"
+            )
+        return torch.cat(pooled, dim=-1).to(self.answers.mean)
+
+    def _judges(self, features: Tensor, index: Tensor | None) -> Tensor:
+        """How much each fold's probes count for each sample (K, B): in training those that never saw it, else all."""
+        n_folds = 1 if self.folds is None else self.folds.n_folds
+        if self.folds is None or n_folds == 1 or not self.training:
+            return torch.full((n_folds, len(features)), 1 / n_folds, device=features.device)
+        folds = self.folds(features) if index is None else index.remainder(n_folds)
+        return (folds == torch.arange(n_folds, device=features.device).unsqueeze(1)).to(self.answers.mean)
+
+    def _probes_loss(self, probes: Probes, outputs: Tensor, answer: Tensor, judges: Tensor) -> Tensor:
+        """Mean task loss of every probe on the samples that it does not judge, and weight decay."""
+        n_folds, n_samples = judges.shape
+        weight = (1 - judges) * (n_folds / (n_folds - 1) / n_samples) if n_folds > 1 else judges / n_samples
+        loss = self._answers.loss(outputs, answer, weight.unsqueeze(1))
+        return loss + self.weight_decay * probes.squared_norm()
+
+    def _judged(self, outputs: Tensor, judges: Tensor) -> Tensor:
+        """What the judging probes predict (B, M + 1, C)."""
+        outputs = (outputs * judges.view(len(judges), 1, -1, 1)).sum(0)
+        return self._answers.predict(outputs).movedim(0, 1)
+
+    def _given(self, unimodal: Sequence[Tensor] | None, joint: Tensor) -> Tensor:
+        """Line predictions of the caller up like those of probes (B, M + 1, C)."""
+        predictions = torch.stack([self._flat(x.detach()) for x in (*(unimodal or ()), joint)], dim=1)
+        predictions = predictions.to(self.answers.mean)
+        if self.task != "regression":
+            return predictions
+        standard: Tensor = self.answers(predictions.flatten(0, 1), update=False)
+        return standard.view_as(predictions)
+
+    def _targets(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """Target weights (B, E) and confidence (B,) of predictions (B, M + 1, C), the last of M + 1 being joint."""
+        prior, variance = self.answers.mean, self.answers.variance
+        if self.task == "regression":  # numbers are in standard deviations from the mean
+            prior, variance = torch.zeros_like(prior), torch.ones_like(variance)
+        shares, length = interaction_shares(predictions[:, :-1], predictions[:, -1], prior)
+        confidence = (length / variance.sum()).clamp(max=1)
+        if self.interactions is None:
+            return shares, confidence
+
+        shares = shares[:, _columns(self.interactions, shares.shape[1] - 2)]
+        known = shares.sum(-1, keepdim=True)
+        t = torch.where(known > _SMALL, shares / known.clamp_min(_SMALL), 1 / shares.shape[1])
+        return t, confidence * known.squeeze(-1)
+
+    def _flat(self, outputs: Tensor, n_leading: int = 1) -> Tensor:
+        """Outputs (B, ..., C) at least in float32, also where a single output has no axis."""
+        expected = (*outputs.shape[:n_leading], self.n_outputs)
+        if outputs.shape != expected and (*outputs.shape, 1) != expected:
+            raise ValueError(
+                f"predictions must be {expected} (n_outputs={self.n_outputs}), however they are {tuple(outputs.shape)}"
+            )
+        return outputs.reshape(expected).to(torch.promote_types(outputs.dtype, torch.float32))
+
+    def _check(
+        self, out: InteractionOutput, target: Tensor, unimodal: Sequence[Tensor] | None, joint: Tensor | None
+    ) -> None:
+        n_samples, n_experts = out.weights.shape
+        self._answers.check_target(target, n_samples)
+        n_modalities = len(unimodal or ()) if self.probes is None else len(self.feature_dims)
+        expected = n_modalities + 2 if self.interactions is None else len(self.interactions)
+        _check_source(self.probes is not None, unimodal, joint)
+        if n_experts != expected:
+            raise ValueError(
+                f"the model must have {expected} experts, two more than modalities, however it has {n_experts}; "
+                "pass interactions=model.interactions where it has not all"
+            )
+        if self._looks_at_values():
+            self._answers.check_values(target)
+            for i, predictions in enumerate(unimodal or ()):
+                self._answers.check_predictions(predictions, f"unimodal[{i}]")
+            if joint is not None:
+                self._answers.check_predictions(joint, "joint")
+
+    def _looks_at_values(self) -> bool:
+        """Only at the first call: it waits for the device."""
+        if torch.compiler.is_compiling() or self._saw_values:
+            return False
+        self._saw_values = True
+        return True
+
+
+def _columns(interactions: Sequence[Interaction], n_modalities: int) -> list[int]:
+    """Where each interaction is among the shares."""
+    places: dict[Interaction, int] = {i: i for i in range(n_modalities)}
+    places |= {"synergy": n_modalities, "redundancy": n_modalities + 1}
+    unknown = [interaction for interaction in interactions if interaction not in places]
+    if unknown:
+        raise ValueError(
+            f"interactions must be among {tuple(places)} for {n_modalities} modalities, however there are {unknown}"
+        )
+    return [places[interaction] for interaction in interactions]
+
+
+def _check_factors(**factors: float) -> None:
+    for name, value in factors.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, however it is {value}")
+
+
+def _check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) -> None:
+    if len(feature_dims) < 2 or min(feature_dims) < 1:
+        raise ValueError(
+            f"feature_dims must be the positive widths of at least two modalities, however they are {feature_dims}"
+        )
+    for name, value in (("hidden_dim", hidden_dim), ("n_folds", n_folds)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, however it is {value}")
+
+
+def _check_source(probing: bool, unimodal: Sequence[Tensor] | None, joint: Tensor | None) -> None:
+    if probing and (unimodal is not None or joint is not None):
+        raise ValueError(
+            "predictions must come from probes or from the caller, however both are given; "
+            "leave feature_dims None to hand in unimodal predictions"
+        )
+    if not probing and (unimodal is None or len(unimodal) < 2):
+        raise ValueError(
+            f"unimodal must hold the predictions of at least two modalities where feature_dims is None, "
+            f"however it is {'None' if unimodal is None else f'of length {len(unimodal)}'}"
+        )
