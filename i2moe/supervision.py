@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from i2moe._answers import make_answers
 from i2moe._probes import Folds, Moments, Probes
+from i2moe._shares import SMALL, columns, interaction_shares
 from i2moe._tasks import Task
 from i2moe._types import Modality
 from i2moe.losses import Interaction
@@ -21,55 +22,6 @@ from i2moe.moe import InteractionOutput
 from i2moe.reweighting import _pool
 
 __all__ = ["InteractionSupervision", "interaction_shares"]
-
-_SMALL = 1e-12
-
-
-def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Split what all modalities together say into uniqueness, synergy and redundancy.
-
-    Let $\delta_i$ be how far the prediction from modality i alone moves away from the prior, $\delta_M$ how far that
-    from all modalities does. Modality i alone covers the share
-
-    $$r_i = \operatorname{clip}_{[0, 1]} \frac{\langle \delta_i, \delta_M \rangle}{\lVert \delta_M \rVert^2},
-    \qquad a_i = 6 r_i^5 - 15 r_i^4 + 10 r_i^3$$
-
-    of this way: 0 when it is at chance, 1 when it says all there is to say, 0 also when it points elsewhere. Sorted,
-    $a_{(1)} \ge a_{(2)} \ge \dots$, the shares telescope to 1:
-
-    $$1 = \underbrace{1 - a_{(1)}}_{\text{synergy}} + \underbrace{a_{(1)} - a_{(2)}}_{\text{uniqueness of the best}}
-    + \underbrace{a_{(2)}}_{\text{redundancy}}$$
-
-    $a$ keeps 0, 1/2 and 1 of $r$ and is flat at both ends. No prediction is exact, and errors at the ends do not
-    cancel: without $a$, a modality that strays from chance would count as redundant, one that falls a little short of
-    all there is to say as synergy. So the shares name the interaction that prevails; they are not bits.
-
-    Args:
-        unimodal: (B, M, C), predictions from each modality alone: probabilities, or numbers.
-        joint: (B, C), predictions from all modalities together.
-        prior: (C,) or (B, C), the prediction from none.
-
-    Returns:
-        Two tensors: (B, M + 2), the shares, in the order uniqueness of each modality, synergy, redundancy; and (B,),
-        the squared length of the way from the prior to the joint prediction. Where it is 0 nothing is known, and
-        the shares are uniform.
-
-    Example:
-        >>> unimodal = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])  # modality 0 knows, modality 1 is at chance
-        >>> interaction_shares(unimodal, joint=torch.tensor([[0.0, 1.0]]), prior=torch.tensor([0.5, 0.5]))
-        (tensor([[1., 0., 0., 0.]]), tensor([0.5000]))
-    """
-    moved = torch.cat((unimodal, joint.unsqueeze(1)), dim=1) - prior.unsqueeze(-2)  # (B, M + 1, C)
-    along = (moved * moved[:, -1:]).sum(-1)
-    length = along[:, -1]
-
-    covered = (along[:, :-1] / length.clamp_min(_SMALL).unsqueeze(-1)).clamp(0, 1)
-    covered = (covered**3 * (10 - 15 * covered + 6 * covered.square())).clamp(max=1)  # (B, M), rounding can exceed 1
-    highest, order = covered.topk(2)
-    first, second = highest[:, :1], highest[:, 1:]
-    uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)
-    shares = torch.cat((uniqueness, 1 - first, second), dim=-1)
-    return torch.where(length.unsqueeze(-1) > _SMALL, shares, 1 / shares.shape[-1]), length
 
 
 class InteractionSupervision(nn.Module):
@@ -231,7 +183,7 @@ class InteractionSupervision(nn.Module):
             t, confidence = self._targets(predictions)
 
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
-            weights_loss = -((weights + _SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
+            weights_loss = -((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
             experts = self._flat(out.expert_predictions, 2)
             responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
             experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
@@ -345,9 +297,9 @@ class InteractionSupervision(nn.Module):
         if self.interactions is None:
             return shares, confidence
 
-        shares = shares[:, _columns(self.interactions, shares.shape[1] - 2)]
+        shares = shares[:, columns(self.interactions, shares.shape[1] - 2)]
         known = shares.sum(-1, keepdim=True)
-        t = torch.where(known > _SMALL, shares / known.clamp_min(_SMALL), 1 / shares.shape[1])
+        t = torch.where(known > SMALL, shares / known.clamp_min(SMALL), 1 / shares.shape[1])
         return t, confidence * known.squeeze(-1)
 
     def _flat(self, outputs: Tensor, n_leading: int = 1) -> Tensor:
@@ -385,18 +337,6 @@ class InteractionSupervision(nn.Module):
             return False
         self._saw_values = True
         return True
-
-
-def _columns(interactions: Sequence[Interaction], n_modalities: int) -> list[int]:
-    """Where each interaction is among the shares."""
-    places: dict[Interaction, int] = {i: i for i in range(n_modalities)}
-    places |= {"synergy": n_modalities, "redundancy": n_modalities + 1}
-    unknown = [interaction for interaction in interactions if interaction not in places]
-    if unknown:
-        raise ValueError(
-            f"interactions must be among {tuple(places)} for {n_modalities} modalities, however there are {unknown}"
-        )
-    return [places[interaction] for interaction in interactions]
 
 
 def _check_factors(**factors: float) -> None:

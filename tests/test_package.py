@@ -28,6 +28,7 @@ PRIVATE_MODULES = (
     "_observe",
     "_probes",
     "_report",
+    "_shares",
     "_stability",
     "_statistics",
     "_tables",
