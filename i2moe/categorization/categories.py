@@ -1,0 +1,370 @@
+"""Which kind of interaction a sample is, read off the predictions of its modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from i2moe.categorization._checks import Array, Predictions, Task, read_predictions
+from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
+
+__all__ = ["Categories", "Quantile", "Threshold", "categorize", "fit_threshold", "interaction_degrees"]
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A threshold fitted to the data: the given quantile of all distances between a modality and the reference.
+
+    Args:
+        share: between 0 and 1; at 0.5 half of the unimodal predictions count as near.
+
+    Raises:
+        ValueError: if the share is not in [0, 1].
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
+
+
+Threshold: TypeAlias = float | Quantile | None
+"""A distance, a `Quantile` of the data's distances, or None for the default."""
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The interaction of each of B samples, one of K.
+
+    Args:
+        category: (B,) integers, positions in `names`.
+        degrees: (B, K), how much of the multimodal confidence each interaction accounts for; rows sum to it.
+        names: what the K numbers mean: ("uniqueness/<name 0>", ..., "synergy", "redundancy").
+        agreement: (B,) bool, whether all modalities say the same.
+        ambiguous: (B,) bool, whether some modality is undecided between its two likeliest classes.
+        threshold: the distance up to which predictions counted as the same; None where classes were compared. Pass the
+            training data's to categorize other data alike.
+    """
+
+    category: Tensor
+    degrees: Tensor
+    names: tuple[str, ...]
+    agreement: Tensor
+    ambiguous: Tensor
+    threshold: float | None
+
+    def __len__(self) -> int:
+        return len(self.category)
+
+    def __getitem__(self, index: Tensor | slice) -> Categories:
+        """Select samples, `categories[~categories.ambiguous]` say."""
+        return replace(
+            self,
+            category=self.category[index],
+            degrees=self.degrees[index],
+            agreement=self.agreement[index],
+            ambiguous=self.ambiguous[index],
+        )
+
+    def count(self, labels: Tensor | None = None, n_classes: int | None = None) -> Tensor:
+        """Count the samples of each category (K,), or of each category and class (K, C) where labels are given.
+
+        Args:
+            labels: (B,) integers in [0, C).
+            n_classes: C; the largest label + 1 if not given.
+
+        Raises:
+            ValueError: if the labels are not one per sample, or one is negative or not below `n_classes`.
+
+        Example:
+            >>> said = torch.tensor([[0, 0], [0, 1], [1, 0]])  # classes said by two modalities about three samples
+            >>> found = categorize(F.one_hot(said), F.one_hot(torch.tensor([0, 0, 0]), 2), torch.tensor([0, 0, 0]))
+            >>> found.names
+            ('uniqueness/0', 'uniqueness/1', 'synergy', 'redundancy')
+            >>> found.count()
+            tensor([1, 1, 0, 1])
+        """
+        n_categories = len(self.names)
+        if labels is None:
+            return torch.bincount(self.category, minlength=n_categories)
+        if labels.shape != self.category.shape:
+            raise ValueError(f"labels must be ({len(self)},), one per sample, however they are {tuple(labels.shape)}")
+        n_classes = int(labels.max()) + 1 if n_classes is None else n_classes
+        if bool((labels < 0).any()) or bool((labels >= n_classes).any()):
+            raise ValueError(
+                f"labels must lie in [0, {n_classes}), however they lie in [{labels.min()}, {labels.max()}]"
+            )
+        pairs = torch.bincount(self.category * n_classes + labels, minlength=n_categories * n_classes)
+        return pairs.reshape(n_categories, n_classes)
+
+    def by_agreement(self) -> Categories:
+        """Split every category by whether the modalities agree: the finer 2 K classes.
+
+        The names become "agreement/synergy", ..., "disagreement/redundancy". A sample's degrees move as a whole to its
+        side. Disagreement with redundancy: the reference lies between modalities that are further from each other
+        than from it, or several but not all modalities are right.
+
+        Example:
+            >>> found = categorize(torch.tensor([[[0.6, 0.4], [0.4, 0.6]]]), torch.tensor([[0.5, 0.5]]), threshold=0.3)
+            >>> finer = found.by_agreement()
+            >>> finer.names[int(finer.category)]
+            'disagreement/redundancy'
+        """
+        zeros = torch.zeros_like(self.degrees)
+        agreeing = self.agreement.unsqueeze(-1)
+        sides = [torch.where(agreeing, self.degrees, zeros), torch.where(agreeing, zeros, self.degrees)]
+        return replace(
+            self,
+            category=self.category + len(self.names) * (~self.agreement).long(),
+            degrees=torch.cat(sides, dim=-1),
+            names=tuple(f"{side}/{name}" for side in ("agreement", "disagreement") for name in self.names),
+        )
+
+
+def categorize(
+    unimodal: Array,
+    multimodal: Array,
+    target: Array | None = None,
+    *,
+    distance: DistanceLike = "l1",
+    threshold: Threshold = None,
+    margin: float = 0.0,
+    chance: float = 0.0,
+    task: Task = "classification",
+    modality_names: Sequence[str] | None = None,
+) -> Categories:
+    r"""Say of each sample which interaction it is, from what each modality and all together predict.
+
+    One rule for any number of modalities M. A modality is *near* if it says what the reference says:
+
+    * with labels the reference is the label: in classification near means that the predicted class is right, in
+      regression that the distance is within the threshold;
+    * without labels it is the multimodal prediction: near means $d(u_i, m) \le \theta$.
+
+    | near | category |
+    |---|---|
+    | none | synergy: only together do the modalities tell |
+    | one | uniqueness of that modality |
+    | two or more | redundancy |
+
+    For two modalities with labels: agree and right is redundancy, agree and wrong synergy, disagree the uniqueness of
+    the right one. In classification with labels and a threshold, modalities also have to be within it of the surest
+    right one to be redundant with it: a sure and a barely right modality are the uniqueness of the sure one.
+
+    `degrees` are graded: with $q_i$ and $q_M$ the confidence of modality i and of the multimodal prediction in the
+    right class (without labels: in the multimodal prediction's class), $q_i$ at most $q_M$, and sorted,
+
+    $$q_M = \underbrace{(q_M - q_{(1)})}_{synergy} + \underbrace{(q_{(1)} - q_{(2)})}_{uniqueness\ of\ the\ best}
+    + \underbrace{q_{(2)}}_{redundancy}$$
+
+    Source: Yu et al., MMoE, EMNLP 2024, for two modalities; the count and the grading for more are ours.
+
+    Args:
+        unimodal: (B, M, C), each modality's class probabilities, or outputs in regression. Arrays are taken too.
+        multimodal: (B, C), those of all modalities together.
+        target: (B,) classes, or (B,) or (B, C) values in regression; None to compare with `multimodal`.
+        distance: a name or a `Distance`, see `i2moe.categorization.distances`.
+        threshold: up to which distance predictions count as the same. None compares predicted classes where labels
+            are given in classification, and is `Quantile(0.5)` elsewhere.
+        margin: a sample is ambiguous if the two likeliest classes of some modality differ by no more than this in
+            probability; the published code drops those within 0.10 from training.
+        chance: confidence counts from here up; `1 / C` leaves out what guessing gives, and degrees then sum to the
+            multimodal confidence above it.
+        task: "classification" or "regression". In regression confidence is $2^{-d/\theta}$.
+        modality_names: M names; ("0", "1", ...) by default.
+
+    Returns:
+        `Categories` of the B samples.
+
+    Raises:
+        TypeError: if a prediction is no numbers, or a distance no callable.
+        ValueError: if probabilities do not sum to 1, shapes disagree, a label is out of range, a distance is negative
+            or not finite, or an option is unknown.
+
+    Example:
+        >>> unimodal = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.1, 0.9], [0.8, 0.2]], [[0.4, 0.6], [0.3, 0.7]]])
+        >>> multimodal = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2]])
+        >>> found = categorize(unimodal, multimodal, torch.tensor([0, 0, 0]))
+        >>> [found.names[k] for k in found.category]
+        ['redundancy', 'uniqueness/1', 'synergy']
+        >>> found.degrees[2]
+        tensor([0.1000, 0.0000, 0.4000, 0.3000])
+    """
+    given = read_predictions(unimodal, multimodal, target, task, modality_names)
+    metric = as_distance(distance)
+    if task == "regression" and getattr(metric, "of_distributions", False):
+        raise ValueError(
+            f"a regression's distance must take any outputs, however {metric!r} takes distributions; use l1"
+        )
+    if target is not None and task == "classification":
+        near, joined, agreement, theta = _by_class(given, metric, threshold)
+    else:
+        near, joined, agreement, theta = _by_distance(given, metric, threshold)
+    confidences = _confidences(given, metric, theta)
+    return Categories(
+        category=_decide(near, confidences[0], joined),
+        degrees=interaction_degrees(*confidences, chance=chance),
+        names=(*(f"uniqueness/{name}" for name in given.modality_names), "synergy", "redundancy"),
+        agreement=agreement,
+        ambiguous=_ambiguous(given, margin),
+        threshold=theta,
+    )
+
+
+def interaction_degrees(unimodal: Tensor, multimodal: Tensor, *, chance: float = 0.0) -> Tensor:
+    r"""Split the multimodal confidence into interactions, by order statistics; see `categorize`.
+
+    Args:
+        unimodal: (B, M), each modality's confidence in the right class. A modality surer than all together counts as
+            sure as all together.
+        multimodal: (B,), the confidence of all together.
+        chance: confidence counts from here up.
+
+    Returns:
+        (B, M + 2), >= 0: uniqueness of each modality, synergy, redundancy. Rows sum to max(multimodal - chance, 0).
+
+    Raises:
+        ValueError: if shapes disagree or there are fewer than two modalities.
+
+    Example:
+        >>> interaction_degrees(torch.tensor([[0.5, 0.75, 0.25]]), torch.tensor([1.0]))
+        tensor([[0.0000, 0.2500, 0.0000, 0.2500, 0.5000]])
+    """
+    if unimodal.ndim != 2 or unimodal.shape[1] < 2 or multimodal.shape != unimodal.shape[:1]:
+        raise ValueError(
+            "confidences must be (B, M) with at least two modalities and (B,), "
+            f"however they are {tuple(unimodal.shape)} and {tuple(multimodal.shape)}"
+        )
+    total = (multimodal - chance).clamp(min=0)  # (B,)
+    each = torch.minimum((unimodal - chance).clamp(min=0), total.unsqueeze(-1))  # (B, M)
+    top, position = each.topk(2, dim=-1)
+    first, second = top.unbind(-1)
+    uniqueness = torch.zeros_like(each).scatter(1, position[:, :1], (first - second).unsqueeze(-1))
+    return torch.cat([uniqueness, torch.stack([total - first, second], dim=-1)], dim=-1)
+
+
+def fit_threshold(
+    unimodal: Array,
+    multimodal: Array,
+    target: Array,
+    *,
+    distance: DistanceLike = "l1",
+    n_candidates: int = 99,
+) -> float:
+    """Find the threshold at which categories without labels come closest to those with labels.
+
+    Closest means the highest recall, averaged over the categories there are; of equal ones the lowest threshold.
+
+    Args:
+        unimodal: (B, M, C) class probabilities.
+        multimodal: (B, C) class probabilities.
+        target: (B,) classes.
+        distance: a name or a `Distance`.
+        n_candidates: how many evenly spaced quantiles of the distances are tried.
+
+    Returns:
+        The threshold, for `categorize(..., threshold=...)` on data without labels.
+
+    Raises:
+        ValueError: as `categorize`.
+    """
+    truth = categorize(unimodal, multimodal, target, distance=distance).category
+    there = torch.bincount(truth) > 0
+
+    def recall(threshold: float) -> float:
+        found = categorize(unimodal, multimodal, distance=distance, threshold=threshold).category
+        hits = torch.bincount(truth[found == truth], minlength=len(there))
+        return float((hits[there] / torch.bincount(truth)[there]).mean())
+
+    given = read_predictions(unimodal, multimodal, None, "classification", None)
+    shares = torch.linspace(0, 1, n_candidates + 2, dtype=torch.float64)[1:-1]
+    distances = _to_reference(given, as_distance(distance)).flatten().double()
+    return max((float(theta) for theta in _quantile(distances, shares)), key=recall)
+
+
+_Decision: TypeAlias = tuple[Tensor, Tensor, Tensor, float | None]
+"""near (B, M), joined (B, M, M), agreement (B,) and the threshold."""
+
+
+def _by_class(given: Predictions, distance: Distance, threshold: Threshold) -> _Decision:
+    classes = given.unimodal.argmax(-1)  # (B, M)
+    near = classes == given.reference.argmax(-1).unsqueeze(-1)
+    if threshold is None:
+        same = classes.unsqueeze(2) == classes.unsqueeze(1)
+        return near, same, same.flatten(1).all(1), None
+    theta = _value(threshold, _to_reference(given, distance))
+    same = _between(given.unimodal, distance) <= theta
+    return near, same, same.flatten(1).all(1), theta
+
+
+def _by_distance(given: Predictions, distance: Distance, threshold: Threshold) -> _Decision:
+    distances = _to_reference(given, distance)  # (B, M)
+    theta = _value(Quantile() if threshold is None else threshold, distances)
+    near = distances <= theta
+    agreement = (_between(given.unimodal, distance) <= theta).flatten(1).all(1)
+    return near, near.unsqueeze(2) & near.unsqueeze(1), agreement, theta
+
+
+def _to_reference(given: Predictions, distance: Distance) -> Tensor:
+    """Distances (B, M): for one that is not symmetric, from the reference to the modality, d(reference, u_i)."""
+    return measure(distance, given.reference.unsqueeze(1).expand_as(given.unimodal).contiguous(), given.unimodal)
+
+
+def _between(unimodal: Tensor, distance: Distance) -> Tensor:
+    """Distances (B, M, M) between modalities, the larger of both directions."""
+    n_samples, n_modalities, n_outputs = unimodal.shape
+    shape = (n_samples, n_modalities, n_modalities, n_outputs)
+    forth = measure(distance, unimodal.unsqueeze(2).expand(shape), unimodal.unsqueeze(1).expand(shape))
+    return torch.maximum(forth, forth.transpose(1, 2))
+
+
+def _value(threshold: float | Quantile, distances: Tensor) -> float:
+    if isinstance(threshold, Quantile):
+        return float(_quantile(distances.flatten().double(), torch.tensor([threshold.share], dtype=torch.float64)))
+    if not (threshold >= 0 and threshold < float("inf")):
+        raise ValueError(f"threshold must be finite and not negative, however it is {threshold}")
+    return float(threshold)
+
+
+def _quantile(values: Tensor, shares: Tensor) -> Tensor:
+    """Observed values at quantiles (the lower neighbor): torch.quantile refuses more than 2^24 of them."""
+    ordered = values.sort().values
+    return ordered[((len(ordered) - 1) * shares).floor().long()]
+
+
+def _confidences(given: Predictions, distance: Distance, theta: float | None) -> tuple[Tensor, Tensor]:
+    """How sure each modality (B, M) and all together (B,) are of the reference, in [0, 1]."""
+    if given.task == "classification":
+        right = given.reference.argmax(-1)  # (B,)
+        index = right.reshape(-1, 1, 1).expand(-1, given.unimodal.shape[1], 1)
+        return given.unimodal.gather(2, index).squeeze(2), given.multimodal.gather(1, right.unsqueeze(1)).squeeze(1)
+
+    scale = max(theta or 0.0, torch.finfo(given.unimodal.dtype).tiny)
+    multimodal = measure(distance, given.reference, given.multimodal)
+    return torch.exp2(-_to_reference(given, distance) / scale), torch.exp2(-multimodal / scale)
+
+
+def _decide(near: Tensor, confidence: Tensor, joined: Tensor) -> Tensor:
+    """Count near modalities: none is synergy M, one (or one far above the others) its uniqueness, more redundancy."""
+    n_modalities = near.shape[1]
+    best = confidence.masked_fill(~near, -1.0).argmax(-1)  # (B,)
+    with_best = joined.gather(1, best.reshape(-1, 1, 1).expand(-1, 1, n_modalities)).squeeze(1)  # (B, M)
+    others = near & with_best & ~F.one_hot(best, n_modalities).bool()
+    category = torch.where(others.any(1), n_modalities + 1, best)
+    return torch.where(near.any(1), category, n_modalities)
+
+
+def _ambiguous(given: Predictions, margin: float) -> Tensor:
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin must lie in [0, 1], a difference of two probabilities, however it is {margin}")
+    if given.task == "regression":
+        return torch.zeros(given.unimodal.shape[0], dtype=torch.bool, device=given.unimodal.device)
+    top = given.unimodal.topk(2, dim=-1).values
+    # The rounding of 0.55 - 0.45 > 0.10 must not decide.
+    return (top[..., 0] - top[..., 1] <= margin + 1e-6).any(1)
