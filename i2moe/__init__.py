@@ -3,6 +3,7 @@
 from i2moe._types import BackboneOutput
 from i2moe.categorization import categorize
 from i2moe.losses import InteractionLosses
+from i2moe.mmoe import MMoE
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter, StaticReweighter
 
@@ -13,6 +14,7 @@ __all__ = [
     "InteractionLosses",
     "InteractionMoE",
     "InteractionOutput",
+    "MMoE",
     "Reweighter",
     "StaticReweighter",
     "categorize",
