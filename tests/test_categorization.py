@@ -22,6 +22,7 @@ from i2moe.categorization import (
     L2,
     Cosine,
     Distance,
+    Halfway,
     JensenShannon,
     Quantile,
     TotalVariation,
@@ -163,12 +164,25 @@ def test_without_labels_certain_predictions_give_the_categories_of_labels() -> N
         assert torch.equal(without.agreement, with_labels.agreement)
 
 
-def test_with_labels_and_a_threshold_the_surest_right_modality_stands_out() -> None:
-    unimodal = torch.tensor([[[0.95, 0.05], [0.55, 0.45]], [[0.95, 0.05], [0.9, 0.1]], [[0.95, 0.05], [0.3, 0.7]]])
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@pytest.mark.parametrize("distance", ["l1", "l2", "total_variation"])
+def test_halfway_lies_between_guessing_and_certainty(n_classes: int, distance: str) -> None:
+    """Along the line from uniform to certain, these distances are near from the middle on."""
+    middle = (1 + 1 / n_classes) / 2
+    right = torch.tensor([1.0, middle + 0.01, middle - 0.01, 1 / n_classes], dtype=torch.float64)
+    first = torch.cat([right.unsqueeze(1), ((1 - right) / (n_classes - 1)).unsqueeze(1).expand(4, n_classes - 1)], 1)
+    target = torch.zeros(4, dtype=torch.long)
+    guess = torch.full((4, n_classes), 1 / n_classes, dtype=torch.float64)
+    found = categorize(torch.stack([guess, first], 1), guess, target, distance=distance, threshold=Halfway())
+    assert names_of(found) == ["uniqueness/1", "uniqueness/1", "synergy", "synergy"]
+
+
+def test_a_guess_that_happens_to_be_right_is_near_by_class_only() -> None:
+    unimodal = torch.tensor([[[0.95, 0.05], [0.55, 0.45]], [[0.95, 0.05], [0.9, 0.1]], [[0.45, 0.55], [0.55, 0.45]]])
     target, multimodal = torch.zeros(3, dtype=torch.long), torch.tensor([[0.9, 0.1]]).expand(3, 2)
-    assert names_of(categorize(unimodal, multimodal, target)) == ["redundancy", "redundancy", "uniqueness/0"]
-    apart = categorize(unimodal, multimodal, target, threshold=0.5)
-    assert names_of(apart) == ["uniqueness/0", "redundancy", "uniqueness/0"]
+    assert names_of(categorize(unimodal, multimodal, target)) == ["redundancy", "redundancy", "uniqueness/1"]
+    surely = categorize(unimodal, multimodal, target, threshold=Halfway())
+    assert names_of(surely) == ["uniqueness/0", "redundancy", "synergy"]
 
 
 def test_finer_classes_say_who_agrees() -> None:
@@ -394,6 +408,7 @@ GOOD = probabilities(25, 6, 2, 3), probabilities(26, 6, 3), torch.tensor([0, 1, 
         (lambda u, m, y: interaction_degrees(u[:, :, 0], m), "confidences must be"),
         (lambda u, m, y: sensitivity(u, m, distances=()), "at least one"),
         (lambda u, m, y: Quantile(1.5), "share"),
+        (lambda u, m, y: categorize(u, m, task="regression", threshold=Halfway()), "classes to guess"),
     ],
 )
 def test_bad_values_are_refused(change: Callable[[Tensor, Tensor, Tensor], Any], message: str) -> None:

@@ -6,6 +6,7 @@ depends on the distance, the threshold and the classifiers.
 
 from i2moe.categorization.categories import (
     Categories,
+    Halfway,
     Quantile,
     Threshold,
     categorize,
@@ -31,6 +32,7 @@ __all__ = [
     "Categories",
     "Cosine",
     "Distance",
+    "Halfway",
     "JensenShannon",
     "Quantile",
     "Sensitivity",

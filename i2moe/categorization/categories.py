@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from i2moe.categorization._checks import Array, Predictions, Task, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
 
-__all__ = ["Categories", "Quantile", "Threshold", "categorize", "fit_threshold", "interaction_degrees"]
+__all__ = ["Categories", "Halfway", "Quantile", "Threshold", "categorize", "fit_threshold", "interaction_degrees"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,17 @@ class Quantile:
             raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
 
 
-Threshold: TypeAlias = float | Quantile | None
-"""A distance, a `Quantile` of the data's distances, or None for the default."""
+@dataclass(frozen=True)
+class Halfway:
+    """The threshold halfway between guessing and certainty: half the distance from one class to the uniform.
+
+    With labels and the L1 distance a modality is near if it gives the right class (1 + 1 / C) / 2 or more. A modality
+    that merely guesses is then near no class, where a comparison of classes would call it right by accident.
+    """
+
+
+Threshold: TypeAlias = float | Quantile | Halfway | None
+"""A distance, `Halfway`, a `Quantile` of the data's distances, or None for the default."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class Categories:
 
         Example:
             >>> said = torch.tensor([[0, 0], [0, 1], [1, 0]])  # classes said by two modalities about three samples
-            >>> found = categorize(F.one_hot(said), F.one_hot(torch.tensor([0, 0, 0]), 2), torch.tensor([0, 0, 0]))
+            >>> found = categorize(torch.eye(2)[said], torch.eye(2)[said[:, 0]], torch.tensor([0, 0, 0]))
             >>> found.names
             ('uniqueness/0', 'uniqueness/1', 'synergy', 'redundancy')
             >>> found.count()
@@ -143,9 +151,9 @@ def categorize(
 
     One rule for any number of modalities M. A modality is *near* if it says what the reference says:
 
-    * with labels the reference is the label: in classification near means that the predicted class is right, in
-      regression that the distance is within the threshold;
-    * without labels it is the multimodal prediction: near means $d(u_i, m) \le \theta$.
+    * with labels the reference is the label, without labels the multimodal prediction m;
+    * near means $d(r, u_i) \le \theta$. In classification with labels and no threshold, near means that the likeliest
+      class is right.
 
     | near | category |
     |---|---|
@@ -154,8 +162,8 @@ def categorize(
     | two or more | redundancy |
 
     For two modalities with labels: agree and right is redundancy, agree and wrong synergy, disagree the uniqueness of
-    the right one. In classification with labels and a threshold, modalities also have to be within it of the surest
-    right one to be redundant with it: a sure and a barely right modality are the uniqueness of the sure one.
+    the right one. A modality that guesses is right by accident, so with labels too a threshold can be better than
+    comparing classes: `Halfway()`.
 
     `degrees` are graded: with $q_i$ and $q_M$ the confidence of modality i and of the multimodal prediction in the
     right class (without labels: in the multimodal prediction's class), $q_i$ at most $q_M$, and sorted,
@@ -170,8 +178,8 @@ def categorize(
         multimodal: (B, C), those of all modalities together.
         target: (B,) classes, or (B,) or (B, C) values in regression; None to compare with `multimodal`.
         distance: a name or a `Distance`, see `i2moe.categorization.distances`.
-        threshold: up to which distance predictions count as the same. None compares predicted classes where labels
-            are given in classification, and is `Quantile(0.5)` elsewhere.
+        threshold: up to which distance predictions count as the same: a number, `Halfway()` or a `Quantile`. None
+            compares likeliest classes where labels are given in classification, and is `Quantile(0.5)` elsewhere.
         margin: a sample is ambiguous if the two likeliest classes of some modality differ by no more than this in
             probability; the published code drops those within 0.10 from training.
         chance: confidence counts from here up; `1 / C` leaves out what guessing gives, and degrees then sum to the
@@ -202,13 +210,13 @@ def categorize(
         raise ValueError(
             f"a regression's distance must take any outputs, however {metric!r} takes distributions; use l1"
         )
-    if target is not None and task == "classification":
-        near, joined, agreement, theta = _by_class(given, metric, threshold)
+    if threshold is None and target is not None and task == "classification":
+        near, agreement, theta = _by_class(given)
     else:
-        near, joined, agreement, theta = _by_distance(given, metric, threshold)
+        near, agreement, theta = _by_distance(given, metric, Quantile() if threshold is None else threshold)
     confidences = _confidences(given, metric, theta)
     return Categories(
-        category=_decide(near, confidences[0], joined),
+        category=_decide(near),
         degrees=interaction_degrees(*confidences, chance=chance),
         names=(*(f"uniqueness/{name}" for name in given.modality_names), "synergy", "redundancy"),
         agreement=agreement,
@@ -288,27 +296,19 @@ def fit_threshold(
     return max((float(theta) for theta in _quantile(distances, shares)), key=recall)
 
 
-_Decision: TypeAlias = tuple[Tensor, Tensor, Tensor, float | None]
-"""near (B, M), joined (B, M, M), agreement (B,) and the threshold."""
-
-
-def _by_class(given: Predictions, distance: Distance, threshold: Threshold) -> _Decision:
+def _by_class(given: Predictions) -> tuple[Tensor, Tensor, None]:
+    """Say which modalities (B, M) are right, and which samples (B,) they agree on."""
     classes = given.unimodal.argmax(-1)  # (B, M)
-    near = classes == given.reference.argmax(-1).unsqueeze(-1)
-    if threshold is None:
-        same = classes.unsqueeze(2) == classes.unsqueeze(1)
-        return near, same, same.flatten(1).all(1), None
-    theta = _value(threshold, _to_reference(given, distance))
-    same = _between(given.unimodal, distance) <= theta
-    return near, same, same.flatten(1).all(1), theta
+    return classes == given.reference.argmax(-1, keepdim=True), (classes == classes[:, :1]).all(1), None
 
 
-def _by_distance(given: Predictions, distance: Distance, threshold: Threshold) -> _Decision:
+def _by_distance(
+    given: Predictions, distance: Distance, threshold: float | Quantile | Halfway
+) -> tuple[Tensor, Tensor, float]:
+    """Say which modalities (B, M) are near, which samples (B,) they agree on, and the threshold."""
     distances = _to_reference(given, distance)  # (B, M)
-    theta = _value(Quantile() if threshold is None else threshold, distances)
-    near = distances <= theta
-    agreement = (_between(given.unimodal, distance) <= theta).flatten(1).all(1)
-    return near, near.unsqueeze(2) & near.unsqueeze(1), agreement, theta
+    theta = _halfway(given, distance) if isinstance(threshold, Halfway) else _value(threshold, distances)
+    return distances <= theta, (_between(given.unimodal, distance) <= theta).flatten(1).all(1), theta
 
 
 def _to_reference(given: Predictions, distance: Distance) -> Tensor:
@@ -322,6 +322,14 @@ def _between(unimodal: Tensor, distance: Distance) -> Tensor:
     shape = (n_samples, n_modalities, n_modalities, n_outputs)
     forth = measure(distance, unimodal.unsqueeze(2).expand(shape), unimodal.unsqueeze(1).expand(shape))
     return torch.maximum(forth, forth.transpose(1, 2))
+
+
+def _halfway(given: Predictions, distance: Distance) -> float:
+    if given.task == "regression":
+        raise ValueError("Halfway() must have classes to guess, however this is a regression; pass a number")
+    n_classes = given.unimodal.shape[-1]
+    sure, guess = torch.eye(n_classes).to(given.unimodal)[:1], given.unimodal.new_full((1, n_classes), 1 / n_classes)
+    return float(measure(distance, sure, guess)) / 2
 
 
 def _value(threshold: float | Quantile, distances: Tensor) -> float:
@@ -350,14 +358,11 @@ def _confidences(given: Predictions, distance: Distance, theta: float | None) ->
     return torch.exp2(-_to_reference(given, distance) / scale), torch.exp2(-multimodal / scale)
 
 
-def _decide(near: Tensor, confidence: Tensor, joined: Tensor) -> Tensor:
-    """Count near modalities: none is synergy M, one (or one far above the others) its uniqueness, more redundancy."""
-    n_modalities = near.shape[1]
-    best = confidence.masked_fill(~near, -1.0).argmax(-1)  # (B,)
-    with_best = joined.gather(1, best.reshape(-1, 1, 1).expand(-1, 1, n_modalities)).squeeze(1)  # (B, M)
-    others = near & with_best & ~F.one_hot(best, n_modalities).bool()
-    category = torch.where(others.any(1), n_modalities + 1, best)
-    return torch.where(near.any(1), category, n_modalities)
+def _decide(near: Tensor) -> Tensor:
+    """Count near modalities (B, M): none is synergy, number M; one its uniqueness; more redundancy, M + 1."""
+    n_modalities, n_near = near.shape[1], near.sum(1)
+    category = torch.where(n_near == 1, near.long().argmax(-1), n_modalities + 1)
+    return torch.where(n_near == 0, n_modalities, category)
 
 
 def _ambiguous(given: Predictions, margin: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from i2moe.categorization._checks import Array, Task
-from i2moe.categorization.categories import Quantile, Threshold, categorize
+from i2moe.categorization.categories import Halfway, Quantile, Threshold, categorize
 from i2moe.categorization.distances import DistanceLike, as_distance
 
 if TYPE_CHECKING:
@@ -159,4 +159,6 @@ def _name(distance: DistanceLike) -> str:
 def _describe(threshold: Threshold) -> str:
     if threshold is None:
         return "default"
+    if isinstance(threshold, Halfway):
+        return "halfway"
     return f"quantile {threshold.share:g}" if isinstance(threshold, Quantile) else f"<= {threshold:g}"

@@ -264,21 +264,21 @@ def _expert_stage(fitting: Fitting, k: int) -> Stage:
     name = f"expert/{model.expert_names[k]}"
 
     def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
+        assert model.categories is not None
+        expert = model.build_expert(k).to(fitting.device)
+        model.experts[k] = expert
         if bool(model.fallback[k]):
             return {}
-        assert model.categories is not None
         mine = ((model.categories.category == k) & ~model.categories.ambiguous).nonzero()[:, 0]
-        expert = model.build_expert(k).to(fitting.device)
         training = recipe.fine_tuning if model.fine_tunes else recipe.training
         modalities, target = select(fitting.modalities, mine), fitting.target[mine.to(fitting.target.device)]
         expert.fit(modalities, target, training, generator=generator, on_epoch=on_epoch)
         predict(expert, select(modalities, torch.arange(1)), name)  # refuses an expert that cannot answer
-        model.experts[k] = expert
         return {"state": expert.state_dict()}
 
     def restore(result: dict[str, Any]) -> None:
-        if result:
-            model.experts[k] = _load(model.build_expert(k).to(fitting.device), result["state"], name)
+        expert = model.build_expert(k).to(fitting.device)
+        model.experts[k] = _load(expert, result["state"], name) if result else expert
 
     return Stage(name, run, restore)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 import torch
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from i2moe._inputs import bind, check_modalities
 from i2moe._types import Modality, leaves
-from i2moe.categorization import Categories, categorize
-from i2moe.categorization._checks import Task as TaskName
+from i2moe.categorization import Categories, Halfway, categorize
 from i2moe.mmoe.aggregation import AggregationLike, as_aggregation
 from i2moe.mmoe.fitting import Fitting, Recipe, check_categories, check_weights, stages_of
 from i2moe.mmoe.predictors import Predictor, as_predictor, predict
@@ -65,7 +64,9 @@ class MMoE(nn.Module):
             baseline.
         router: builds the router, which maps the tuple of modalities to weights (B, K); by default a `Reweighter`.
         categorizer: called with unimodal (B, M, C) and multimodal (B, C) predictions and the target, returns
-            `Categories`: `functools.partial(categorize, margin=0.1)` drops ambiguous samples from training.
+            `Categories`, whose ambiguous samples are left out of the experts' and the router's training. By default
+            `categorize` with `threshold=Halfway()`, in regression with its own. As published:
+            `functools.partial(categorize, margin=0.1)`.
         aggregation: a name in `i2moe.mmoe.AGGREGATIONS` or a function of predictions (B, K, C) and weights (B, K).
         modality_names: M names; ("0", "1", ...) by default.
         category_names: the names of the categorizer's categories; those of `categorize` by default.
@@ -242,9 +243,13 @@ class MMoE(nn.Module):
     def categorize(self, unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
         """Categorize samples from predictions (B, M, C) and (B, C), as `fit` does."""
         if self.categorizer is not None:
-            return self.categorizer(unimodal, multimodal, target)
-        task: TaskName = "classification" if isinstance(self.task, Classification) else "regression"
-        return categorize(unimodal, multimodal, target, task=task, modality_names=self.modality_names)
+            found = self.categorizer(unimodal, multimodal, target)
+        elif self.task.higher_is_better:
+            found = categorize(unimodal, multimodal, target, threshold=Halfway())
+        else:
+            found = categorize(unimodal, multimodal, target, task="regression")
+        numbered = _category_names(tuple(str(i) for i in range(self.n_modalities)), None)
+        return replace(found, names=_category_names(self.modality_names, None)) if found.names == numbered else found
 
     def report(
         self,
@@ -352,6 +357,11 @@ class MMoE(nn.Module):
                 f"unimodal_predictions or categories, however {given or 'none'} are given"
             )
         if fitting.unimodal is not None:
+            if fitting.unimodal.ndim != 3 or fitting.unimodal.shape[1] != self.n_modalities:
+                raise ValueError(
+                    f"unimodal_predictions must be (N, M, C) with M = {self.n_modalities}, "
+                    f"however they are {tuple(fitting.unimodal.shape)}"
+                )
             for i, predictions in enumerate(fitting.unimodal.unbind(1)):
                 self.task.check_predictions(predictions, n_samples, f"unimodal_predictions of modality {i}")
         if fitting.multimodal is not None:
