@@ -665,7 +665,7 @@ CATEGORIES = Categories(Y, torch.zeros(60, 4), build().expert_names, Y > 1, Y > 
         (lambda: build(unimodal=None).fit(X, Y, RECIPE, unimodal_predictions=torch.zeros(60, 2, 3)), "must be \\(B, C"),
         (
             lambda: build(unimodal=None).fit(X, Y, RECIPE, unimodal_predictions=torch.zeros(60, 3, 2)),
-            "one per modality",
+            "with M = 2",
         ),
         (lambda: build().fit(X, Y, RECIPE, multimodal_predictions=torch.ones(60, 2)), "summing to 1"),
         (lambda: build().fit(X, Y, RECIPE, groups=torch.zeros(9)), "groups must be"),
