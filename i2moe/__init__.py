@@ -2,6 +2,7 @@
 
 from i2moe._types import BackboneOutput
 from i2moe.categorization import categorize
+from i2moe.interpretation import explain
 from i2moe.losses import InteractionLosses
 from i2moe.mmoe import MMoE
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -18,4 +19,5 @@ __all__ = [
     "Reweighter",
     "StaticReweighter",
     "categorize",
+    "explain",
 ]
