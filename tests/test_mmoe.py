@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, MMoE, categorize
+from i2moe import BackboneOutput, MMoE, categorize, explain
 from i2moe._types import leaves
 from i2moe.categorization import Categories, Halfway
 from i2moe.mmoe import (
@@ -167,7 +167,7 @@ def test_focal_loss_equals_its_definition_and_has_gradients(gamma: float) -> Non
     torch.testing.assert_close(focal_loss(logits.log_softmax(-1), target, gamma=gamma), expected)
     assert torch.autograd.gradcheck(lambda x: focal_loss(x.log_softmax(-1), target, gamma=gamma), logits)
     sure = torch.tensor([[0.0, -torch.inf]], requires_grad=True)
-    focal_loss(sure, torch.tensor([0]), gamma=gamma).backward()  # type: ignore[no-untyped-call]
+    focal_loss(sure, torch.tensor([0]), gamma=gamma).backward()
     assert sure.grad is not None
     assert sure.grad.isfinite().all()
 
@@ -701,3 +701,38 @@ def test_bad_values_are_refused(change: Callable[[], Any], message: str) -> None
 def test_bad_types_are_refused(change: Callable[[], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         change()
+
+
+# Both systems together
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_interaction_moe_of_the_same_experts_can_be_explained_and_trained() -> None:
+    modalities, target = data()
+    model = build(modality_names=("a", "b")).fit(modalities, target, RECIPE)
+    joined = model.to_interaction_moe()
+    out, expected = joined(*modalities), model(*modalities)
+    assert joined.expert_names == model.expert_names
+    torch.testing.assert_close(out.weights, expected.weights)
+    torch.testing.assert_close(out.expert_predictions.softmax(-1), expected.expert_predictions)
+    pooled = (expected.weights.unsqueeze(-1) * expected.expert_predictions.log()).sum(1).softmax(-1)
+    torch.testing.assert_close(out.prediction.softmax(-1), pooled)
+
+    report = explain(joined, [(modalities, target)], n_draws=1, n_bootstrap=10)
+    torch.testing.assert_close(report.weights, expected.weights.detach())
+
+    before = model(*modalities).prediction
+    optimizer = torch.optim.SGD(joined.parameters(), 0.1)
+    trained = joined.train()(*modalities)
+    (F.cross_entropy(trained.prediction, target) + trained.interaction_loss).backward()
+    optimizer.step()
+    assert torch.equal(model(*modalities).prediction, before)  # copies
+    assert not torch.equal(joined.eval()(*modalities).prediction, out.prediction)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_only_the_four_categories_become_an_interaction_moe() -> None:
+    with pytest.raises(ValueError, match="the categories must be"):
+        build(category_names=("a", "b", "c", "d")).to_interaction_moe()
+    with pytest.raises(TypeError, match="router must be"):
+        build(router=lambda: lambda modalities: torch.ones(1, 4)).to_interaction_moe()

@@ -235,9 +235,7 @@ def test_few_values_are_counted_not_clustered() -> None:
     a, b, _, _ = coins(200)
     estimate = estimate_pid(a.float(), b.float(), a ^ b, n_clusters=(2, 5, 20))
     assert estimate.spread == pytest.approx(dict.fromkeys(estimate.spread, 0.0), abs=TOLERANCE)
-    assert terms(estimate.pids[0]) == pytest.approx(
-        terms(pid(joint_distribution(a, b, a ^ b))), abs=TOLERANCE
-    )
+    assert terms(estimate.pids[0]) == pytest.approx(terms(pid(joint_distribution(a, b, a ^ b))), abs=TOLERANCE)
 
 
 def test_spread_is_the_range_over_the_numbers_of_clusters() -> None:
@@ -318,9 +316,7 @@ def test_no_distribution_is_refused(joint: Tensor, message: str) -> None:
         pid(joint)
 
 
-@pytest.mark.parametrize(
-    "joint", [torch.ones(2, 2, 2, dtype=torch.complex64), [["a"]], None, [[1.0], [1.0, 2.0]]]
-)
+@pytest.mark.parametrize("joint", [torch.ones(2, 2, 2, dtype=torch.complex64), [["a"]], None, [[1.0], [1.0, 2.0]]])
 def test_no_numbers_are_refused(joint: Tensor) -> None:
     with pytest.raises(TypeError, match="`joint` must be"):
         pid(joint)

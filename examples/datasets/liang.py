@@ -41,9 +41,7 @@ class Latents:
     def __call__(self, n: int, seed: int) -> KnownInteractions:
         """Draw n samples."""
         generator = torch.Generator().manual_seed(seed)
-        latents = {
-            name: math.sqrt(1.5) * torch.randn(n, N_LATENTS, generator=generator) for name in _PROJECTIONS
-        }
+        latents = {name: math.sqrt(1.5) * torch.randn(n, N_LATENTS, generator=generator) for name in _PROJECTIONS}
         shown = {name: latents[name] @ projection for name, projection in _PROJECTIONS.items()}
 
         behind = torch.cat([latents[name] for name in self.chosen], dim=1)

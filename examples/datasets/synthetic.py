@@ -146,17 +146,13 @@ def table(n: int = 4000, seed: int = 0) -> str:
 
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join(
-        ["Partial information in bits: uniqueness of each modality, synergy, redundancy", "", *lines]
-    )
+    return "\n".join(["Partial information in bits: uniqueness of each modality, synergy, redundancy", "", *lines])
 
 
 def _estimated(data: KnownInteractions) -> tuple[Tensor, str]:
     first, second = data.modalities
     found = estimate_pid(first, second, data.target, n_clusters=(4, 8, 16))
-    return _in_order(
-        found.pids[-1]
-    ), f"16 clusters (from 4 to 16: moves by up to {max(found.spread.values()):.2f})"
+    return _in_order(found.pids[-1]), f"16 clusters (from 4 to 16: moves by up to {max(found.spread.values()):.2f})"
 
 
 def _in_order(found: PID) -> Tensor:

@@ -15,13 +15,14 @@ from i2moe._inputs import bind, check_modalities
 from i2moe._types import Modality, leaves
 from i2moe.categorization import Categories, Halfway, categorize
 from i2moe.mmoe.aggregation import AggregationLike, as_aggregation
+from i2moe.mmoe.conversion import as_interaction_moe
 from i2moe.mmoe.fitting import Fitting, Recipe, check_categories, check_weights, stages_of
 from i2moe.mmoe.predictors import Predictor, as_predictor, predict
 from i2moe.mmoe.report import MMoEReport, make_report
 from i2moe.mmoe.stages import OnProgress, fingerprint_of, run_stages
 from i2moe.mmoe.tasks import Classification, Task
 from i2moe.mmoe.training import in_batches
-from i2moe.moe import InteractionOutput
+from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter
 
 __all__ = ["MMoE"]
@@ -292,6 +293,18 @@ class MMoE(nn.Module):
             categories,
             self.fallback,
         )
+
+    def to_interaction_moe(self) -> InteractionMoE:
+        r"""Return an `InteractionMoE` that starts as a copy of these experts and this router.
+
+        For `i2moe.explain`, and to train on end to end with interaction losses. It mixes logits, so its class
+        probabilities are the experts' weighted geometric mean, $\propto \prod_k p_k^{w_k}$, not their mean.
+
+        Raises:
+            TypeError: if the router is no module.
+            ValueError: if the categories are not uniqueness of each modality, synergy and redundancy.
+        """
+        return as_interaction_moe(self)
 
     def predict_unimodal(self, modalities: Sequence[Modality] | Mapping[str, Modality]) -> Tensor:
         """Return the predictions (B, M, C) of the unimodal classifiers.

@@ -81,7 +81,7 @@ def train(
         for index in _shuffled(len(target), training.batch_size, generator):
             optimizer.zero_grad()
             value = loss(select(modalities, index), target[index.to(target.device)])
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             optimizer.step()
             total += float(value.detach()) * len(index)
         mean = total / len(target)

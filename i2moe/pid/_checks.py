@@ -73,9 +73,7 @@ def checked_joint(joint: Values) -> Tensor:
 def checked_features(features: Values, name: str) -> Tensor:
     """Finite features (n, D) in float32 or float64."""
     found = as_tensor(features, name)
-    found = found.to(
-        torch.promote_types(found.dtype, torch.float32 if found.is_floating_point() else torch.float64)
-    )
+    found = found.to(torch.promote_types(found.dtype, torch.float32 if found.is_floating_point() else torch.float64))
     if found.ndim == 0 or found.numel() == 0:
         raise ValueError(
             f"`{name}` must have shape (n,) or (n, ...) with n > 0, however: {tuple(found.shape)}; "
@@ -146,8 +144,7 @@ def check_lengths(named: Mapping[str, Tensor]) -> None:
     lengths = {name: len(values) for name, values in named.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f"all arguments must have one row a sample, however their lengths are {lengths}; "
-            "drop what has no partner."
+            f"all arguments must have one row a sample, however their lengths are {lengths}; drop what has no partner."
         )
 
 

@@ -75,9 +75,7 @@ class PID:
         return asdict(self)
 
     def __str__(self) -> str:
-        terms = [
-            f"{symbol} {bits:.3f}" for symbol, bits in zip(SYMBOLS, self.to_dict().values(), strict=True)
-        ]
+        terms = [f"{symbol} {bits:.3f}" for symbol, bits in zip(SYMBOLS, self.to_dict().values(), strict=True)]
         return " | ".join([*terms, f"total {self.total:.3f} bits"])
 
 
