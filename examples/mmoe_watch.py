@@ -106,7 +106,7 @@ def fit(data: WatchData, n_epochs: int, console: Console, checkpoints: Path | No
 
 def robustness(model: MMoE, data: WatchData, n_epochs: int) -> Sensitivity:
     """Categorize the training windows with other classifiers, distances and thresholds."""
-    linear = partial(make_pipeline, StandardScaler(), LogisticRegression(max_iter=50, tol=1e-2))
+    linear = partial(make_pipeline, StandardScaler(), LogisticRegression(max_iter=500, tol=1e-2))
     classifiers: dict[str, Callable[[], object]] = {"convolutions": lambda: SignalFusion(1), "linear": linear}
 
     def held_out(build_module: Callable[[], object], *signals: Tensor) -> Tensor:

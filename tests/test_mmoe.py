@@ -358,6 +358,16 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         run(build(), checkpoint_dir=tmp_path)
 
 
+@pytest.mark.usefixtures("quiet")
+def test_a_stage_made_after_other_results_is_refused(tmp_path: Path) -> None:
+    run(build(), checkpoint_dir=tmp_path)
+    (tmp_path / "categories.pt").unlink()
+    run(build(), checkpoint_dir=tmp_path)  # the same categories again
+    (tmp_path / "categories.pt").unlink()
+    with pytest.raises(ValueError, match="differs in \\['earlier stages'\\]"):
+        run(build(categorizer=partial(categorize, threshold=Halfway())), checkpoint_dir=tmp_path)
+
+
 def test_rare_categories_fall_back_to_the_baseline() -> None:
     modalities, target = data()
     category = torch.full_like(target, 3)

@@ -158,8 +158,9 @@ class MMoE(nn.Module):
         """Train all parts from the start, in stages: classifiers, baseline, categories, experts, router.
 
         The result depends on the arguments and the seed alone. With a folder for checkpoints, a call that was cut off
-        is taken up by the same call after the last finished stage, with the same result as in one go. Checkpoints of
-        estimators are pickles: load none you do not trust.
+        is taken up by the same call after the last finished stage, with the same result as in one go. The
+        model's own arguments (factories, categorizer) are not recognized: use another folder when you change them.
+        Checkpoints of estimators are pickles: load none you do not trust.
 
         Args:
             modalities: the M modalities of N samples, or a dict of them by name, on the device to train on.

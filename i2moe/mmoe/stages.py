@@ -77,14 +77,15 @@ def run_stages(
         stages: what to do.
         seed: decides everything random.
         folder: where checkpoints are; created if needed. None keeps none.
-        fingerprint: what the results depend on; a checkpoint with another one is refused.
+        fingerprint: what the results depend on; a checkpoint with another one is refused, as is one that was made
+            after other results of the earlier stages.
         progress: hears of every stage and epoch.
         devices: CUDA devices in use, whose random state is seeded too.
 
     Raises:
         ValueError: if a checkpoint cannot be read or comes from other data or settings.
     """
-    identity = {"seed": seed, **(fingerprint or {})}
+    identity = {"seed": seed, **(fingerprint or {}), "earlier stages": ""}
     done: list[str] = []
     for stage in stages:
 
@@ -93,21 +94,23 @@ def run_stages(
                 progress(Progress(name, len(done), len(stages), event, *epoch))
 
         path = None if folder is None else Path(folder) / f"{stage.name.replace('/', '-')}.pt"
-        result = None if path is None else _load(path, identity)
+        restored = result = None if path is None else _load(path, identity)
         with seeded(seed, stage.name, devices) as generator:
             if result is not None:
                 stage.restore(result)
             else:
                 tell("start")
                 try:
-                    saved = stage.run(partial(tell, "epoch"), generator)
+                    result = stage.run(partial(tell, "epoch"), generator)
                 except Exception as error:
                     error.add_note(_kept(stage.name, done, folder))
                     raise
                 if path is not None:
-                    _save(path, {"identity": identity, "result": saved})
+                    _save(path, {"identity": identity, "result": result})
+        if path is not None:
+            identity["earlier stages"] = _hash([identity["earlier stages"], stage.name, result])
         done.append(stage.name)
-        tell("done" if result is None else "restored")
+        tell("done" if restored is None else "restored")
 
 
 @contextmanager
@@ -122,16 +125,22 @@ def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterat
         yield torch.Generator().manual_seed(own)
 
 
-def fingerprint_of(tensors: Mapping[str, Sequence[Tensor]]) -> dict[str, str]:
-    """Hash data, to recognize it again."""
-    return {name: _hash(values) for name, values in tensors.items()}
+def fingerprint_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """Hash data, to recognize it again: tensors, numbers, strings, and dicts, lists and tuples of them."""
+    return {name: _hash(values) for name, values in data.items()}
 
 
-def _hash(tensors: Sequence[Tensor]) -> str:
+def _hash(value: Any) -> str:
     digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        digest.update("".join(f"{key}{_hash(item)}" for key, item in value.items()).encode())
+    elif isinstance(value, list | tuple):
+        digest.update("".join(_hash(item) for item in value).encode())
+    else:
+        digest.update(repr(value).encode())
     return digest.hexdigest()
 
 
