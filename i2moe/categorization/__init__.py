@@ -4,15 +4,7 @@ Start with `categorize`. `fit_threshold` calibrates it for data without labels, 
 depends on the distance, the threshold and the classifiers.
 """
 
-from i2moe.categorization.categories import (
-    Categories,
-    Halfway,
-    Quantile,
-    Threshold,
-    categorize,
-    fit_threshold,
-    interaction_degrees,
-)
+from i2moe.categorization.categories import Categories, categorize, interaction_degrees
 from i2moe.categorization.distances import (
     KL,
     L1,
@@ -23,7 +15,9 @@ from i2moe.categorization.distances import (
     TotalVariation,
     as_distance,
 )
+from i2moe.categorization.fitting import fit_threshold
 from i2moe.categorization.sensitivity import Sensitivity, Setting, sensitivity
+from i2moe.categorization.thresholds import Halfway, Quantile, Threshold
 
 __all__ = [
     "KL",

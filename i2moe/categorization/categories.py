@@ -4,46 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from i2moe.categorization._checks import Array, Predictions, Task, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
+from i2moe.categorization.thresholds import Halfway, Quantile, Threshold, to_reference, value_of
 
-__all__ = ["Categories", "Halfway", "Quantile", "Threshold", "categorize", "fit_threshold", "interaction_degrees"]
-
-
-@dataclass(frozen=True)
-class Quantile:
-    """A threshold fitted to the data: the given quantile of all distances between a modality and the reference.
-
-    Args:
-        share: between 0 and 1; at 0.5 half of the unimodal predictions count as near.
-
-    Raises:
-        ValueError: if the share is not in [0, 1].
-    """
-
-    share: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
-
-
-@dataclass(frozen=True)
-class Halfway:
-    """The threshold halfway between guessing and certainty: half the distance from one class to the uniform.
-
-    With labels and the L1 distance a modality is near if it gives the right class (1 + 1 / C) / 2 or more. A modality
-    that merely guesses is then near no class, where a comparison of classes would call it right by accident.
-    """
-
-
-Threshold: TypeAlias = float | Quantile | Halfway | None
-"""A distance, `Halfway`, a `Quantile` of the data's distances, or None for the default."""
+__all__ = ["Categories", "categorize", "interaction_degrees"]
 
 
 @dataclass(frozen=True)
@@ -257,45 +226,6 @@ def interaction_degrees(unimodal: Tensor, multimodal: Tensor, *, chance: float =
     return torch.cat([uniqueness, torch.stack([total - first, second], dim=-1)], dim=-1)
 
 
-def fit_threshold(
-    unimodal: Array,
-    multimodal: Array,
-    target: Array,
-    *,
-    distance: DistanceLike = "l1",
-    n_candidates: int = 99,
-) -> float:
-    """Find the threshold at which categories without labels come closest to those with labels.
-
-    Closest means the highest recall, averaged over the categories there are; of equal ones the lowest threshold.
-
-    Args:
-        unimodal: (B, M, C) class probabilities.
-        multimodal: (B, C) class probabilities.
-        target: (B,) classes.
-        distance: a name or a `Distance`.
-        n_candidates: how many evenly spaced quantiles of the distances are tried.
-
-    Returns:
-        The threshold, for `categorize(..., threshold=...)` on data without labels.
-
-    Raises:
-        ValueError: as `categorize`.
-    """
-    truth = categorize(unimodal, multimodal, target, distance=distance).category
-    there = torch.bincount(truth) > 0
-
-    def recall(threshold: float) -> float:
-        found = categorize(unimodal, multimodal, distance=distance, threshold=threshold).category
-        hits = torch.bincount(truth[found == truth], minlength=len(there))
-        return float((hits[there] / torch.bincount(truth)[there]).mean())
-
-    given = read_predictions(unimodal, multimodal, None, "classification", None)
-    shares = torch.linspace(0, 1, n_candidates + 2, dtype=torch.float64)[1:-1]
-    distances = _to_reference(given, as_distance(distance)).flatten().double()
-    return max((float(theta) for theta in _quantile(distances, shares)), key=recall)
-
-
 def _by_class(given: Predictions) -> tuple[Tensor, Tensor, None]:
     """Say which modalities (B, M) are right, and which samples (B,) they agree on."""
     classes = given.unimodal.argmax(-1)  # (B, M)
@@ -306,14 +236,9 @@ def _by_distance(
     given: Predictions, distance: Distance, threshold: float | Quantile | Halfway
 ) -> tuple[Tensor, Tensor, float]:
     """Say which modalities (B, M) are near, which samples (B,) they agree on, and the threshold."""
-    distances = _to_reference(given, distance)  # (B, M)
-    theta = _halfway(given, distance) if isinstance(threshold, Halfway) else _value(threshold, distances)
+    distances = to_reference(given, distance)  # (B, M)
+    theta = value_of(threshold, given, distance, distances)
     return distances <= theta, (_between(given.unimodal, distance) <= theta).flatten(1).all(1), theta
-
-
-def _to_reference(given: Predictions, distance: Distance) -> Tensor:
-    """Distances (B, M): for one that is not symmetric, from the reference to the modality, d(reference, u_i)."""
-    return measure(distance, given.reference.unsqueeze(1).expand_as(given.unimodal).contiguous(), given.unimodal)
 
 
 def _between(unimodal: Tensor, distance: Distance) -> Tensor:
@@ -322,28 +247,6 @@ def _between(unimodal: Tensor, distance: Distance) -> Tensor:
     shape = (n_samples, n_modalities, n_modalities, n_outputs)
     forth = measure(distance, unimodal.unsqueeze(2).expand(shape), unimodal.unsqueeze(1).expand(shape))
     return torch.maximum(forth, forth.transpose(1, 2))
-
-
-def _halfway(given: Predictions, distance: Distance) -> float:
-    if given.task == "regression":
-        raise ValueError("Halfway() must have classes to guess, however this is a regression; pass a number")
-    n_classes = given.unimodal.shape[-1]
-    sure, guess = torch.eye(n_classes).to(given.unimodal)[:1], given.unimodal.new_full((1, n_classes), 1 / n_classes)
-    return float(measure(distance, sure, guess)) / 2
-
-
-def _value(threshold: float | Quantile, distances: Tensor) -> float:
-    if isinstance(threshold, Quantile):
-        return float(_quantile(distances.flatten().double(), torch.tensor([threshold.share], dtype=torch.float64)))
-    if not (threshold >= 0 and threshold < float("inf")):
-        raise ValueError(f"threshold must be finite and not negative, however it is {threshold}")
-    return float(threshold)
-
-
-def _quantile(values: Tensor, shares: Tensor) -> Tensor:
-    """Observed values at quantiles (the lower neighbor): torch.quantile refuses more than 2^24 of them."""
-    ordered = values.sort().values
-    return ordered[((len(ordered) - 1) * shares).floor().long()]
 
 
 def _confidences(given: Predictions, distance: Distance, theta: float | None) -> tuple[Tensor, Tensor]:
@@ -355,7 +258,7 @@ def _confidences(given: Predictions, distance: Distance, theta: float | None) ->
 
     scale = max(theta or 0.0, torch.finfo(given.unimodal.dtype).tiny)
     multimodal = measure(distance, given.reference, given.multimodal)
-    return torch.exp2(-_to_reference(given, distance) / scale), torch.exp2(-multimodal / scale)
+    return torch.exp2(-to_reference(given, distance) / scale), torch.exp2(-multimodal / scale)
 
 
 def _decide(near: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from i2moe.categorization._checks import Array, Task
-from i2moe.categorization.categories import Halfway, Quantile, Threshold, categorize
+from i2moe.categorization.categories import categorize
 from i2moe.categorization.distances import DistanceLike, as_distance
+from i2moe.categorization.thresholds import Halfway, Quantile, Threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from i2moe._types import Modality, leaves
 from i2moe.categorization import Categories
+from i2moe.mmoe.folds import cross_predict
 from i2moe.mmoe.predictors import Predictor, predict
-from i2moe.mmoe.routing import category_weights, focal_loss
+from i2moe.mmoe.routing import train_router
 from i2moe.mmoe.stages import Stage
-from i2moe.mmoe.training import OnEpoch, Training, select, train
+from i2moe.mmoe.training import OnEpoch, Training, select
 
 if TYPE_CHECKING:
     from i2moe.mmoe.model import MMoE
 
-__all__ = ["Fitting", "Recipe", "cross_predict", "stages_of", "train_router"]
+__all__ = ["Fitting", "Recipe", "check_categories", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -84,99 +85,6 @@ def stages_of(fitting: Fitting) -> list[Stage]:
     unimodal = [_unimodal_stage(fitting, i) for i in range(len(model.unimodal))]
     experts = [_expert_stage(fitting, k) for k in range(len(model.expert_names))]
     return [*unimodal, _baseline_stage(fitting), _categories_stage(fitting), *experts, _router_stage(fitting)]
-
-
-def cross_predict(
-    build: Callable[[], Predictor],
-    modalities: tuple[Modality, ...],
-    target: Tensor,
-    training: Training,
-    *,
-    n_folds: int,
-    groups: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    on_epoch: OnEpoch | None = None,
-    name: str = "the predictor",
-) -> tuple[Predictor, Tensor]:
-    """Train a predictor on all samples, and predict each sample by one that was not trained on it.
-
-    Args:
-        build: builds a new predictor.
-        modalities: M modalities of N samples.
-        target: (N, ...).
-        training: how each is trained.
-        n_folds: into how many parts the samples are split; 1 predicts them by the predictor trained on them all.
-        groups: (N,) integers; samples of one group stay in one fold.
-        generator: draws folds and the order of training.
-        on_epoch: hears of the epochs of the predictor trained on all samples.
-        name: for errors.
-
-    Returns:
-        The predictor, and predictions (N, C).
-
-    Raises:
-        ValueError: if there are fewer samples or groups than folds.
-    """
-    folds = _folds(len(target), n_folds, groups, generator)
-    held_out = None
-    for k in range(n_folds if n_folds > 1 else 0):
-        rest, fold = (folds != k).nonzero()[:, 0], (folds == k).nonzero()[:, 0]
-        predictor = build()
-        predictor.fit(select(modalities, rest), target[rest.to(target.device)], training, generator=generator)
-        predictions = predict(predictor, select(modalities, fold), name)
-        held_out = predictions.new_zeros(len(target), predictions.shape[1]) if held_out is None else held_out
-        held_out[fold.to(predictions.device)] = predictions
-    predictor = build()
-    predictor.fit(modalities, target, training, generator=generator, on_epoch=on_epoch)
-    return predictor, predict(predictor, modalities, name) if held_out is None else held_out
-
-
-def train_router(
-    router: nn.Module,
-    modalities: tuple[Modality, ...],
-    category: Tensor,
-    n_categories: int,
-    training: Training,
-    *,
-    gamma: float = 2.0,
-    balance: float = 1.0,
-    generator: torch.Generator | None = None,
-    on_epoch: OnEpoch | None = None,
-) -> None:
-    """Train a router to tell the category from the modalities, by the focal loss.
-
-    Args:
-        router: maps the tuple of modalities to weights (B, K), rows sum to 1; a `Reweighter`, say.
-        modalities: M modalities of N samples.
-        category: (N,) integers in [0, K).
-        n_categories: K.
-        training: epochs, batch size, optimizer.
-        gamma: of `focal_loss`.
-        balance: of `category_weights`.
-        generator: draws the order of the samples.
-        on_epoch: hears of every epoch.
-
-    Raises:
-        ValueError: if the router's weights are not (B, K).
-    """
-    weights = category_weights(torch.bincount(category, minlength=n_categories), balance=balance)
-
-    def loss(batch: tuple[Modality, ...], truth: Tensor) -> Tensor:
-        routed = router(batch)
-        check_weights(routed, len(truth), n_categories)
-        log_probabilities = routed.clamp(min=torch.finfo(routed.dtype).tiny).log()
-        return focal_loss(log_probabilities, truth, gamma=gamma, category_weights=weights)
-
-    train(router, loss, modalities, category, training, generator=generator, on_epoch=on_epoch)
-
-
-def check_weights(weights: Tensor, n_samples: int, n_categories: int) -> None:
-    """Check that a router's weights are (B, K)."""
-    if tuple(weights.shape) != (n_samples, n_categories):
-        raise ValueError(
-            f"a router must return weights (B, K) = {(n_samples, n_categories)}, one per category, "
-            f"however it returned {tuple(weights.shape)}"
-        )
 
 
 def _unimodal_stage(fitting: Fitting, i: int) -> Stage:
@@ -340,18 +248,6 @@ def _too_rare(fitting: Fitting, categories: Categories) -> Tensor:
         target = fitting.target.to(categories.category.device)[~categories.ambiguous]
         rare |= (kept.count(target, fitting.model.task.n_outputs) > 0).sum(1) < 2
     return rare.to(fitting.device)
-
-
-def _folds(n_samples: int, n_folds: int, groups: Tensor | None, generator: torch.Generator | None) -> Tensor:
-    """Draw the fold of each sample, (N,)."""
-    group = torch.arange(n_samples) if groups is None else torch.unique(groups.cpu(), return_inverse=True)[1]
-    n_groups = int(group.max()) + 1
-    if n_groups < n_folds:
-        raise ValueError(
-            f"there must be at least as many {'samples' if groups is None else 'groups'} as folds, "
-            f"however there are {n_groups} for {n_folds} folds; lower n_folds"
-        )
-    return (torch.randperm(n_groups, generator=generator) % n_folds)[group]
 
 
 def _load(module: nn.Module, state: dict[str, Any], name: str) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from i2moe._inputs import bind, check_modalities
 from i2moe._types import Modality, leaves
 from i2moe.categorization import Categories, Halfway, categorize
+from i2moe.mmoe._factories import RouterFactory, category_names_of, check_factories, check_names
 from i2moe.mmoe.aggregation import AggregationLike, as_aggregation
 from i2moe.mmoe.conversion import as_interaction_moe
-from i2moe.mmoe.fitting import Fitting, Recipe, check_categories, check_weights, stages_of
+from i2moe.mmoe.fitting import Fitting, Recipe, check_categories, stages_of
 from i2moe.mmoe.predictors import Predictor, as_predictor, predict
 from i2moe.mmoe.report import MMoEReport, make_report
+from i2moe.mmoe.routing import check_weights
 from i2moe.mmoe.stages import OnProgress, fingerprint_of, run_stages
 from i2moe.mmoe.tasks import Classification, Task
 from i2moe.mmoe.training import in_batches
@@ -26,16 +28,6 @@ from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter
 
 __all__ = ["MMoE"]
-
-RouterFactory = Callable[[], Callable[[tuple[Modality, ...]], Tensor]]
-
-
-@dataclass(frozen=True)
-class _Factories:
-    baseline: Callable[[], object]
-    unimodal: tuple[Callable[[], object], ...]
-    experts: Callable[[str], object] | None
-    router: RouterFactory | None
 
 
 class MMoE(nn.Module):
@@ -117,13 +109,13 @@ class MMoE(nn.Module):
         category_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.modality_names = _check_names(n_modalities, modality_names)
-        self.expert_names = _category_names(self.modality_names, category_names)
+        self.modality_names = check_names(n_modalities, modality_names)
+        self.expert_names = category_names_of(self.modality_names, category_names)
         self.task: Task = Classification(task) if isinstance(task, int) else task
         self.categorizer = categorizer
         self.aggregation = as_aggregation(aggregation)
         self.categories: Categories | None = None
-        self._factories = _check_factories(baseline, unimodal, experts, router, n_modalities)
+        self._factories = check_factories(baseline, unimodal, experts, router, n_modalities)
 
         self.unimodal = nn.ModuleList(self.build_unimodal(i) for i in range(len(self._factories.unimodal)))
         self.baseline: nn.Module = self.build_baseline()
@@ -250,8 +242,8 @@ class MMoE(nn.Module):
             found = categorize(unimodal, multimodal, target, threshold=Halfway())
         else:
             found = categorize(unimodal, multimodal, target, task="regression")
-        numbered = _category_names(tuple(str(i) for i in range(self.n_modalities)), None)
-        return replace(found, names=_category_names(self.modality_names, None)) if found.names == numbered else found
+        numbered = category_names_of(tuple(str(i) for i in range(self.n_modalities)), None)
+        return replace(found, names=category_names_of(self.modality_names, None)) if found.names == numbered else found
 
     def report(
         self,
@@ -386,42 +378,3 @@ class MMoE(nn.Module):
             raise ValueError(
                 f"groups must be ({n_samples},), one integer per sample, however they are {tuple(fitting.groups.shape)}"
             )
-
-
-def _check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    if n_modalities < 2:
-        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
-    found = tuple(str(i) for i in range(n_modalities)) if names is None else tuple(names)
-    if len(found) != n_modalities or len(set(found)) != n_modalities:
-        raise ValueError(f"modality_names must be {n_modalities} different names, however they are {found}")
-    return found
-
-
-def _category_names(modality_names: tuple[str, ...], names: Sequence[str] | None) -> tuple[str, ...]:
-    if names is None:
-        return (*(f"uniqueness/{name}" for name in modality_names), "synergy", "redundancy")
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"category_names must be at least two different names, however they are {tuple(names)}")
-    return tuple(names)
-
-
-def _check_factories(
-    baseline: Callable[[], object],
-    unimodal: Sequence[Callable[[], object]] | None,
-    experts: Callable[[str], object] | None,
-    router: RouterFactory | None,
-    n_modalities: int,
-) -> _Factories:
-    if unimodal is not None and len(unimodal) != n_modalities:
-        raise ValueError(
-            f"unimodal must hold one function per modality, {n_modalities}, however it holds {len(unimodal)}"
-        )
-    named: dict[str, object] = {"baseline": baseline, "experts": experts, "router": router}
-    named |= {f"unimodal[{i}]": factory for i, factory in enumerate(unimodal or ())}
-    for name, factory in named.items():
-        if factory is not None and (isinstance(factory, nn.Module) or not callable(factory)):
-            raise TypeError(
-                f"{name} must be a function that builds a new model, however it is a {type(factory).__name__}; "
-                "pass `lambda: MyModel(...)`"
-            )
-    return _Factories(baseline, tuple(unimodal or ()), experts, router)

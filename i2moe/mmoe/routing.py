@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["category_weights", "focal_loss"]
+from i2moe._types import Modality
+from i2moe.mmoe.training import OnEpoch, Training, train
+
+__all__ = ["category_weights", "check_weights", "focal_loss", "train_router"]
 
 
 def focal_loss(
@@ -68,3 +71,51 @@ def category_weights(counts: Tensor, *, balance: float = 1.0) -> Tensor:
         raise ValueError("at least one category must have a sample, however all counts are 0")
     weights = torch.where(counts > 0, counts.clamp(min=1).float() ** -balance, 0.0)
     return weights * total / (weights * counts).sum()
+
+
+def train_router(
+    router: nn.Module,
+    modalities: tuple[Modality, ...],
+    category: Tensor,
+    n_categories: int,
+    training: Training,
+    *,
+    gamma: float = 2.0,
+    balance: float = 1.0,
+    generator: torch.Generator | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Train a router to tell the category from the modalities, by the focal loss.
+
+    Args:
+        router: maps the tuple of modalities to weights (B, K), rows sum to 1; a `Reweighter`, say.
+        modalities: M modalities of N samples.
+        category: (N,) integers in [0, K).
+        n_categories: K.
+        training: epochs, batch size, optimizer.
+        gamma: of `focal_loss`.
+        balance: of `category_weights`.
+        generator: draws the order of the samples.
+        on_epoch: hears of every epoch.
+
+    Raises:
+        ValueError: if the router's weights are not (B, K).
+    """
+    weights = category_weights(torch.bincount(category, minlength=n_categories), balance=balance)
+
+    def loss(batch: tuple[Modality, ...], truth: Tensor) -> Tensor:
+        routed = router(batch)
+        check_weights(routed, len(truth), n_categories)
+        log_probabilities = routed.clamp(min=torch.finfo(routed.dtype).tiny).log()
+        return focal_loss(log_probabilities, truth, gamma=gamma, category_weights=weights)
+
+    train(router, loss, modalities, category, training, generator=generator, on_epoch=on_epoch)
+
+
+def check_weights(weights: Tensor, n_samples: int, n_categories: int) -> None:
+    """Check that a router's weights are (B, K)."""
+    if tuple(weights.shape) != (n_samples, n_categories):
+        raise ValueError(
+            f"a router must return weights (B, K) = {(n_samples, n_categories)}, one per category, "
+            f"however it returned {tuple(weights.shape)}"
+        )
