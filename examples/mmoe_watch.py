@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     found = robustness(model, data, options.epochs)
     for factor, agreement in found.by_factor().items():
-        console.print(f"With another {factor}, {agreement:.0%} of the windows stay in their category.")
+        console.print(f"{agreement:.0%} of the windows keep their category under another choice of {factor}.")
     if options.figure is not None:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")

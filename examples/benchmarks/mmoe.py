@@ -1,9 +1,9 @@
 """Measure MMoE: categories, router, experts against baseline, I2MoE and a larger baseline.
 
-    python -m examples.benchmarks.mmoe known       # data of known interactions: about 15 minutes
-    python -m examples.benchmarks.mmoe watch       # smartwatch data: about 10 minutes
-    python -m examples.benchmarks.mmoe support2    # hospital data, needs SurvSet: about 10 minutes
-    python -m examples.benchmarks.mmoe kinds       # kinds of experts: about 3 minutes
+    python -m examples.benchmarks.mmoe known                  # data of known interactions: about 10 minutes
+    python -m examples.benchmarks.mmoe watch                  # smartwatch data: about 10 minutes
+    python -m examples.benchmarks.mmoe support2 --epochs 10   # hospital data, needs SurvSet: about 5 minutes
+    python -m examples.benchmarks.mmoe kinds                  # kinds of experts: about 2 minutes
 
 Every model is trained for as many epochs on the same samples. At prediction an MMoE is four experts and a router (for
 two modalities), an I2MoE four experts of the same size and a reweighter like the router; "wide" is one fusion module

@@ -38,7 +38,7 @@ def test_main_prints_the_report_and_goes_on(
         data = load_watch()
         again = mmoe_watch.fit(data, 1, Console(), stages).report(data.test.modalities, data.test.labels)
 
-    for word in (*CLASS_NAMES, "uniqueness/gyroscope", "baseline", "oracle", "With another distance"):
+    for word in (*CLASS_NAMES, "uniqueness/gyroscope", "baseline", "oracle", "another choice of distance"):
         assert word in printed
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert len(list(stages.iterdir())) == 9
