@@ -25,7 +25,6 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(n_threads)
 
 
-@pytest.mark.slow
 def test_main_prints_the_report_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
