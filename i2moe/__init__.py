@@ -1,11 +1,18 @@
 """Interaction experts for multimodal fusion: how modalities work together, per sample and per data set."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from i2moe._types import BackboneOutput
-from i2moe.interpretation import explain
 from i2moe.losses import InteractionLosses
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter, StaticReweighter
 from i2moe.supervision import InteractionSupervision
+
+if TYPE_CHECKING:
+    from i2moe.categorization import categorize
+    from i2moe.interpretation import explain
+    from i2moe.mmoe import MMoE
 
 __version__ = "0.1.0.dev0"
 
@@ -15,7 +22,22 @@ __all__ = [
     "InteractionMoE",
     "InteractionOutput",
     "InteractionSupervision",
+    "MMoE",
     "Reweighter",
     "StaticReweighter",
+    "categorize",
     "explain",
 ]
+
+_AT_FIRST_USE = {"MMoE": "i2moe.mmoe", "categorize": "i2moe.categorization", "explain": "i2moe.interpretation"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what training does without when it is first used, to keep `import i2moe` short."""
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module 'i2moe' has no attribute {name!r}")
+    return getattr(import_module(_AT_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

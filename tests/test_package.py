@@ -18,29 +18,38 @@ import pytest
 import i2moe
 
 ROOT = Path(__file__).parent.parent
-PUBLIC_MODULES = ("experts", "interpretation", "losses", "moe", "perturbations", "reweighting", "supervision")
-PRIVATE_MODULES = (
+CORE = (
     "_alike",
     "_answers",
+    "_inputs",
+    "_probes",
+    "_shares",
+    "_tasks",
+    "_types",
+    "_vmap",
+    "experts",
+    "losses",
+    "moe",
+    "perturbations",
+    "reweighting",
+    "supervision",
+)
+"""What `import i2moe` brings."""
+REPORTS = (
     "_archive",
     "_faithfulness",
-    "_inputs",
     "_observe",
-    "_probes",
     "_report",
-    "_shares",
     "_stability",
     "_statistics",
     "_tables",
-    "_tasks",
-    "_types",
     "_usage",
-    "_vmap",
+    "interpretation",
+    "plots",
 )
-CORE = (*PRIVATE_MODULES, *PUBLIC_MODULES)
-APART = ("backbones", "pid", "plots")
-"""Public, and never imported by the core."""
-MODULES = [importlib.import_module(f"i2moe.{name}") for name in CORE]
+PACKAGES = ("backbones", "categorization", "mmoe", "pid", "prompting")
+MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *REPORTS)]
+PUBLIC_MODULES = [name for name in (*CORE, *REPORTS) if not name.startswith("_")]
 
 
 def run(code: str) -> str:
@@ -71,15 +80,17 @@ def test_public_names() -> None:
         "InteractionMoE",
         "InteractionOutput",
         "InteractionSupervision",
+        "MMoE",
         "Reweighter",
         "StaticReweighter",
+        "categorize",
         "explain",
     ]
     assert all(hasattr(i2moe, name) for name in i2moe.__all__)
 
 
 def test_modules() -> None:
-    assert {module.name for module in pkgutil.iter_modules(i2moe.__path__)} == {*CORE, *APART}
+    assert {module.name for module in pkgutil.iter_modules(i2moe.__path__)} == {*CORE, *REPORTS, *PACKAGES}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

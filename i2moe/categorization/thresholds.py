@@ -1,0 +1,75 @@
+"""Thresholds: up to which distance two predictions say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from i2moe.categorization._checks import Predictions
+from i2moe.categorization.distances import Distance, measure
+
+__all__ = ["Halfway", "Quantile", "Threshold", "quantile", "to_reference", "value_of"]
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """A threshold fitted to the data: the given quantile of all distances between a modality and the reference.
+
+    Args:
+        share: between 0 and 1; at 0.5 half of the unimodal predictions count as near.
+
+    Raises:
+        ValueError: if the share is not in [0, 1].
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """The threshold halfway between guessing and certainty: half the distance from one class to the uniform.
+
+    With labels and the L1 distance a modality is near if it gives the right class (1 + 1 / C) / 2 or more. A modality
+    that merely guesses is then near no class, where a comparison of classes would call it right by accident.
+    """
+
+
+Threshold: TypeAlias = float | Quantile | Halfway | None
+"""A distance, `Halfway`, a `Quantile` of the data's distances, or None for the default."""
+
+
+def to_reference(given: Predictions, distance: Distance) -> Tensor:
+    """Distances (B, M): for one that is not symmetric, from the reference to the modality, d(reference, u_i)."""
+    return measure(distance, given.reference.unsqueeze(1).expand_as(given.unimodal).contiguous(), given.unimodal)
+
+
+def _halfway(given: Predictions, distance: Distance) -> float:
+    if given.task == "regression":
+        raise ValueError("Halfway() must have classes to guess, however this is a regression; pass a number")
+    n_classes = given.unimodal.shape[-1]
+    sure, guess = torch.eye(n_classes).to(given.unimodal)[:1], given.unimodal.new_full((1, n_classes), 1 / n_classes)
+    return float(measure(distance, sure, guess)) / 2
+
+
+def value_of(threshold: float | Quantile | Halfway, given: Predictions, distance: Distance, distances: Tensor) -> float:
+    """Return the distance that a threshold stands for, given the distances (B, M) to the reference."""
+    if isinstance(threshold, Halfway):
+        return _halfway(given, distance)
+    if isinstance(threshold, Quantile):
+        return float(quantile(distances.flatten().double(), torch.tensor([threshold.share], dtype=torch.float64)))
+    if not (threshold >= 0 and threshold < float("inf")):
+        raise ValueError(f"threshold must be finite and not negative, however it is {threshold}")
+    return float(threshold)
+
+
+def quantile(values: Tensor, shares: Tensor) -> Tensor:
+    """Observed values at quantiles (the lower neighbor): torch.quantile refuses more than 2^24 of them."""
+    ordered = values.sort().values
+    return ordered[((len(ordered) - 1) * shares).floor().long()]
