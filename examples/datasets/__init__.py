@@ -1,0 +1,29 @@
+"""Data sets in one form, by name: `find("mosi").open(folder)`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from examples.datasets._interface import Source
+
+__all__ = ["NAMES", "find"]
+
+NAMES = ("adni", "mimic", "mmimdb", "mosi", "enrico", "watch", "support2", "films", "synthetic")
+"""All data sets; each is the module of its name, with a `SOURCE`."""
+
+
+def find(name: str) -> Source:
+    """Return where a data set comes from and how it is opened.
+
+    Only the module of this data set is imported, so that nobody needs the packages of the others.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        ValueError: if there is no such data set.
+    """
+    if name not in NAMES:
+        raise ValueError(f"a data set must be one of {', '.join(NAMES)}, however it is {name!r}")
+    source: Source = import_module(f"examples.datasets.{name}").SOURCE
+    return source
