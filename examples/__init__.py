@@ -1,1 +1,1 @@
-"""Scripts that show the library at work; run them from the repository's root."""
+"""Programs that use `i2moe`."""

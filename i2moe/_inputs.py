@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from i2moe._types import Modality, leaves
+from i2moe._types import Modality, leaves, sequence_like
 
 __all__ = ["Arrange", "bind", "check_modalities"]
 
@@ -26,8 +26,7 @@ def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
         return _by_name(names, args[0]), lambda modalities: ((dict(zip(names, modalities, strict=True)),), {})
     if len(args) == 1 and not kwargs and isinstance(args[0], list | tuple):
-        kind = cast("Callable[[Sequence[Modality]], Any]", list if isinstance(args[0], list) else tuple)
-        return _counted(names, tuple(args[0])), lambda modalities: ((kind(modalities),), {})
+        return _counted(names, tuple(args[0])), lambda modalities: ((sequence_like(args[0], modalities),), {})
     if not kwargs:
         return _counted(names, args), lambda modalities: (tuple(modalities), {})
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["BackboneOutput", "Modality", "leaves", "map_leaves"]
+__all__ = ["BackboneOutput", "Modality", "leaves", "map_leaves", "sequence_like"]
 
 Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
 """A tensor with a leading batch axis, or a nested tuple, list or dict of them (features and a mask, say)."""
@@ -44,11 +44,15 @@ def map_leaves(function: Callable[..., Any], modality: Any, *others: Any) -> Any
     if isinstance(modality, Mapping):
         return {key: map_leaves(function, modality[key], *(other[key] for other in others)) for key in modality}
     if isinstance(modality, tuple | list):
-        mapped = [map_leaves(function, *items) for items in zip(modality, *others, strict=True)]
-        if hasattr(modality, "_fields"):
-            return type(modality)(*mapped)
-        return mapped if isinstance(modality, list) else tuple(mapped)
+        return sequence_like(modality, [map_leaves(function, *items) for items in zip(modality, *others, strict=True)])
     return function(modality, *others)
+
+
+def sequence_like(sequence: Sequence[Any], items: Sequence[Any]) -> Sequence[Any]:
+    """Make a list, a tuple or the same named tuple of items."""
+    if hasattr(sequence, "_fields"):
+        return type(sequence)(*items)
+    return list(items) if isinstance(sequence, list) else tuple(items)
 
 
 def leaves(modality: Modality) -> list[Tensor]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from i2moe._types import BackboneOutput
 
@@ -38,25 +42,36 @@ def run_vmapped(
         RuntimeError: if the experts cannot run in one pass; names the layer that is in the way.
     """
     template = experts[0]
+    _check_statistics(template)
     if not torch.compiler.is_compiling():
         _check_alike(experts)
-    parameters = _stacked([dict(expert.named_parameters()) for expert in experts])
-    buffers = _stacked([dict(expert.named_buffers()) for expert in experts])
-    versions = {name: buffer._version for name, buffer in buffers.items()}
+    mistakes: list[Exception] = []
 
-    def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = checked(functional_call(template, (parameters, buffers), args, kwargs))
-        return {
-            name: value for name in ("prediction", "aux_loss", "latent") if (value := getattr(output, name)) is not None
-        }
+    def one(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        given = dict(state)
+        # Tied weights are in the state under each of their names; tying by torch loses those of a shared layer.
+        returned = functional_call(template, state, args, kwargs, tie_weights=False)
+        for name, tensor in given.items():
+            if state[name] is not tensor:
+                raise _refusal(f"the buffer {name!r} is assigned anew, which a pass on stacked copies cannot keep")
+        try:
+            output = checked(returned)
+        except Exception as error:
+            mistakes.append(error)
+            raise
+        found = {name: getattr(output, name) for name in ("prediction", "aux_loss", "latent")}
+        return {name: value for name, value in found.items() if value is not None}
 
+    state = _stacked([_state(expert) for expert in experts])
     try:
-        results: dict[str, Tensor] = vmap(one, randomness="different")(parameters, buffers)
+        with _unchanged(template, state):
+            results: dict[str, Tensor] = vmap(one, randomness="different")(state)
+    except _VmapRefusedError:
+        raise
     except Exception as error:
+        if error in mistakes:
+            raise
         raise _refusal(f"{_failing_layer(template, error)} raised {type(error).__name__}: {error}") from error
-    for name, buffer in buffers.items():
-        if buffer._version != versions[name]:
-            raise _refusal(f"the buffer {name!r} changed, which a pass on stacked copies cannot keep")
     aux_loss = results.get("aux_loss")
     latent = results.get("latent")
     return BackboneOutput(
@@ -66,30 +81,138 @@ def run_vmapped(
     )
 
 
-def _stacked(tensors: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([tensor[name] for tensor in tensors]) for name in tensors[0]}
+def _state(expert: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers: tied ones under each of their names, those of a shared layer once."""
+    return {
+        f"{path}.{name}".removeprefix("."): tensor
+        for path, layer in expert.named_modules()
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items())
+        if tensor is not None
+    }
+
+
+def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    stacked: dict[tuple[int, ...], Tensor] = {}
+    for name in states[0]:
+        tensors = [state[name] for state in states]
+        key = tuple(map(id, tensors))
+        if key not in stacked:
+            stacked[key] = torch.stack(tensors)
+    return {name: stacked[tuple(id(state[name]) for state in states)] for name in states[0]}
+
+
+@contextmanager
+def _unchanged(template: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+    """Refuse a pass that leaves something behind: it would belong to all experts and land in one, or nowhere."""
+    if torch.compiler.is_compiling():  # a trace cannot look at versions, and does not need to put back attributes
+        yield
+        return
+    layers = [(path, layer, dict(vars(layer)), dict(layer._buffers)) for path, layer in template.named_modules()]
+    versions = {name: tensor._version for name, tensor in state.items() if not tensor.is_inference()}
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for path, layer, attributes, buffers in layers:
+            changed += [f"attribute {name!r} of layer {path!r}" for name in _differing(attributes, vars(layer))]
+            changed += [f"buffer {name!r} of layer {path!r}" for name in _differing(buffers, layer._buffers)]
+            vars(layer).clear()
+            vars(layer).update(attributes)
+            layer._buffers.clear()
+            layer._buffers.update(buffers)
+    changed += [f"buffer {name!r}" for name, version in versions.items() if state[name]._version != version]
+    if changed:
+        raise _refusal(f"the {changed[0]} changed, which a pass on stacked copies cannot keep")
+
+
+def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) is not after.get(name)]
+
+
+def _check_statistics(template: nn.Module) -> None:
+    for path, layer in template.named_modules():
+        if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
+            raise _refusal(
+                f"layer {path!r} ({type(layer).__name__}) changes its running statistics, "
+                "which a pass on stacked copies cannot keep"
+            )
 
 
 def _check_alike(experts: Sequence[nn.Module]) -> None:
-    layouts = [_layout(expert) for expert in experts]
-    for layout in layouts[1:]:
-        if layout != layouts[0]:
-            raise _refusal("the experts differ in more than their parameters")
     for path, layer in experts[0].named_modules():
         name = f"layer {path!r} ({type(layer).__name__})"
-        if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
-            raise _refusal(f"{name} changes its running statistics, which a pass on stacked copies cannot keep")
+        if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
+            raise _refusal(f"{name} is lazy, without a size before its first pass")
     for expert in experts:
         for path, layer in expert.named_modules():
-            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+            if any(getattr(layer, hooks) for hooks in _HOOKS):
                 raise _refusal(
                     f"layer {path!r} ({type(layer).__name__}) has hooks, which would run once for all experts"
                 )
+    for expert in experts[1:]:
+        difference = _difference(experts[0], expert)
+        if difference is not None:
+            raise _refusal(f"the experts differ in more than their parameters: {difference}")
 
 
-def _layout(expert: nn.Module) -> list[tuple[object, ...]]:
-    layers = [(path, type(layer), layer.training, layer.extra_repr()) for path, layer in expert.named_modules()]
-    return [*layers, *((name, p.shape, p.dtype) for name, p in expert.named_parameters())]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+
+
+def _difference(expert: nn.Module, other: nn.Module) -> str | None:
+    """Say what two experts differ in, beyond the values of parameters and buffers."""
+    layers, others = dict(expert.named_modules()), dict(other.named_modules())
+    if list(layers) != list(others):
+        return f"their layers are {list(layers)} and {list(others)}"
+    for path, layer in layers.items():
+        name, counterpart = f"layer {path!r} ({type(layer).__name__})", others[path]
+        # Not the classes themselves: a parametrized layer has one of its own.
+        if (
+            type(layer).__qualname__ != type(counterpart).__qualname__
+            or type(layer).forward != type(counterpart).forward
+        ):
+            return f"{name} is a {type(counterpart).__name__} in another"
+        if _shapes(layer) != _shapes(counterpart):
+            return f"{name} has tensors of other shapes in another"
+        attributes, others_attributes = _own_attributes(layer), _own_attributes(counterpart)
+        for attribute in {**attributes, **others_attributes}:
+            if not _same(attributes.get(attribute), others_attributes.get(attribute)):
+                return f"{name} has another {attribute!r} in another"
+    return None
+
+
+def _kind(layer: nn.Module) -> tuple[object, ...]:
+    """What a layer does; not its class itself, as a parametrized layer has one of its own."""
+    return type(layer).__qualname__, type(layer).forward
+
+
+def _shapes(layer: nn.Module) -> dict[str, object]:
+    tensors = {**layer._parameters, **layer._buffers}
+    return {name: None if tensor is None else (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _own_attributes(layer: nn.Module) -> dict[str, object]:
+    return {name: value for name, value in vars(layer).items() if name not in _OF_EVERY_MODULE}
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two attributes are certain to mean the same."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or isinstance(a, Tensor):
+        return False
+    if isinstance(a, FunctionType) and isinstance(b, FunctionType):
+        return a.__code__ is b.__code__ and a.__closure__ is None and _same(a.__defaults__, b.__defaults__)
+    if isinstance(a, partial) and isinstance(b, partial):
+        return _same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    try:
+        return bool(a == b)
+    except Exception:  # an object of the user's own that cannot be compared
+        return False
 
 
 def _failing_layer(expert: nn.Module, error: BaseException) -> str:
@@ -105,8 +228,12 @@ def _failing_layer(expert: nn.Module, error: BaseException) -> str:
     return found
 
 
-def _refusal(reason: str) -> RuntimeError:
-    return RuntimeError(
+class _VmapRefusedError(RuntimeError):
+    """The experts cannot run in one pass."""
+
+
+def _refusal(reason: str) -> _VmapRefusedError:
+    return _VmapRefusedError(
         f"execution='vmap' must be able to run all experts in one pass, however {reason}; "
         "use execution='auto' or 'batched'"
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.checkpoint import checkpoint
 
 from i2moe._inputs import Arrange
@@ -122,7 +124,7 @@ class ExpertBank(nn.ModuleList):
             return each
         mixing = _mixing_layer(expert)
         if mixing is None:
-            buffered = any(True for _ in expert.buffers())
+            buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
             return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
         if self.execution == "batched":
             raise ValueError(
@@ -140,6 +142,8 @@ class ExpertBank(nn.ModuleList):
         modalities: tuple[Modality, ...],
     ) -> BackboneOutput:
         args, kwargs = arrange(modalities)
+        versions = _versions(modalities)
+        # NOTE[DIFF] running statistics come from the real batch alone.
         with nullcontext() if 0 in passed else _borrowed_buffers(expert):
             try:
                 output = self._call(expert, args, kwargs)
@@ -147,26 +151,32 @@ class ExpertBank(nn.ModuleList):
                 shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
                 error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
                 raise
+        _check_untouched(name, modalities, versions)
         return _checked(name, output, leaves(modalities)[0].shape[0])
 
     def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if not (self.checkpoint and torch.is_grad_enabled()):
             return expert(*args, **kwargs)
-        # args and kwargs are passed on, not captured, for checkpoint to find their device's random state. The
-        # recomputation works on borrowed buffers: running statistics are updated once.
-        return checkpoint(
-            lambda args, kwargs: expert(*args, **kwargs),
-            args,
-            kwargs,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _borrowed_buffers(expert)),
-        )
+        # Passed on, not captured, for checkpoint to find the random state of the arguments' device.
+        again = partial(checkpoint, lambda args, kwargs: expert(*args, **kwargs), args, kwargs, use_reentrant=False)
+        if torch.compiler.is_compiling():  # a trace recomputes no change of a buffer
+            return again()
+        # The recomputation starts from the buffers of now, and on copies: running statistics are updated once.
+        now = _copied_buffers(expert)
+        return again(context_fn=lambda: (nullcontext(), _borrowed_buffers(expert, now)))
 
     def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
         """Run all experts at once, or return None where that is not asked for or cannot be done."""
-        if self.execution != "vmap" and not self._auto_vmap(arrange, views):
+        if self.execution == "vmap":
+            return self._vmap_pass(arrange, views)
+        if not self._auto_vmap(arrange, views):
             return None
-        return self._vmap_pass(arrange, views)
+        try:
+            return self._vmap_pass(arrange, views)
+        except RuntimeError as error:  # what went well once need not with another batch
+            self._vmap_proven.discard(self._mode)
+            self.vmap_refusals[self._mode] = str(error)
+            return None
 
     def _vmap_pass(self, arrange: Arrange, views: Views) -> BackboneOutput:
         modalities = _stack((views.real, *views.perturbed))
@@ -177,25 +187,40 @@ class ExpertBank(nn.ModuleList):
                 "execution='vmap' must be able to stack real and perturbed samples in one pass, however "
                 f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
             )
-        return run_vmapped(list(self), *arrange(modalities), lambda output: _checked("all", output, n_rows))
+        versions = _versions(modalities)
+        output = run_vmapped(list(self), *arrange(modalities), lambda output: _checked("all", output, n_rows))
+        _check_untouched("all", modalities, versions)
+        return output
+
+    @property
+    def _mode(self) -> str:
+        return "training" if self.training else "evaluation"
 
     def _auto_vmap(self, arrange: Arrange, views: Views) -> bool:
         """Whether `"auto"` runs all experts at once: on CUDA, after one trial per mode has gone well."""
         device = leaves(views.real)[0].device
-        if self.execution != "auto" or self.checkpoint or device.type != "cuda":
+        if self.execution != "auto" or self.checkpoint or not _is_launch_bound(device):
             return False
-        mode = "training" if self.training else "evaluation"
+        mode = self._mode
         if mode in self._vmap_proven or mode in self.vmap_refusals:
             return mode in self._vmap_proven
         if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
             return False
         with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
             try:
-                self._vmap_pass(arrange, views)
+                with warnings.catch_warnings():
+                    # A layer without a batching rule runs expert by expert, slower than batched.
+                    warnings.filterwarnings("error", message="There is a performance drop")
+                    self._vmap_pass(arrange, views)
                 self._vmap_proven.add(mode)
             except Exception as error:
                 self.vmap_refusals[mode] = str(error)
         return mode in self._vmap_proven
+
+
+def _is_launch_bound(device: torch.device) -> bool:
+    """Whether starting a kernel costs more than running it, so that one pass for all experts pays."""
+    return device.type == "cuda"
 
 
 def _stack(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
@@ -231,11 +256,37 @@ def _checked(name: str, output: object, n_rows: int) -> BackboneOutput:
                 f"a backbone's {what} must keep the batch of {n_rows} on axis 0, "
                 f"however expert {name!r} returned shape {tuple(tensor.shape)}"
             )
+    if output.aux_loss is not None and not isinstance(output.aux_loss, Tensor):
+        raise TypeError(
+            f"a backbone's aux_loss must be a scalar tensor, however expert {name!r} returned a "
+            f"{type(output.aux_loss).__name__}; return None where there is none"
+        )
+    if output.aux_loss is not None and output.aux_loss.ndim > 0:
+        raise ValueError(
+            f"a backbone's aux_loss must be a scalar, however expert {name!r} returned shape "
+            f"{tuple(output.aux_loss.shape)}; take its mean"
+        )
     return output
+
+
+def _versions(modalities: Sequence[Modality]) -> list[int]:
+    """How often each tensor was changed in place, where torch keeps count."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return []
+    return [leaf._version for modality in modalities for leaf in leaves(modality) if not leaf.is_inference()]
+
+
+def _check_untouched(name: str, modalities: Sequence[Modality], versions: list[int]) -> None:
+    if versions != _versions(modalities):
+        raise ValueError(
+            f"a backbone must leave its inputs as they are, which other experts and views share, however expert "
+            f"{name!r} changed one in place; use operations that return a new tensor (relu(x), x = x + 1)"
+        )
 
 
 def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
     """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
     if len(passes) == 1:
         return passes[0]
     n_rows = [output.prediction.shape[0] for output in passes]
@@ -250,16 +301,20 @@ def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
 
 def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> BackboneOutput:
     """Stack the experts on axis 1; the auxiliary loss is the mean over all experts."""
-    shapes = {name: tuple(output.prediction.shape[1:]) for name, output in zip(names, outputs, strict=True)}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"all experts must return the same shape, however they return (B, ...) with {shapes}")
     aux_losses = [output.aux_loss for output in outputs if output.aux_loss is not None]
     latents = [output.latent for output in outputs if output.latent is not None]
     return BackboneOutput(
-        torch.stack([output.prediction for output in outputs], dim=1),
+        _stack_alike("prediction", names, [output.prediction for output in outputs]),
         torch.stack(aux_losses).sum() / len(outputs) if aux_losses else None,
-        torch.stack(latents, dim=1) if len(latents) == len(outputs) else None,
+        _stack_alike("latent", names, latents) if len(latents) == len(outputs) else None,
     )
+
+
+def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
+    if any(tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
+        shapes = {name: ("B", *tensor.shape[1:]) for name, tensor in zip(names, tensors, strict=True)}
+        raise ValueError(f"all experts must return the same shape, however their {what}s are {shapes}")
+    return torch.stack(list(tensors), dim=1)
 
 
 def _mixing_layer(expert: nn.Module) -> str | None:
@@ -271,14 +326,25 @@ def _mixing_layer(expert: nn.Module) -> str | None:
     return None
 
 
+_Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
+
+
+def _copied_buffers(module: nn.Module) -> _Buffers:
+    """Copy the buffers of a module, those that are one tensor to one, but for lazy ones without a value."""
+    owned = {(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()}
+    copies = {id(b): b.clone() for b in owned.values() if b is not None and not isinstance(b, UninitializedBuffer)}
+    return {where: copies.get(id(buffer)) for where, buffer in owned.items() if buffer is None or id(buffer) in copies}
+
+
 @contextmanager
-def _borrowed_buffers(module: nn.Module) -> Iterator[None]:
-    """Let a module work on copies of its buffers and drop what it does to them."""
-    owned = [(layer, name, buffer) for layer in module.modules() for name, buffer in layer.named_buffers(recurse=False)]
-    for layer, name, buffer in owned:
-        setattr(layer, name, buffer.clone())
+def _borrowed_buffers(module: nn.Module, values: _Buffers | None = None) -> Iterator[None]:
+    """Let a module work on copies of its buffers, with `values` if given, and drop what it does to them."""
+    copies = _copied_buffers(module)
+    owned = {(layer, name): layer._buffers[name] for layer, name in copies}
+    for (layer, name), copy in (copies | (values or {})).items():
+        setattr(layer, name, copy)
     try:
         yield
     finally:
-        for layer, name, buffer in owned:
+        for (layer, name), buffer in owned.items():
             setattr(layer, name, buffer)

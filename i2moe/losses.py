@@ -49,7 +49,7 @@ class Losses(Protocol):
 def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float = 1.0) -> Tensor:
     r"""Ask that replacing modality i moves the output further than replacing any other.
 
-    $$L_i = \frac{1}{M-1} \sum_{j \ne i} \max(0, d(y_0, y_j) - d(y_0, y_i) + m), \quad d = \lVert \cdot \rVert_2$$
+    .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} \max(0, \lVert y_0 - y_j \rVert_2 - \lVert y_0 - y_i \rVert_2 + m)
 
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
@@ -73,7 +73,9 @@ def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float =
 
 
 def cosine_synergy(views: Tensor) -> Tensor:
-    r"""Ask that the output turns away whichever modality is replaced: $\frac{1}{M} \sum_j \cos(y_0, y_j)$.
+    r"""Ask that the output turns away whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j \cos(y_0, y_j)
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
@@ -92,7 +94,9 @@ def cosine_synergy(views: Tensor) -> Tensor:
 
 
 def cosine_redundancy(views: Tensor) -> Tensor:
-    r"""Ask that the output stays whichever modality is replaced: $\frac{1}{M} \sum_j (1 - \cos(y_0, y_j))$.
+    r"""Ask that the output keeps its direction whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j (1 - \cos(y_0, y_j))
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
@@ -113,7 +117,7 @@ def cosine_redundancy(views: Tensor) -> Tensor:
 def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
     r"""Push the output at least a margin away whichever modality is replaced.
 
-    $$L = \frac{1}{M} \sum_j \max(0, m - \lVert y_0 - y_j \rVert_2)$$
+    .. math:: L = \frac{1}{M} \sum_j \max(0, m - \lVert y_0 - y_j \rVert_2)
 
     Bounded below by 0: once the views are a margin apart nothing pushes any more, so predictions keep their scale.
     The gradient is finite also where views coincide.
@@ -134,7 +138,9 @@ def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
 
 
 def squared_redundancy(views: Tensor) -> Tensor:
-    r"""Ask that the output stays whichever modality is replaced: $\frac{1}{M} \sum_j \mathrm{MSE}(y_0, y_j)$.
+    r"""Ask that the output stays whichever modality is replaced.
+
+    .. math:: L = \frac{1}{M} \sum_j \mathrm{MSE}(y_0, y_j)
 
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
@@ -151,7 +157,9 @@ def squared_redundancy(views: Tensor) -> Tensor:
 
 
 def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
-    r"""Compute the released regression loss $\frac{1}{M-1} \sum_{j \ne i} [MSE(y_0, y_j) - MSE(y_0, y_i)]$.
+    r"""Compute the uniqueness loss of the released code for regression.
+
+    .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} [\mathrm{MSE}(y_0, y_j) - \mathrm{MSE}(y_0, y_i)]
 
     It has no lower bound: kept to reproduce published numbers. Prefer `triplet_uniqueness`.
 
@@ -176,11 +184,13 @@ def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
 class InteractionLosses:
     r"""Compute the interaction loss of every expert from its views.
 
-    | task | uniqueness | synergy | redundancy |
-    |---|---|---|---|
-    | `"classification"` | `triplet_uniqueness` | `cosine_synergy` | `cosine_redundancy` |
-    | `"regression"` | `triplet_uniqueness` | `hinge_synergy` | `squared_redundancy` |
-    | `"released_regression"` | `difference_uniqueness` | `squared_redundancy` | `squared_redundancy` |
+    =====================  =====================  ====================  ====================
+    task                   uniqueness             synergy               redundancy
+    =====================  =====================  ====================  ====================
+    "classification"       triplet_uniqueness     cosine_synergy        cosine_redundancy
+    "regression"           triplet_uniqueness     hinge_synergy         squared_redundancy
+    "released_regression"  difference_uniqueness  squared_redundancy    squared_redundancy
+    =====================  =====================  ====================  ====================
 
     Classification is the paper's. For regression the paper gives no formula, and the released code minimizes a
     uniqueness loss without lower bound and a synergy loss identical to redundancy. Our regression form keeps the
@@ -279,7 +289,7 @@ def _defaults(
     triplet = partial(triplet_uniqueness, margin=margin)
     if task == "classification":
         return triplet, cosine_synergy, cosine_redundancy
-    if task == "regression":
+    if task == "regression":  # NOTE[DIFF] see the class's docstring
         return triplet, partial(hinge_synergy, margin=margin), squared_redundancy
     if task == "released_regression":
         return difference_uniqueness, squared_redundancy, squared_redundancy
@@ -305,7 +315,8 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Scale to length 1; a vector too short to have a direction becomes 0, with gradient 0 instead of infinity."""
+    """Scale to length 1; a vector too short to have a direction becomes 0."""
+    # NOTE[DIFF] its gradient is 0, where the released code has 1e8: a zero-initialized head would blow up.
     squared = x.square().sum(-1, keepdim=True)
     short = squared < 1e-16
     return torch.where(short, 0.0, x * torch.where(short, 1.0, squared).rsqrt())

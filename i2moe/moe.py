@@ -63,14 +63,13 @@ class InteractionMoE(nn.Module):
     r"""Mix experts that each learn one kind of interaction between modalities.
 
     For M modalities there are E = M + 2 experts, all of the backbone's architecture: one for what is unique to each
-    modality, one for synergy, one for redundancy. With the experts' predictions $y_e$ and the weights $w$,
+    modality, one for synergy, one for redundancy. The prediction is the sum of theirs, weighted per sample:
 
-    $$y(x) = \sum_e w_e(x)\, y_e(x)$$
+    .. math:: y(x) = \sum_e w_e(x)\, y_e(x)
 
     In training every expert also predicts M views in which one modality is replaced, and a loss on these views makes it
-    the expert of its interaction. Train with
-
-    `loss = criterion(out.prediction, y) + 0.1 * out.interaction_loss + 0.01 * out.aux_loss`.
+    the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
+    0.01 * out.aux_loss``.
 
     In evaluation the model makes E forward passes, draws no random number and returns no interaction loss.
 
@@ -310,6 +309,7 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
             "backbone_factory must be a function that builds a backbone, however it is a "
             f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
         )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
     backbones = [backbone_factory() for _ in names]
     for name, backbone in zip(names, backbones, strict=True):
         if not isinstance(backbone, nn.Module):

@@ -94,6 +94,7 @@ class Perturbation(nn.Module):
             raise ValueError(
                 f"per_step must be at most the number of modalities {len(real)}, however it is {self.per_step}"
             )
+        # NOTE[DIFF] all experts share one draw: each loss needs its own expert's views only, its expectation stays.
         replacements = tuple(self(modality) for modality in real)
         rows, kept = None, real
         if self.fraction < 1:
@@ -177,6 +178,7 @@ class Mean(Perturbation):
     @override
     def replace(self, x: Tensor) -> Tensor:
         """Return the mean over the batch for every sample."""
+        # NOTE[DIFF] without gradient, unlike a mean that encoders could learn to move.
         return x.detach().mean(0, keepdim=True).expand_as(x)
 
 

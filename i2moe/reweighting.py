@@ -15,10 +15,10 @@ __all__ = ["Reweighter", "StaticReweighter"]
 class Reweighter(nn.Module):
     r"""Weigh the experts for each sample from its modalities.
 
-    $$w(x) = \mathrm{softmax}(\mathrm{MLP}([\bar z_1, \dots, \bar z_M]) / \tau)$$
+    .. math:: w(x) = \mathrm{softmax}(\mathrm{MLP}([\bar z_1, \dots, \bar z_M]) / \tau)
 
-    where $\bar z_i$ is modality i averaged over its token axes (all between the first and the last). The floating-point
-    tensors of a nested modality are averaged each and concatenated; integer and boolean ones are left out.
+    where :math:`\bar z_i` is modality i averaged over its token axes (all between the first and the last). The
+    floating-point tensors of a nested modality are averaged each and concatenated; integers and booleans are left out.
 
     Source: I2MoE (ICML 2025), section 3; appendix G for the sizes.
 

@@ -12,6 +12,8 @@ from i2moe.losses import Interaction
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
+    if not a.any() or not b.any():
+        return 0.0
     return float((a * b).sum() / (a.pow(2).sum().sqrt() * b.pow(2).sum().sqrt()))
 
 

@@ -1,0 +1,122 @@
+"""The quickstart: it runs from end to end, and says what came out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from examples import quickstart
+from examples.datasets.watch import CLASS_NAMES, load_watch
+from examples.quickstart import EXPERT_NAMES, MODELS, Predictions
+from i2moe import InteractionMoE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Undo what `main` sets."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def test_main_prints_the_tables_and_draws_the_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    figure = tmp_path / "new" / "figure.png"
+    state = torch.get_rng_state()
+
+    quickstart.main(["--folds", "1", "--epochs", "1", "--output", str(figure)])
+
+    torch.set_rng_state(state)
+    printed = capsys.readouterr().out
+    for title in (*MODELS, *CLASS_NAMES, "accelerometer", "gyroscope", "synergy", "redundancy", str(figure.name)):
+        assert title in printed
+    assert "of 1 folds" in printed
+    height, width, _ = matplotlib.image.imread(figure).shape
+    assert (height, width) > (500, 1000)
+
+
+@pytest.mark.parametrize("how", [["examples/quickstart.py"], ["-m", "examples.quickstart"]], ids=["script", "module"])
+def test_it_starts_both_ways(how: list[str]) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *how, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--epochs" in done.stdout
+
+
+def test_models_differ_in_the_fusion_alone() -> None:
+    torch.manual_seed(0)
+    alone = MODELS["fusion alone"]()
+    torch.manual_seed(0)
+    experts = MODELS["I2MoE"]()
+    assert isinstance(experts.fusion, InteractionMoE)
+    assert experts.fusion.expert_names == EXPERT_NAMES
+    assert all(type(expert) is type(alone.fusion) for expert in experts.fusion.experts)
+    assert [p.shape for p in experts.encoders.parameters()] == [p.shape for p in alone.encoders.parameters()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contributions_sum_to_the_logits(name: str) -> None:
+    windows, model = load_watch().test, MODELS[name]()
+    predictions = quickstart.predict(model, windows)
+
+    with torch.no_grad():
+        output = model(*windows.modalities)
+    logits = output if isinstance(output, torch.Tensor) else output.prediction
+    torch.testing.assert_close(predictions.contributions.sum(1), logits)
+    torch.testing.assert_close(predictions.weights.sum(1), torch.ones(len(windows)))
+
+
+def test_training_keeps_the_epoch_that_is_best_on_the_validation_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, model = load_watch(), MODELS["fusion alone"]()
+    states: list[torch.Tensor] = []
+    accuracies = iter([0.2, 0.6, 0.4])
+
+    class Told:
+        def __init__(self) -> None:
+            self.accuracy = next(accuracies)
+
+    def predict(model: quickstart.Recognizer, windows: object) -> Told:
+        assert windows is data.validation
+        states.append(parameters_to_vector(model.parameters()).detach().clone())
+        return Told()
+
+    monkeypatch.setattr(quickstart, "predict", predict)
+    quickstart.train(model, data, 3, 0, lambda: None)
+
+    assert torch.equal(parameters_to_vector(model.parameters()), states[1])
+    assert not torch.equal(states[1], states[2])
+
+
+@pytest.mark.parametrize(
+    ("gains", "judgment"),
+    [
+        ([3.0], "one fold says little"),
+        ([1.0, -1.0, 0.5], "no clear difference (p = 0.81)"),
+        ([1.0, 1.1, 0.9], "a clear gain (p = 0.0033)"),
+        ([-1.0, -1.1, -0.9], "a clear loss (p = 0.0033)"),
+    ],
+)
+def test_verdict_is_honest(gains: list[float], judgment: str) -> None:
+    assert quickstart.judgment(gains) == judgment
+
+
+def test_scores() -> None:
+    """Nine of ten windows right, and the tenth of the smaller class wrong: F1 is (18 / 19 + 0) / 2."""
+    windows = load_watch().test
+    labels = torch.tensor([0] * 9 + [1])
+    windows = type(windows)(windows.accelerometer[:10], windows.gyroscope[:10], labels, windows.subjects[:10])
+    predictions = Predictions(windows, torch.ones(10, 1), torch.tensor([[[1.0, 0.0]]]).expand(10, 1, 2))
+    assert predictions.accuracy == pytest.approx(0.9)
+    assert predictions.macro_f1 == pytest.approx(9 / 19)
