@@ -18,12 +18,14 @@ def find(name: str) -> Source:
     Only the module of this data set is imported, so that nobody needs the packages of the others.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`, or "synthetic/<generator>".
 
     Raises:
         ValueError: if there is no such data set.
     """
-    if name not in NAMES:
+    name, _, variant = name.partition("/")
+    if name not in NAMES or (variant and name != "synthetic"):
         raise ValueError(f"a data set must be one of {', '.join(NAMES)}, however it is {name!r}")
-    source: Source = import_module(f"examples.datasets.{name}").SOURCE
+    module = import_module(f"examples.datasets.{name}")
+    source: Source = module.source(variant) if variant else module.SOURCE
     return source

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from examples.datasets._adni_tables import place
+from examples.datasets._adni_tables import fill_in, place
 from examples.datasets._files import reading
 from examples.datasets._interface import Column, Lazy
-from examples.datasets._tables import standardize
 
 __all__ = ["load_image"]
 
@@ -118,4 +117,4 @@ def _load_measures(path: Path, subjects: Sequence[str], train: Tensor, where: st
         values, present = place(
             measures.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64), measures.index, subjects
         )
-    return standardize(values, train[present[train]]) * present.unsqueeze(1), present
+    return fill_in(values, present, train), present

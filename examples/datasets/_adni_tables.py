@@ -14,7 +14,7 @@ from torch import Tensor
 from examples.datasets._files import reading
 from examples.datasets._tables import one_hot, standardize
 
-__all__ = ["load_genomic", "load_table", "place"]
+__all__ = ["fill_in", "load_genomic", "load_table", "place"]
 
 _MOST_CATEGORIES = 20
 
@@ -48,6 +48,24 @@ def place(
     present = [subject in rows for subject in subjects]
     placed[present] = values[[rows[subject] for subject in subjects if subject in rows]]
     return placed, torch.tensor(present)
+
+
+def fill_in(values: NDArray[np.float64], present: Tensor, train: Tensor) -> Tensor:
+    """Standardize the rows that are there (see `standardize`) and fill in the others with zeros.
+
+    Args:
+        values: (N, F).
+        present: (N,) bool, which rows are there.
+        train: the training rows.
+
+    Returns:
+        (N, F + number of columns with gaps in rows that are there).
+    """
+    positions = present.cumsum(0) - 1
+    scaled = standardize(values[present.numpy()], positions[train[present[train]]])
+    filled = scaled.new_zeros(len(values), scaled.shape[1])
+    filled[present] = scaled
+    return filled
 
 
 def load_genomic(path: Path, subjects: Sequence[str], train: Tensor, where: str) -> tuple[Tensor, Tensor]:
@@ -99,12 +117,11 @@ def load_table(
         table = table[[name for name in table.columns if not name.startswith(excluded)]] if excluded else table
         numbers = table.select_dtypes("number")
         values, present = place(numbers.to_numpy(np.float64), table.index, subjects)
-        known = train[present[train]]
-        parts = [standardize(values, known)]
+        parts = [fill_in(values, present, train)]
         for name in table.columns.difference(numbers.columns, sort=False):
             if table[name].nunique() <= _MOST_CATEGORIES:  # more are dates, comments and the like
                 texts = table[name].astype(str).reindex(subjects, fill_value="")
-                parts.append(one_hot(texts.tolist(), known))
+                parts.append(one_hot(texts.tolist(), train[present[train]]))
         features = torch.cat(parts, dim=1)
         if features.shape[1] == 0:
             raise ValueError("it has no measure")

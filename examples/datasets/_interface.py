@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -156,14 +156,8 @@ class MultimodalData:
 
     def complete(self) -> MultimodalData:
         """Return the data set without the samples that lack a modality."""
-        splits = {name: split.complete() for name, split in self.splits.items()}
-        return MultimodalData(
-            **splits,
-            modality_names=self.modality_names,
-            output_names=self.output_names,
-            task=self.task,
-            metrics=self.metrics,
-            augment=self.augment,
+        return replace(
+            self, train=self.train.complete(), validation=self.validation.complete(), test=self.test.complete()
         )
 
 

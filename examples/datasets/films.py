@@ -52,7 +52,7 @@ def load_films(split: int = 0) -> MultimodalData:
         ValueError: if its file is not the one this loader was written for.
     """
     films = _read(packaged_file("bokeh_sampledata", _REQUIREMENT, "_data/movies.db", _SHA256))
-    ratings = torch.tensor([film.rating for film in films]).unsqueeze(1)  # (N, 1)
+    ratings = torch.tensor([film.rating for film in films], dtype=torch.float32).unsqueeze(1)  # (N, 1)
     rows = random_split(len(films), split)
     targets = ratings - ratings[rows[0]].mean()
     available = torch.tensor([[bool(film.people), bool(film.topics), bool(film.companies), True] for film in films])

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import tyro
 
-from examples.datasets import NAMES
 from examples.reproduce.check import check
 
 
