@@ -135,7 +135,7 @@ def _directions(sets: list[list[str]], train: Tensor) -> Tensor:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = TfidfVectorizer(analyzer=list, min_df=2).fit([sets[row] for row in train]).transform(sets)
-    directions = TruncatedSVD(_N_PEOPLE, random_state=0).fit(texts[train.numpy()]).transform(texts)
+    directions = TruncatedSVD(_N_PEOPLE, n_iter=2, random_state=0).fit(texts[train.numpy()]).transform(texts)
     return torch.from_numpy(directions / directions[train.numpy()].std()).float()
 
 

@@ -275,7 +275,7 @@ def test_adni_in_the_newer_form(tmp_path: Path) -> None:
     first = data.train[range(len(train))]
     expected = (seen - seen.mean()) / seen.std(ddof=0)
     np.testing.assert_allclose(first.modalities[0][first.available[:, 0], 0], expected, atol=1e-5)
-    assert data.shapes[2] == (12 + 12 + 2,)
+    assert data.shapes[2] == (12 + 4 + 2,)  # every third subject has a gap, in columns 0, 3, 6, 9
 
 
 def test_adni_reads_sparse_matrices_and_categorical_names(written: Callable[[str], Path], tmp_path: Path) -> None:
