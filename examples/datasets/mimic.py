@@ -80,3 +80,28 @@ SOURCE = Source(
     expected=Expected(9_003, None, ((None,), (None,), (None,)), 2),
     root=Path("data/mimic"),
 )
+
+
+if __name__ == "__main__":
+    import sys
+
+    import tyro
+
+    from examples.datasets.mimic_raw.prepare import Recipe, prepare
+
+    _DEFAULT = Recipe()
+
+    def _prepare(raw: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], recipe: Recipe = _DEFAULT) -> None:
+        """Make the prepared files from MIMIC-IV and MIMIC-IV-Note as PhysioNet distributes them.
+
+        Args:
+            raw: folder with `hosp/` and `note/`.
+            out: folder for the prepared files.
+            recipe: what can be chosen about the features.
+        """
+        try:
+            prepare(raw, out, recipe)
+        except (FileNotFoundError, ValueError) as error:
+            sys.exit(f"error: {error}")
+
+    tyro.extras.subcommand_cli_from_dict({"prepare": tyro.conf.configure(tyro.conf.OmitArgPrefixes)(_prepare)})
