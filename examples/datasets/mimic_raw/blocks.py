@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import polars as pl
     from polars._typing import PolarsDataType
 
-__all__ = ["CsvFile"]
+__all__ = ["BLOCK_BYTES", "CsvFile"]
 
-_BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 32 << 20
 
 
 class CsvFile:
@@ -36,7 +36,7 @@ class CsvFile:
         path: Path,
         columns: Mapping[str, PolarsDataType],
         *,
-        block_bytes: int = _BLOCK_BYTES,
+        block_bytes: int = BLOCK_BYTES,
         advance: Callable[[int], object] = lambda n_bytes: None,
     ) -> None:
         self.path, self.columns, self.block_bytes, self.advance = path, dict(columns), block_bytes, advance
@@ -48,14 +48,14 @@ class CsvFile:
             raise ValueError(f"{path} must have the columns {missing}, however it has {names}")
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the records in blocks; the blocks are the same at every call.
+        """Yield the records in blocks, at least one; the blocks are the same at every call.
 
         Raises:
             ValueError: if the file is cut off or damaged.
         """
         with self._open() as (raw, file):
             file.readline()
-            rest, position = b"", 0
+            rest, position, n_blocks = b"", 0, 0
             while chunk := file.read(self.block_bytes):
                 self.advance(raw.tell() - position)
                 position = raw.tell()
@@ -63,8 +63,9 @@ class CsvFile:
                 end = _end_of_records(block)
                 rest = block[end:]
                 if end:
+                    n_blocks += 1
                     yield block[:end]
-            if rest:
+            if rest or n_blocks == 0:
                 yield rest
 
     def parse(self, block: bytes) -> pl.DataFrame:
@@ -88,8 +89,7 @@ class CsvFile:
         """Return the columns of the whole file."""
         import polars as pl
 
-        frames = [self.parse(block) for block in self.blocks()]
-        return pl.concat(frames) if frames else self.parse(b"")
+        return pl.concat([self.parse(block) for block in self.blocks()])
 
     @contextmanager
     def _open(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from examples.datasets._files import require_files
+from examples.datasets.mimic_raw.blocks import BLOCK_BYTES
 from examples.datasets.mimic_raw.cohort import Steps, select_cohort
 from examples.datasets.mimic_raw.extract import (
     Advance,
@@ -135,7 +136,7 @@ def _count_words(path: Path, visits: pl.DataFrame, n_buckets: int, folder: Path,
 
 def _check_same(path: Path, recipe: dict[str, int], files: list[Path]) -> None:
     """Refuse to go on with stages that were made from other files or choices."""
-    wanted = recipe | {file.name: file.stat().st_size for file in files}
+    wanted = recipe | {"block_bytes": BLOCK_BYTES} | {file.name: file.stat().st_size for file in files}
     if not path.exists():
         write_atomically(path, lambda new: new.write_text(json.dumps(wanted, indent=1)))
     found = json.loads(path.read_text())
