@@ -8,9 +8,9 @@ batches and number of epochs:
 * as four experts that a reweighter mixes, without interaction losses ("experts alone"),
 * as interaction experts ("I2MoE").
 
-Every pair of people is left out once (`--folds 5`); all scores are those on people the model has never seen.
+Each of five pairs of people is left out once; all scores are those on people the model has never seen.
 
-    python examples/quickstart.py                       # about 90 seconds on two cores
+    python examples/quickstart.py                       # one to two minutes
     python examples/quickstart.py --folds 1 --epochs 5  # a few seconds
 """
 
@@ -307,12 +307,12 @@ def draw(folds: Sequence[Predictions], path: Path) -> None:
 
 def draw_weights(axes: Axes, folds: Sequence[Predictions]) -> None:
     """Draw a strip of windows for each expert and fold, with its mean."""
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     for f, fold in enumerate(folds):
         for e, color in enumerate(COLORS):
-            weights = fold.weights[:, e]
+            weights = fold.weights[:, e].numpy()
             height = e + 0.8 * ((f + 0.5) / len(folds) - 0.5)
-            jitter = 0.1 * (torch.rand(len(weights), generator=generator) - 0.5)
+            jitter = generator.uniform(-0.05, 0.05, len(weights))
             axes.scatter(weights, height + jitter, s=5, color=color, alpha=0.15, linewidths=0)
             axes.scatter(weights.mean(), height, s=30, color=color, edgecolors="white", linewidths=1, zorder=3)
     axes.set_yticks(range(len(EXPERT_LABELS)), EXPERT_LABELS)
@@ -326,10 +326,10 @@ def draw_window(axes: Axes, fold: Predictions) -> None:
     """Draw what each expert adds to each exercise in the window on which the experts share the work most evenly."""
     window = int(fold.weights.square().sum(-1).argmin())
     added = fold.contributions[window] - fold.contributions[window].mean(-1, keepdim=True)  # (E, C)
-    cells = torch.cat([added, added.sum(0, keepdim=True)])
-    limit = float(cells.abs().max())
+    cells = torch.cat([added, added.sum(0, keepdim=True)]).numpy()
+    limit = np.abs(cells).max()
     axes.imshow(cells, cmap="RdBu_r", vmin=-1.3 * limit, vmax=1.3 * limit, aspect="auto")
-    for (row, column), value in np.ndenumerate(cells.numpy()):
+    for (row, column), value in np.ndenumerate(cells):
         text = f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "0"
         bold, color = "bold" if row == len(added) else "normal", "white" if abs(value) > 0.75 * limit else "black"
         axes.text(column, row, text, ha="center", va="center", weight=bold, color=color)
@@ -337,18 +337,18 @@ def draw_window(axes: Axes, fold: Predictions) -> None:
 
     weights = [f"{label} × {w:.2f}" for label, w in zip(EXPERT_LABELS, fold.weights[window], strict=True)]
     axes.set_yticks(range(len(cells)), [*weights, "prediction"])
-    axes.set_xticks(range(len(CLASS_NAMES)), [name.replace(" ", "\n") for name in CLASS_NAMES], size=8.5)
+    axes.set_xticks(range(len(CLASS_NAMES)), [name.replace(" ", "\n") for name in CLASS_NAMES], size=8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     true, predicted = CLASS_NAMES[int(fold.windows.labels[window])], CLASS_NAMES[int(fold.labels[window])]
-    subtitle = f"weight × logit, centered, in one test window; true: {true}, predicted: {predicted}"
-    title(axes, "What each expert adds to each exercise", subtitle)
+    subtitle = f"weight × logit, centered; true: {true}, predicted: {predicted}"
+    title(axes, "What each expert adds in one test window", subtitle)
 
 
 def title(axes: Axes, text: str, subtitle: str) -> None:
     """Write a title in bold and a smaller line below it."""
     axes.set_title(f"{text}\n", weight="bold")
-    axes.text(0, 1.025, subtitle, transform=axes.transAxes, size=8.5, color="0.35")
+    axes.text(0, 1.025, subtitle, transform=axes.transAxes, size=8.5, color="0.35", in_layout=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from types import FunctionType
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
 
+from i2moe._alike import find_obstacle
 from i2moe._types import BackboneOutput
 
 __all__ = ["run_vmapped"]
@@ -24,6 +22,8 @@ def run_vmapped(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     checked: Callable[[object], BackboneOutput],
+    *,
+    trusted: bool = False,
 ) -> BackboneOutput:
     """Run alike experts on the same arguments in one pass.
 
@@ -34,6 +34,7 @@ def run_vmapped(
         args: positional arguments of each expert.
         kwargs: keyword arguments of each expert.
         checked: turns what an expert returned into a `BackboneOutput`, or raises.
+        trusted: leave out the checks that the experts are alike and that the pass changes nothing in them.
 
     Returns:
         Prediction and latent (B, E, ...), and the mean auxiliary loss.
@@ -43,8 +44,10 @@ def run_vmapped(
     """
     template = experts[0]
     _check_statistics(template)
-    if not torch.compiler.is_compiling():
-        _check_alike(experts)
+    trusted = trusted or torch.compiler.is_compiling()  # a trace cannot look at versions
+    obstacle = None if trusted else find_obstacle(experts)
+    if obstacle is not None:
+        raise _refusal(obstacle)
     mistakes: list[Exception] = []
 
     def one(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -64,7 +67,7 @@ def run_vmapped(
 
     state = _stacked([_state(expert) for expert in experts])
     try:
-        with _unchanged(template, state):
+        with nullcontext() if trusted else _unchanged(template, state):
             results: dict[str, Tensor] = vmap(one, randomness="different")(state)
     except _VmapRefusedError:
         raise
@@ -104,9 +107,6 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 @contextmanager
 def _unchanged(template: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
     """Refuse a pass that leaves something behind: it would belong to all experts and land in one, or nowhere."""
-    if torch.compiler.is_compiling():  # a trace cannot look at versions, and does not need to put back attributes
-        yield
-        return
     layers = [(path, layer, dict(vars(layer)), dict(layer._buffers)) for path, layer in template.named_modules()]
     versions = {name: tensor._version for name, tensor in state.items() if not tensor.is_inference()}
     changed: list[str] = []
@@ -136,83 +136,6 @@ def _check_statistics(template: nn.Module) -> None:
                 f"layer {path!r} ({type(layer).__name__}) changes its running statistics, "
                 "which a pass on stacked copies cannot keep"
             )
-
-
-def _check_alike(experts: Sequence[nn.Module]) -> None:
-    for path, layer in experts[0].named_modules():
-        name = f"layer {path!r} ({type(layer).__name__})"
-        if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
-            raise _refusal(f"{name} is lazy, without a size before its first pass")
-    for expert in experts:
-        for path, layer in expert.named_modules():
-            if any(getattr(layer, hooks) for hooks in _HOOKS):
-                raise _refusal(
-                    f"layer {path!r} ({type(layer).__name__}) has hooks, which would run once for all experts"
-                )
-    for expert in experts[1:]:
-        difference = _difference(experts[0], expert)
-        if difference is not None:
-            raise _refusal(f"the experts differ in more than their parameters: {difference}")
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
-
-
-def _difference(expert: nn.Module, other: nn.Module) -> str | None:
-    """Say what two experts differ in, beyond the values of parameters and buffers."""
-    layers, others = dict(expert.named_modules()), dict(other.named_modules())
-    if list(layers) != list(others):
-        return f"their layers are {list(layers)} and {list(others)}"
-    for path, layer in layers.items():
-        name, counterpart = f"layer {path!r} ({type(layer).__name__})", others[path]
-        # Not the classes themselves: a parametrized layer has one of its own.
-        if (
-            type(layer).__qualname__ != type(counterpart).__qualname__
-            or type(layer).forward != type(counterpart).forward
-        ):
-            return f"{name} is a {type(counterpart).__name__} in another"
-        if _shapes(layer) != _shapes(counterpart):
-            return f"{name} has tensors of other shapes in another"
-        attributes, others_attributes = _own_attributes(layer), _own_attributes(counterpart)
-        for attribute in {**attributes, **others_attributes}:
-            if not _same(attributes.get(attribute), others_attributes.get(attribute)):
-                return f"{name} has another {attribute!r} in another"
-    return None
-
-
-def _kind(layer: nn.Module) -> tuple[object, ...]:
-    """What a layer does; not its class itself, as a parametrized layer has one of its own."""
-    return type(layer).__qualname__, type(layer).forward
-
-
-def _shapes(layer: nn.Module) -> dict[str, object]:
-    tensors = {**layer._parameters, **layer._buffers}
-    return {name: None if tensor is None else (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
-def _own_attributes(layer: nn.Module) -> dict[str, object]:
-    return {name: value for name, value in vars(layer).items() if name not in _OF_EVERY_MODULE}
-
-
-def _same(a: object, b: object) -> bool:
-    """Whether two attributes are certain to mean the same."""
-    if a is b:
-        return True
-    if type(a) is not type(b) or isinstance(a, Tensor):
-        return False
-    if isinstance(a, FunctionType) and isinstance(b, FunctionType):
-        return a.__code__ is b.__code__ and a.__closure__ is None and _same(a.__defaults__, b.__defaults__)
-    if isinstance(a, partial) and isinstance(b, partial):
-        return _same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    try:
-        return bool(a == b)
-    except Exception:  # an object of the user's own that cannot be compared
-        return False
 
 
 def _failing_layer(expert: nn.Module, error: BaseException) -> str:

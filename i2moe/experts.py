@@ -52,7 +52,8 @@ class ExpertBank(nn.ModuleList):
     * `"sequential"`: one pass per expert and view.
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
       the real batch and one for the perturbed views.
-    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass.
+    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
+      differ in nothing but parameters and buffers, which the first pass in training and in evaluation checks.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
@@ -188,8 +189,15 @@ class ExpertBank(nn.ModuleList):
                 f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
             )
         versions = _versions(modalities)
-        output = run_vmapped(list(self), *arrange(modalities), lambda output: _checked("all", output, n_rows))
+        output = run_vmapped(
+            list(self),
+            *arrange(modalities),
+            lambda output: _checked("all", output, n_rows),
+            trusted=self._mode in self._vmap_proven,
+        )
         _check_untouched("all", modalities, versions)
+        if not torch.compiler.is_compiling():
+            self._vmap_proven.add(self._mode)
         return output
 
     @property
@@ -212,7 +220,6 @@ class ExpertBank(nn.ModuleList):
                     # A layer without a batching rule runs expert by expert, slower than batched.
                     warnings.filterwarnings("error", message="There is a performance drop")
                     self._vmap_pass(arrange, views)
-                self._vmap_proven.add(mode)
             except Exception as error:
                 self.vmap_refusals[mode] = str(error)
         return mode in self._vmap_proven

@@ -258,14 +258,26 @@ class InteractionLosses:
             (E,), the losses, each a mean over samples and views.
 
         Raises:
-            ValueError: if experts and interactions differ in number, or a loss cannot be computed on these views.
+            ValueError: if experts and interactions differ in number, an interaction is unknown, or a loss cannot be
+                computed on these views.
         """
+        if views.ndim < 3 or views.shape[2] < 2:
+            raise ValueError(
+                "views must be (B, E, V, ...) with view 0 and at least one replaced view, "
+                f"however their shape is {tuple(views.shape)}"
+            )
+        n_modalities = views.shape[2] - 1 if replaced is None else replaced.shape[1]
         if interactions is None:
-            interactions = (*range(views.shape[2] - 1), "synergy", "redundancy")
+            interactions = (*range(n_modalities), "synergy", "redundancy")
         if len(interactions) != views.shape[1]:
             raise ValueError(
                 f"views must be (B, E, V, ...) with one expert per interaction {tuple(interactions)}, "
                 f"however their shape is {tuple(views.shape)}"
+            )
+        if any(i not in ("synergy", "redundancy", *range(n_modalities)) for i in interactions):
+            raise ValueError(
+                f"interactions must be 'synergy', 'redundancy' or the index of a modality below {n_modalities}, "
+                f"however they are {tuple(interactions)}"
             )
         if views.ndim == 3:
             views = views.unsqueeze(-1)

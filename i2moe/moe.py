@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._inputs import Arrange, bind, check_modalities
-from i2moe._types import Modality
+from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -187,9 +187,9 @@ class InteractionMoE(nn.Module):
     def _mix(self, modalities: tuple[Modality, ...], arrange: Arrange, *, perturb: bool) -> InteractionOutput:
         views = self.perturbation.draw(modalities) if perturb and self.perturbation is not None else Views(modalities)
         weights = self.reweighter(modalities)  # (B, E)
+        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
         outputs = self.experts(arrange, views)
         predictions = outputs.predictions  # (B, E, ...)
-        _check_weights(weights, predictions)
 
         spread = weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
         interaction_losses = None
@@ -203,6 +203,11 @@ class InteractionMoE(nn.Module):
                     "return BackboneOutput(prediction, latent=...)"
                 )
             interaction_losses = self.losses(compared, self.interactions, views.replaced)  # (E,)
+            if interaction_losses.shape != weights.shape[1:]:
+                raise ValueError(
+                    f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
+                    f"returned shape {tuple(interaction_losses.shape)}"
+                )
 
         return InteractionOutput(
             prediction=(spread * predictions).sum(1),
@@ -325,9 +330,9 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
     return backbones
 
 
-def _check_weights(weights: Tensor, predictions: Tensor) -> None:
-    if weights.shape != predictions.shape[:2]:
+def _check_weights(weights: Tensor, n_samples: int, n_experts: int) -> None:
+    if weights.shape != (n_samples, n_experts):
         raise ValueError(
-            f"a reweighter must return weights (B, E) = {tuple(predictions.shape[:2])}, "
+            f"a reweighter must return weights (B, E) = {(n_samples, n_experts)}, "
             f"however it returned {tuple(weights.shape)}"
         )

@@ -53,6 +53,8 @@ class Reweighter(nn.Module):
         for name, value in (("n_experts", n_experts), ("hidden_dim", hidden_dim), ("n_layers", n_layers)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, however it is {value}")
+        if feature_dims is not None and any(width < 1 for width in feature_dims):
+            raise ValueError(f"feature_dims must be widths of at least 1, however they are {tuple(feature_dims)}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), however it is {dropout}")
         if not temperature > 0:

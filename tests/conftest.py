@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, double precision, a fixed seed."""
+"""What every test starts from: one thread and a fixed seed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _reproducible() -> Iterator[None]:
+def _reproducible() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Make new tensors in double precision."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

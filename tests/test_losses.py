@@ -24,6 +24,8 @@ from i2moe.losses import (
 )
 from tests import oracle
 
+pytestmark = pytest.mark.usefixtures("double")
+
 TASKS: tuple[Any, ...] = ("classification", "regression", "released_regression")
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "triplet_uniqueness": partial(triplet_uniqueness, negative=1),
@@ -174,7 +176,7 @@ def test_our_regression_synergy_pushes_apart_and_the_released_one_together() -> 
     views = torch.randn(4, 4, 3, 2) * 0.1
     for task, sign in (("regression", -1), ("released_regression", 1)):
         leaf = views.clone().requires_grad_()
-        InteractionLosses(task)(leaf)[2].backward()  # type: ignore[arg-type, no-untyped-call]
+        InteractionLosses(task)(leaf)[2].backward()  # type: ignore[arg-type]
         assert leaf.grad is not None
         toward = (leaf.grad[:, 2, 1:] * (views[:, 2, 1:] - views[:, 2, :1])).sum()
         assert sign * toward > 0
@@ -209,7 +211,7 @@ def test_gradients_are_finite_everywhere(function: Callable[[Tensor], Tensor], d
         views = views * 1e6
     leaf = views.to(dtype).requires_grad_()
     loss = function(leaf)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.isfinite()
     assert leaf.grad is not None
     assert leaf.grad.isfinite().all()
@@ -220,7 +222,7 @@ def test_gradients_are_finite_everywhere(function: Callable[[Tensor], Tensor], d
 def test_no_gradient_is_stopped() -> None:
     for task in TASKS:
         views = torch.randn(4, 5, 4, 3, requires_grad=True)
-        InteractionLosses(task, margin=10.0)(views).sum().backward()  # type: ignore[no-untyped-call]
+        InteractionLosses(task, margin=10.0)(views).sum().backward()
         assert views.grad is not None
         assert (views.grad != 0).flatten(3).any(-1).all()
 

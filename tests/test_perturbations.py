@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from i2moe import InteractionLosses, InteractionMoE, StaticReweighter
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Views, Zero, as_perturbation
 
+pytestmark = pytest.mark.usefixtures("double")
+
 ALL = (Gaussian, Zero, Mean, Shuffle)
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from i2moe import Reweighter, StaticReweighter
 
+pytestmark = pytest.mark.usefixtures("double")
+
 
 def logits(reweighter: Reweighter, *modalities: Any) -> Tensor:
     """The logits up to a constant per sample."""

@@ -1,0 +1,147 @@
+"""Do models trained from different seeds tell the same story?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2moe._report import InteractionReport
+from i2moe._statistics import correlation, plain
+from i2moe._tables import table
+
+__all__ = ["Stability", "stability"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How far reports of one data set agree with each other.
+
+    R reports, P = R (R - 1) / 2 pairs, E experts.
+
+    Args:
+        expert_names: the E names.
+        pairs: the P pairs of reports, by their position.
+        correlations: (P, E), Pearson correlation of each expert's weights over the samples; NaN where constant.
+        same_largest: (P,), share of samples for which both reports have the same largest weight.
+        global_weights: (R, E), the mean weights.
+
+    Example:
+        >>> stability([InteractionReport.example()] * 3).same_largest
+        tensor([1., 1., 1.], dtype=torch.float64)
+    """
+
+    expert_names: tuple[str, ...]
+    pairs: tuple[tuple[int, int], ...]
+    correlations: Tensor
+    same_largest: Tensor
+    global_weights: Tensor
+
+    @property
+    def spread(self) -> Tensor:
+        """(E,), the standard deviation of the global weights between reports."""
+        return self.global_weights.std(0)
+
+    def summary(self) -> str:
+        """Return a plain-text table.
+
+        Example:
+            >>> print(stability([InteractionReport.example()] * 2).summary())
+            2 reports, 1 pair: the same largest weight for 100.0% of the samples (lowest pair 100.0%)
+            <BLANKLINE>
+            expert             correlation  lowest  global weight  spread
+            uniqueness/image         1.000   1.000          0.350   0.000
+            uniqueness/text          1.000   1.000          0.150   0.000
+            synergy                  1.000   1.000          0.350   0.000
+            redundancy               1.000   1.000          0.150   0.000
+        """
+        pairs = f"{len(self.pairs)} pair" + "s" * (len(self.pairs) > 1)
+        rows = zip(
+            self.expert_names,
+            self.correlations.mean(0),
+            self.correlations.amin(0),
+            self.global_weights.mean(0),
+            self.spread,
+            strict=True,
+        )
+        return (
+            f"{len(self.global_weights)} reports, {pairs}: the same largest weight for {self.same_largest.mean():.1%} "
+            f"of the samples (lowest pair {self.same_largest.min():.1%})\n\n"
+        ) + table(
+            ["expert", "correlation", "lowest", "global weight", "spread"],
+            [[name, *("-" if value.isnan() else f"{value:.3f}" for value in values)] for name, *values in rows],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and numbers, ready for JSON; None for NaN."""
+        return {
+            "expert_names": list(self.expert_names),
+            "pairs": [list(pair) for pair in self.pairs],
+            "correlations": plain(self.correlations),
+            "same_largest": self.same_largest.tolist(),
+            "global_weights": self.global_weights.tolist(),
+            "spread": self.spread.tolist(),
+        }
+
+
+def stability(reports: Sequence[InteractionReport]) -> Stability:
+    """Compare reports of models trained from different seeds on the same samples in the same order.
+
+    Weights that change with the seed are an accident of training and no property of the data.
+
+    Args:
+        reports: at least two.
+
+    Returns:
+        Correlations, agreement on the largest weight, and global weights.
+
+    Raises:
+        ValueError: if there are fewer than two reports, or experts, samples or their order differ.
+
+    Example:
+        >>> stability([InteractionReport.example(), InteractionReport.example()]).correlations.shape
+        torch.Size([1, 4])
+    """
+    reports = list(reports)
+    if len(reports) < 2:
+        raise ValueError(f"stability must have at least two reports, however it has {len(reports)}")
+    for index, report in enumerate(reports[1:], start=1):
+        _check_same(reports[0], report, index)
+
+    pairs = tuple(combinations(range(len(reports)), 2))
+    weights = [report.weights.double() for report in reports]
+    largest = [weight.argmax(1) for weight in weights]
+    n_experts = len(reports[0].expert_names)
+    correlations = [[correlation(weights[a][:, e], weights[b][:, e]) for e in range(n_experts)] for a, b in pairs]
+    return Stability(
+        expert_names=reports[0].expert_names,
+        pairs=pairs,
+        correlations=torch.tensor(correlations, dtype=torch.float64),
+        same_largest=torch.stack([(largest[a] == largest[b]).double().mean() for a, b in pairs]),
+        global_weights=torch.stack([weight.mean(0) for weight in weights]),
+    )
+
+
+def _check_same(first: InteractionReport, other: InteractionReport, index: int) -> None:
+    if other.expert_names != first.expert_names:
+        raise ValueError(
+            f"all reports must have the same experts, however report 0 has {first.expert_names} and report {index} "
+            f"{other.expert_names}"
+        )
+    if len(other) != len(first):
+        raise ValueError(
+            f"all reports must be of the same samples, however report 0 has {len(first)} and report {index} "
+            f"{len(other)}; explain every model on the same data"
+        )
+    same = torch.isclose(first.checksums, other.checksums, rtol=1e-6, atol=1e-6)
+    if first.target.shape == other.target.shape:
+        same &= (first.target == other.target).reshape(len(first), -1).all(1)
+    if not same.all():
+        raise ValueError(
+            f"all reports must be of the same samples in the same order, however {int((~same).sum())} of {len(same)} "
+            f"samples of report {index} are not those of report 0; use a loader with shuffle=False and no augmentation"
+        )

@@ -1,0 +1,124 @@
+"""What a task makes of predictions and targets: what fits, what counts as right, how good it is."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Task", "check_target", "check_task", "decide", "distances", "fall_name", "is_correct", "score"]
+
+Task: TypeAlias = Literal["classification", "multilabel", "regression"]
+
+fall_name: dict[Task, str] = {
+    "classification": "fall of the probability of the true class",
+    "multilabel": "fall of the log-likelihood per label (nats)",
+    "regression": "rise of the squared error",
+}
+"""What a fall of the score is."""
+
+
+def check_task(task: str) -> None:
+    """Raise a ValueError if the task is unknown."""
+    if task not in get_args(Task):
+        raise ValueError(f"task must be one of {get_args(Task)}, however it is {task!r}")
+
+
+def check_target(task: Task, target: Tensor, prediction: Tensor) -> Tensor:
+    """Return a batch's target in the form reports keep: (B,) int64 for classification, else (B, C) floating.
+
+    Args:
+        task: the task.
+        target: what the data gave.
+        prediction: (B, C).
+
+    Raises:
+        ValueError: if the target does not fit the task and the prediction.
+    """
+    n_samples, n_outputs = prediction.shape
+    if target.ndim == 0 or target.shape[0] != n_samples:
+        raise ValueError(
+            f"the target must have one row for each of the {n_samples} predictions, "
+            f"however its shape is {tuple(target.shape)}"
+        )
+    if task == "classification":
+        return _class_indices(target, n_outputs)
+    if target.reshape(n_samples, -1).shape != prediction.shape:
+        raise ValueError(
+            f"the target of {task} must have the prediction's shape {tuple(prediction.shape)}, "
+            f"however its shape is {tuple(target.shape)}"
+        )
+    target = target.reshape(prediction.shape).to(prediction.dtype)
+    if not target.isfinite().all():
+        raise ValueError("the target must be finite, however it holds NaN or infinity; drop or fill these samples")
+    if task == "multilabel" and not ((target == 0) | (target == 1)).all():
+        raise ValueError(
+            f"the target of multilabel must be 0 or 1 for each label, however it lies in "
+            f"[{target.min():g}, {target.max():g}]"
+        )
+    return target
+
+
+def decide(task: Task, prediction: Tensor) -> Tensor:
+    """Turn raw outputs (..., C) into classes (...), labels (..., C) of 0 and 1, or the values themselves."""
+    if task == "classification":
+        return prediction.argmax(-1)
+    return (prediction > 0).long() if task == "multilabel" else prediction
+
+
+def score(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
+    """How good each prediction is, (B,) in float64, the higher the better.
+
+    The probability of the true class, the mean log-likelihood per label, or the negative mean squared error.
+    """
+    prediction, target = prediction.double(), target.to(prediction.device)
+    if task == "classification":
+        return prediction.softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    if task == "multilabel":
+        return -F.binary_cross_entropy_with_logits(prediction, target.double(), reduction="none").mean(-1)
+    return -(prediction - target.double()).square().mean(-1)
+
+
+def is_correct(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
+    """Whether the class is the true one, all labels are, or the squared error is at most the median: (N,) bool."""
+    if task == "classification":
+        return decide(task, prediction) == target
+    if task == "multilabel":
+        return (decide(task, prediction) == target).all(-1)
+    scores = score(task, prediction, target)
+    return scores >= scores.quantile(0.5)
+
+
+def distances(task: Task, a: Tensor, b: Tensor) -> Tensor:
+    """How far predictions (N, C) lie apart: (N,).
+
+    Total variation of the class probabilities, mean difference of the label probabilities (both in [0, 1]), or mean
+    difference of the values (in the target's unit).
+    """
+    if task == "classification":
+        return (a.softmax(-1) - b.softmax(-1)).abs().sum(-1) / 2
+    if task == "multilabel":
+        a, b = a.sigmoid(), b.sigmoid()
+    return (a - b).abs().mean(-1)
+
+
+def _class_indices(target: Tensor, n_classes: int) -> Tensor:
+    if n_classes == 1:
+        raise ValueError(
+            "classification must have at least two outputs, however there is one; "
+            "a single logit is task='multilabel' with targets (B, 1)"
+        )
+    if target.ndim != 1 or target.is_floating_point() or target.is_complex():
+        raise ValueError(
+            "the target of classification must be class indices (B,) of an integer type, however it is "
+            f"{tuple(target.shape)} of {target.dtype}; use target.squeeze(1) or target.argmax(1), "
+            "or pass task='multilabel' or task='regression'"
+        )
+    target = target.long()
+    if target.min() < 0 or target.max() >= n_classes:
+        raise ValueError(
+            f"class indices must lie in [0, {n_classes}), the model's outputs, however they lie in "
+            f"[{target.min()}, {target.max()}]; drop samples without a class"
+        )
+    return target
