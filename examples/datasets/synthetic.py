@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from examples.datasets._interface import Expected, MultimodalData, Source, Split
 from examples.datasets.known import KnownInteractions, type_names
 from examples.datasets.liang import Latents
 from examples.datasets.mixtures import Mixture, Region, levels, warp
@@ -20,10 +21,12 @@ from i2moe.pid import PID, against_rest, estimate_pid, pid
 
 __all__ = [
     "GENERATORS",
+    "SOURCE",
     "KnownInteractions",
     "decompose",
     "decompose_by_type",
     "generate",
+    "source",
     "table",
     "type_names",
 ]
@@ -161,6 +164,48 @@ def _in_order(found: PID) -> Tensor:
 
 def _row(values: Tensor) -> str:
     return " ".join(f"{abs(value):.2f}" for value in values.tolist())
+
+
+_SIZES = (8_000, 2_000, 4_000)
+
+
+def source(name: str) -> Source:
+    """Return a generator as a data set of 8,000 / 2,000 / 4,000 samples; `split` is the seed.
+
+    Args:
+        name: a key of `GENERATORS`.
+    """
+    shapes = tuple(tuple(x.shape[1:]) for x in generate(name, 2, seed=0).modalities)
+    expected = Expected(sum(_SIZES), _SIZES, shapes, generate(name, 2, seed=0).n_classes or 1)
+    return Source(
+        load=lambda root, split: _in_common_form(generate(name, sum(_SIZES), split)),
+        where="it is drawn, not read",
+        expected=expected,
+        n_splits=None,
+    )
+
+
+def _in_common_form(data: KnownInteractions) -> MultimodalData:
+    regression = data.n_classes is None
+    target = data.target.float().reshape(-1, 1) if regression else data.target
+    train, validation, test = (
+        Split(modalities, part)
+        for *modalities, part in zip(
+            *(x.float().split(_SIZES) for x in data.modalities), target.split(_SIZES), strict=True
+        )
+    )
+    return MultimodalData(
+        train,
+        validation,
+        test,
+        modality_names=tuple(str(i) for i in range(len(data.modalities))),
+        output_names=tuple(str(i) for i in range(data.n_classes or 1)),
+        task="regression" if regression else "classification",
+        metrics=("r2", "mae", "correlation") if regression else ("accuracy", "macro_f1", "auroc"),
+    )
+
+
+SOURCE = source("two-modalities")
 
 
 if __name__ == "__main__":

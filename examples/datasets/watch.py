@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CLASS_NAMES", "MODALITY_NAMES", "N_FOLDS", "WatchData", "Windows", "load_watch"]
+from examples.datasets._interface import Expected, MultimodalData, Source, Split
+
+__all__ = ["CLASS_NAMES", "MODALITY_NAMES", "N_FOLDS", "SOURCE", "WatchData", "Windows", "load_watch"]
 
 MODALITY_NAMES = ("accelerometer", "gyroscope")
 
@@ -156,3 +158,26 @@ def _split_subjects(fold: int) -> tuple[list[int], list[int], list[int]]:
     """Turn the circle of subjects 1 to 10 by two a fold: 6 to train, 2 to validate, 2 to test."""
     circle = [(2 * fold + i) % 10 + 1 for i in range(10)]
     return circle[4:], circle[2:4], circle[:2]
+
+
+def _in_common_form(data: WatchData) -> MultimodalData:
+    train, validation, test = (
+        Split(windows.modalities, windows.labels) for windows in (data.train, data.validation, data.test)
+    )
+    return MultimodalData(
+        train,
+        validation,
+        test,
+        modality_names=data.modality_names,
+        output_names=data.class_names,
+        task="classification",
+        metrics=("accuracy", "macro_f1", "auroc"),
+    )
+
+
+SOURCE = Source(
+    load=lambda root, split: _in_common_form(load_watch(split)),
+    where=f"pip install {_PACKAGE}",
+    expected=Expected(2_369, None, ((_N_STEPS, 3), (_N_STEPS, 3)), len(CLASS_NAMES)),
+    n_splits=N_FOLDS,
+)
