@@ -25,6 +25,7 @@ MULTILABEL = replace(EXAMPLE, task="multilabel", target=torch.tensor([[1.0, 0], 
 
 @pytest.fixture(autouse=True)
 def _close_figures() -> Iterator[None]:
+    pyplot.close("all")  # those that other tests of this process left
     yield
     pyplot.close("all")
 
