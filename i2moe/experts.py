@@ -57,6 +57,9 @@ class ExpertBank(nn.ModuleList):
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
+    A layer of yours whose result for a sample depends on the rest of the batch, or an `aux_loss` that is no mean over
+    the samples, must say so by `mixes_samples = True`: stacked views would change it.
+
     Args:
         experts: E modules, called alike.
         names: the E names, for errors; their numbers if not given.

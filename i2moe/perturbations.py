@@ -43,7 +43,8 @@ class Perturbation(nn.Module):
     Args:
         fraction: share of the batch's rows, drawn anew each step, that get perturbed views; in (0, 1].
         per_step: number of modalities replaced each step, drawn anew; None for all M.
-        generator: source of the random numbers; None for torch's global one.
+        generator: source of the random numbers; None for torch's global one, the only one that `torch.compile` takes
+            without a graph break.
 
     With `fraction` or `per_step` the expected losses and gradients are those of all rows and all modalities, at a
     fraction of the cost.

@@ -124,11 +124,8 @@ def categorize(
     * near means $d(r, u_i) \le \theta$. In classification with labels and no threshold, near means that the likeliest
       class is right.
 
-    | near | category |
-    |---|---|
-    | none | synergy: only together do the modalities tell |
-    | one | uniqueness of that modality |
-    | two or more | redundancy |
+    None near is synergy (only together do the modalities tell), one the uniqueness of that modality, two or more
+    redundancy.
 
     For two modalities with labels: agree and right is redundancy, agree and wrong synergy, disagree the uniqueness of
     the right one. A modality that guesses is right by accident, so with labels too a threshold can be better than

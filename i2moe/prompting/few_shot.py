@@ -60,7 +60,7 @@ class FewShotExpert:
         seed: draws the examples.
 
     Attributes:
-        transcript: all `Exchange`s so far, in order of completion.
+        transcript: each `Exchange` so far, in order of completion.
 
     Raises:
         TypeError: if `generate` or the template is of the wrong type.
