@@ -19,6 +19,7 @@ class Reweighter(nn.Module):
 
     where :math:`\bar z_i` is modality i averaged over its token axes (all between the first and the last). The
     floating-point tensors of a nested modality are averaged each and concatenated; integers and booleans are left out.
+    Modalities of another precision than the parameters are converted.
 
     Source: I2MoE (ICML 2025), section 3; appendix G for the sizes.
 
@@ -87,7 +88,13 @@ class Reweighter(nn.Module):
         """
         features = [_pool(i, modality) for i, modality in enumerate(modalities)]
         self._check_widths([feature.shape[-1] for feature in features])
-        return torch.softmax(self.mlp(torch.cat(features, dim=-1)) / self.temperature, dim=-1)
+        pooled = torch.cat(features, dim=-1).to(self._dtype)
+        return torch.softmax(self.mlp(pooled) / self.temperature, dim=-1)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The precision of the parameters; modalities may come in others, each in its own."""
+        return next(self.parameters()).dtype
 
     def extra_repr(self) -> str:
         """Show the temperature beside the layers."""
