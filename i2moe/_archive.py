@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import ctypes
 import json
 import math
 import os
@@ -11,11 +10,12 @@ import struct
 import sys
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from i2moe._files import replacing, to_bytes
 
 __all__ = ["read", "write"]
 
@@ -33,19 +33,10 @@ def write(path: str | os.PathLike[str], facts: Mapping[str, Any], tensors: Mappi
         facts: what JSON can hold.
         tensors: float32, float64 or int64 tensors on the CPU.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr("report.json", json.dumps(facts, indent=1, ensure_ascii=False))
-                for name, tensor in tensors.items():
-                    archive.writestr(f"{name}.npy", _to_npy(tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("report.json", json.dumps(facts, indent=1, ensure_ascii=False))
+        for name, tensor in tensors.items():
+            archive.writestr(f"{name}.npy", _to_npy(tensor))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -71,12 +62,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def _to_npy(tensor: Tensor) -> bytes:
-    tensor = tensor.detach().contiguous()
     header = f"{{'descr': '{_ORDER}{_CODES[tensor.dtype]}', 'fortran_order': False, 'shape': {tuple(tensor.shape)}, }}"
     padding = -(len(_MAGIC) + 2 + len(header) + 1) % 64
     text = (header + " " * padding + "\n").encode("latin1")
-    data = ctypes.string_at(tensor.data_ptr(), tensor.nbytes)  # Tensor.numpy would need numpy
-    return _MAGIC + struct.pack("<H", len(text)) + text + data
+    return _MAGIC + struct.pack("<H", len(text)) + text + to_bytes(tensor)
 
 
 def _from_npy(content: bytes) -> Tensor:

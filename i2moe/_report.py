@@ -222,6 +222,7 @@ class InteractionReport:
         collapsed_above: float = 0.9,
         constant_below: float = 0.01,
         follow_class_above: float = 0.5,
+        alike_below: float = 0.01,
     ) -> tuple[str, ...]:
         """Return what is suspicious about how the experts are used, in sentences.
 
@@ -233,6 +234,9 @@ class InteractionReport:
             follow_class_above: (classification) the weights follow the predicted class if it explains more than this
                 share of their variance between samples. A reweighter that solves the task by itself does so: an expert
                 per class instead of an expert per interaction.
+            alike_below: the experts are alike if their mean disagreement is below (regression: in standard deviations
+                of the predictions). The weights may then say truly which interaction a sample is, if they were taught
+                to, but not which expert the prediction rests on.
 
         Example:
             >>> InteractionReport.example().usage_warnings(collapsed_above=0.3)[0]
@@ -244,6 +248,7 @@ class InteractionReport:
             collapsed_above=collapsed_above,
             constant_below=constant_below,
             follow_class_above=follow_class_above,
+            alike_below=alike_below,
         )
 
     def summary(self) -> str:

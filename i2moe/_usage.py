@@ -21,11 +21,12 @@ def usage_warnings(
     collapsed_above: float,
     constant_below: float,
     follow_class_above: float,
+    alike_below: float,
 ) -> tuple[str, ...]:
-    """Return sentences on dead experts, and on collapsed, constant or class-bound weights."""
+    """Return sentences on dead or equal experts, and on collapsed, constant or class-bound weights."""
     if len(report.expert_names) == 1:
         return ()
-    found = [*_dead(report, dead_below), *_collapsed(report, collapsed_above)]
+    found = [*_dead(report, dead_below), *_collapsed(report, collapsed_above), *_alike(report, alike_below)]
     spread = report.overall.std.max()
     if len(report) > 1 and spread < constant_below:
         return (
@@ -63,3 +64,13 @@ def _collapsed(report: InteractionReport, collapsed_above: float) -> Iterator[st
     for name, mean in zip(report.expert_names, report.overall.mean, strict=True):
         if mean > collapsed_above:
             yield f"the weights have collapsed onto {name!r}: its mean weight is {mean:.3f}"
+
+
+def _alike(report: InteractionReport, alike_below: float) -> Iterator[str]:
+    mean = report.disagreement.mean()
+    unit = report.prediction.std() if report.task == "regression" and len(report) > 1 else 1.0
+    if mean < alike_below * unit:
+        yield (
+            f"the experts predict alike (mean disagreement {mean:.4f}): whatever the weights say of a sample, its "
+            "prediction would be the same with others"
+        )

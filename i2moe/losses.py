@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ __all__ = [
 Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
 """The interaction an expert stands for: the index of a modality (its uniqueness), synergy or redundancy."""
 
-Task: TypeAlias = Literal["classification", "regression", "released_regression"]
+Task: TypeAlias = Literal["classification", "multilabel", "regression", "released_regression"]
 
 
 class Losses(Protocol):
@@ -188,6 +188,7 @@ class InteractionLosses:
     task                   uniqueness             synergy               redundancy
     =====================  =====================  ====================  ====================
     "classification"       triplet_uniqueness     cosine_synergy        cosine_redundancy
+    "multilabel"           triplet_uniqueness     cosine_synergy        cosine_redundancy
     "regression"           triplet_uniqueness     hinge_synergy         squared_redundancy
     "released_regression"  difference_uniqueness  squared_redundancy    squared_redundancy
     =====================  =====================  ====================  ====================
@@ -299,13 +300,13 @@ def _defaults(
     task: Task, margin: float
 ) -> tuple[Callable[[Tensor, int | Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     triplet = partial(triplet_uniqueness, margin=margin)
-    if task == "classification":
+    if task in ("classification", "multilabel"):
         return triplet, cosine_synergy, cosine_redundancy
     if task == "regression":  # NOTE[DIFF] see the class's docstring
         return triplet, partial(hinge_synergy, margin=margin), squared_redundancy
     if task == "released_regression":
         return difference_uniqueness, squared_redundancy, squared_redundancy
-    raise ValueError(f"task must be 'classification', 'regression' or 'released_regression', however it is {task!r}")
+    raise ValueError(f"task must be one of {get_args(Task)}, however it is {task!r}")
 
 
 def _anchor_and_others(views: Tensor) -> tuple[Tensor, Tensor]:

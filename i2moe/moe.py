@@ -235,6 +235,8 @@ class InteractionMoE(nn.Module):
 
 
 def _check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if not isinstance(n_modalities, int):
+        raise TypeError(f"n_modalities must be an int, however it is {n_modalities!r}")
     if n_modalities < 2:
         raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
     if names is None:
@@ -290,7 +292,7 @@ def _check_reweighter(
     n_modalities: int,
     feature_dims: Sequence[int] | None,
 ) -> Callable[[tuple[Modality, ...]], Tensor]:
-    if feature_dims is not None and len(feature_dims) != n_modalities:
+    if feature_dims is not None and (not isinstance(feature_dims, Sequence) or len(feature_dims) != n_modalities):
         raise ValueError(
             f"feature_dims must give one width for each of {n_modalities} modalities, however it is {feature_dims}"
         )

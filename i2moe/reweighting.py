@@ -21,6 +21,10 @@ class Reweighter(nn.Module):
     floating-point tensors of a nested modality are averaged each and concatenated; integers and booleans are left out.
     Modalities of another precision than the parameters are converted.
 
+    Padding counts in the average like any token: what a mask beside the tokens means, your backbone alone knows. Set
+    padded tokens to 0, or write a reweighter that reads the mask: any module that maps the tuple of modalities to
+    weights (B, E).
+
     Source: I2MoE (ICML 2025), section 3; appendix G for the sizes.
 
     Args:

@@ -61,6 +61,16 @@ NAMED: dict[str, Any] = {"modality_names": ("text", "image")}
 
 CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one modality": (lambda: make(n_modalities=1), ValueError, "n_modalities must be at least 2 .*, however it is 1"),
+    "modalities that are no number": (
+        lambda: make(n_modalities="2"),
+        TypeError,
+        "n_modalities must be an int, however it is '2'",
+    ),
+    "one width": (
+        lambda: make(feature_dims=8),
+        ValueError,
+        "feature_dims must give one width for each of 2 .* it is 8",
+    ),
     "duplicate names": (
         lambda: make(modality_names=("a", "a")),
         ValueError,
@@ -185,7 +195,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "unknown task": (
         lambda: InteractionLosses("ranking"),  # type: ignore[arg-type]
         ValueError,
-        "task must be 'classification', 'regression' or .*, however it is 'ranking'",
+        "task must be one of .*'multilabel', 'regression'.*, however it is 'ranking'",
     ),
     "unknown place of losses": (
         lambda: InteractionLosses(on="hidden"),  # type: ignore[arg-type]

@@ -616,20 +616,25 @@ class TestLeavesNoTrace:
 
 class TestUsageWarnings:
     @staticmethod
-    def report(weights: Tensor, prediction: Tensor | None = None) -> InteractionReport:
+    def report(weights: Tensor, prediction: Tensor | None = None, *, apart: bool = True) -> InteractionReport:
         n = len(weights)
         if prediction is None:
             prediction = torch.eye(2).repeat(n // 2, 1)
         return replace(
             InteractionReport.example(),
             weights=weights,
-            expert_predictions=torch.zeros(n, 4, 2),
+            expert_predictions=torch.eye(2).repeat(2, 1).expand(n, 4, 2) if apart else torch.zeros(n, 4, 2),
             prediction=prediction,
             target=torch.zeros(n, dtype=torch.long),
             comprehensiveness=None,
             sufficiency=None,
             checksums=torch.zeros(n),
         )
+
+    def test_experts_that_are_alike(self) -> None:
+        weights = torch.eye(4).repeat_interleave(2, dim=0)
+        (warning,) = self.report(weights, apart=False).usage_warnings()
+        assert "the experts predict alike (mean disagreement 0.0000)" in warning
 
     def test_healthy_weights(self) -> None:
         weights = torch.eye(4).repeat_interleave(2, dim=0)  # each expert for both classes

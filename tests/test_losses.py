@@ -289,3 +289,8 @@ def test_a_custom_loop() -> None:
 def test_repr() -> None:
     text = "InteractionLosses(task='regression', on='latent', margin=0.5)"
     assert repr(InteractionLosses("regression", on="latent", margin=0.5)) == text
+
+
+def test_several_labels_have_the_losses_of_classes() -> None:
+    views = torch.randn(6, 4, 3, 5)
+    assert torch.equal(InteractionLosses("multilabel")(views), InteractionLosses("classification")(views))

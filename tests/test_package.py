@@ -38,6 +38,7 @@ CORE = (
 REPORTS = (
     "_archive",
     "_faithfulness",
+    "_files",
     "_observe",
     "_report",
     "_stability",

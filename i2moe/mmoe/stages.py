@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from i2moe._files import replacing, to_bytes
+
 __all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages", "seeded"]
 
 
@@ -106,7 +108,9 @@ def run_stages(
                     error.add_note(_kept(stage.name, done, folder))
                     raise
                 if path is not None:
-                    _save(path, {"identity": identity, "result": result})
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with replacing(path) as file:
+                        torch.save({"identity": identity, "result": result}, file)
         if path is not None:
             identity["earlier stages"] = _hash([identity["earlier stages"], stage.name, result])
         done.append(stage.name)
@@ -134,7 +138,7 @@ def _hash(value: Any) -> str:
     digest = hashlib.sha256()
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(to_bytes(value))
     elif isinstance(value, Mapping):
         digest.update("".join(f"{key}{_hash(item)}" for key, item in value.items()).encode())
     elif isinstance(value, list | tuple):
@@ -142,20 +146,6 @@ def _hash(value: Any) -> str:
     else:
         digest.update(repr(value).encode())
     return digest.hexdigest()
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    """Write beside, then rename: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
