@@ -39,8 +39,9 @@ class Moments(nn.Module):
 class Probes(nn.Module):
     """Predict from each modality alone and from all together, in several folds, all by the same kind of network.
 
-    Each of the K (M + 1) probes is an MLP with two hidden layers. Their first layers are one matrix, of which each
-    sees its modality's rows only; the others run as one stack: many small networks cost little more than one.
+    Each of the K (M + 1) probes is an MLP with two hidden layers. The first layers of those that see the same features
+    are one matrix, the other layers run as one stack, and all weights are one vector, because an optimizer's time goes
+    by the number of tensors where these are small. So many small networks cost little more than one.
 
     Args:
         feature_dims: the M modalities' widths, D in total.
@@ -49,23 +50,22 @@ class Probes(nn.Module):
         n_folds: number of folds K.
     """
 
-    visible: Tensor
-
     def __init__(self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int) -> None:
         super().__init__()
+        self.feature_dims = list(feature_dims)
         self.n_folds = n_folds
-        owner = torch.repeat_interleave(torch.tensor(feature_dims)).unsqueeze(1)  # (D, 1), the modality of each feature
-        visible = torch.cat((owner == torch.arange(len(feature_dims)), torch.ones(len(owner), 1)), dim=1)
-        visible = visible.repeat(1, n_folds).unsqueeze(-1)  # (D, K (M + 1), 1)
-        self.register_buffer("visible", visible, persistent=False)
-
-        n_features, n_probes, _ = visible.shape
-        self.input_weight = nn.Parameter(_uniform(n_features, n_probes, hidden_dim) * (3 / visible.sum(0)).sqrt())
-        self.input_bias = nn.Parameter(torch.zeros(n_probes * hidden_dim))
-        self.hidden_weight = nn.Parameter(_uniform(n_probes, hidden_dim, hidden_dim) * math.sqrt(6 / hidden_dim))
-        self.hidden_bias = nn.Parameter(torch.zeros(n_probes, 1, hidden_dim))
-        self.output_weight = nn.Parameter(torch.zeros(n_probes, hidden_dim, n_outputs))
-        self.output_bias = nn.Parameter(torch.zeros(n_probes, 1, n_outputs))
+        n_probes = n_folds * (len(feature_dims) + 1)
+        start = (
+            torch.cat([_uniform(width, n_folds * hidden_dim) * math.sqrt(3 / width) for width in feature_dims]),
+            _uniform(sum(feature_dims), n_folds * hidden_dim) * math.sqrt(3 / sum(feature_dims)),
+            torch.zeros(n_probes, 1, hidden_dim),
+            _uniform(n_probes, hidden_dim, hidden_dim) * math.sqrt(6 / hidden_dim),
+            torch.zeros(n_probes, 1, hidden_dim),
+            torch.zeros(n_probes, hidden_dim, n_outputs),
+            torch.zeros(n_probes, 1, n_outputs),
+        )
+        self.shapes = [part.shape for part in start]
+        self.vector = nn.Parameter(torch.cat([part.flatten() for part in start]))
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict from the modalities' features side by side (B, D).
@@ -73,17 +73,28 @@ class Probes(nn.Module):
         Returns:
             (K, M + 1, B, C); the last of the M + 1 is the joint probe.
         """
-        weight = (self.input_weight * self.visible).flatten(1)  # (D, K (M + 1) H)
-        hidden = torch.addmm(self.input_bias, features, weight).relu()
-        hidden = hidden.view(len(hidden), len(self.hidden_weight), -1).transpose(0, 1)  # (K (M + 1), B, H)
-        hidden = torch.baddbmm(self.hidden_bias, hidden, self.hidden_weight).relu()
-        outputs = torch.baddbmm(self.output_bias, hidden, self.output_weight)
-        return outputs.view(self.n_folds, -1, *outputs.shape[1:])
+        own_weight, joint_weight, input_bias, *deeper = self.unpack(self.vector)
+        hidden_weight, hidden_bias, output_weight, output_bias = deeper
+
+        own = zip(features.split(self.feature_dims, 1), own_weight.split(self.feature_dims), strict=True)
+        hidden = torch.cat([*(x @ weight for x, weight in own), features @ joint_weight], dim=1)
+        hidden = hidden.view(len(hidden), len(hidden_weight), -1).transpose(0, 1)  # ((M + 1) K, B, H)
+        hidden = (hidden + input_bias).relu()
+        hidden = torch.baddbmm(hidden_bias, hidden, hidden_weight).relu()
+        outputs = torch.baddbmm(output_bias, hidden, output_weight)
+        return outputs.view(-1, self.n_folds, *outputs.shape[1:]).transpose(0, 1)
+
+    def unpack(self, vector: Tensor) -> list[Tensor]:
+        """Return views of a vector: weights (own and joint) and biases of the first layer, then of the two others.
+
+        The first axis of all but the first two is that of the probes, M + 1 times K.
+        """
+        parts = vector.split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def squared_norm(self) -> Tensor:
-        """Sum the squares of all weights, biases left out."""
-        weights = [weight.flatten() for weight in (self.input_weight, self.hidden_weight, self.output_weight)]
-        return torch.dot(weights[0], weights[0]) + torch.dot(weights[1], weights[1]) + torch.dot(weights[2], weights[2])
+        """Sum the squares of all weights."""
+        return torch.dot(self.vector, self.vector)
 
 
 class Folds(nn.Module):

@@ -160,7 +160,9 @@ class InteractionSupervision(nn.Module):
         Raises:
             TypeError: if the modalities are no sequence, or one has no floating-point tensor.
             ValueError: if numbers of modalities, experts or outputs do not fit, if the target has not the form of the
-                task, or if probabilities are none.
+                task, or if probabilities are none. Values (classes out of range, NaN, probabilities) are looked at
+                in every call on the CPU, in the first call on other devices, where looking waits for the device, and
+                never inside `torch.compile`.
         """
         with torch.autocast(target.device.type, enabled=False):
             self._check(out, target, unimodal, joint)
@@ -324,19 +326,19 @@ class InteractionSupervision(nn.Module):
                 f"the model must have {expected} experts, two more than modalities, however it has {n_experts}; "
                 "pass interactions=model.interactions where it has not all"
             )
-        if self._looks_at_values():
+        if self._looks_at_values(target):
             self._answers.check_values(target)
             for i, predictions in enumerate(unimodal or ()):
                 self._answers.check_predictions(predictions, f"unimodal[{i}]")
             if joint is not None:
                 self._answers.check_predictions(joint, "joint")
 
-    def _looks_at_values(self) -> bool:
-        """Only at the first call: it waits for the device."""
-        if torch.compiler.is_compiling() or self._saw_values:
+    def _looks_at_values(self, target: Tensor) -> bool:
+        """Always on the CPU; elsewhere it would wait for the device, so only at the first call."""
+        if torch.compiler.is_compiling():
             return False
-        self._saw_values = True
-        return True
+        first, self._saw_values = not self._saw_values, True
+        return first or target.device.type == "cpu"
 
 
 def _check_factors(**factors: float) -> None:

@@ -50,7 +50,7 @@ class Settings:
 
     data: tuple[str, ...] = ("watch", "support2", "films")
     splits: int = 5
-    steps: int = 1000
+    steps: int = 500
     batch_size: int = 128
     learning_rate: float = 1e-3
     processes: int = 2
@@ -109,7 +109,7 @@ class Model(nn.Module):
     def forward(self, modalities: Sequence[Tensor]) -> Tensor:
         """Predict (B, C)."""
         out: Tensor | InteractionOutput = self.fusion(*self._embed(modalities))
-        return out.prediction if isinstance(out, InteractionOutput) else out.mean(1)
+        return out.mean(1) if isinstance(out, Tensor) else out.prediction
 
     def loss(self, modalities: Sequence[Tensor], target: Tensor, index: Tensor) -> Tensor:
         """Mean task loss of the members, or the objective of the experts."""
