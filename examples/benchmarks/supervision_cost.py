@@ -1,4 +1,4 @@
-"""What supervision costs: seconds per training step with and without it, in turns.
+"""What supervision costs: processor time of a training step with and without it, in turns.
 
 `python -m examples.benchmarks.supervision_cost`
 """
@@ -66,15 +66,15 @@ class Transformer(nn.Module):
 
 
 def measure(factory: Callable[[], nn.Module], modalities: tuple[Tensor, ...], repeats: int) -> tuple[float, float]:
-    """Median seconds of a training step without and with supervision."""
+    """Median processor seconds of a training step without and with supervision; other programs do not count."""
     target = torch.randint(4, (len(modalities[0]),))
     steps = [_stepper(factory, modalities, target, supervised=supervised) for supervised in (False, True)]
     seconds: list[list[float]] = [[], []]
     for _ in range(repeats + 5):
         for step, taken in zip(steps, seconds, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             step()
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
     return median(seconds[0][5:]), median(seconds[1][5:])
 
 
