@@ -117,7 +117,7 @@ class Model(nn.Module):
         out = self.fusion(*embeddings)
         if isinstance(self.fusion, Ensemble):
             return torch.stack([self._task_loss(member, target) for member in out.unbind(1)]).mean()
-        loss = self._task_loss(out.prediction, target) + 0.1 * out.interaction_loss
+        loss: Tensor = self._task_loss(out.prediction, target) + 0.1 * out.interaction_loss
         if self.supervise is not None:
             loss = loss + self.supervise(out, embeddings, target, index=index)
         return loss
