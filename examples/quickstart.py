@@ -188,11 +188,19 @@ def accuracy_of(predicted: Tensor, windows: Windows) -> float:
 
 @dataclass(frozen=True)
 class Fold:
-    """What a model makes of the two test subjects of a fold; a fusion alone has nothing to report."""
+    """What a model makes of the two test subjects of a fold; a fusion alone has nothing to report.
+
+    Args:
+        accuracy: share of the windows that are predicted rightly.
+        macro_f1: mean F1 score of the exercises.
+        report: what the experts do.
+        probed: (E,), the mean weights that the probes of the supervision would give.
+    """
 
     accuracy: float
     macro_f1: float
-    report: InteractionReport | None
+    report: InteractionReport | None = None
+    probed: Tensor | None = None
 
 
 Results: TypeAlias = dict[str, list[Fold]]
@@ -218,11 +226,13 @@ def run(n_folds: int, n_epochs: int, console: Console) -> Results:
 
 def examine(model: Recognizer, windows: Windows) -> Fold:
     """Test a model; where it has experts, `explain` reports what they do."""
-    predicted, report = predict(model, windows), None
+    predicted, report, probed = predict(model, windows), None, None
     if isinstance(model.fusion, InteractionMoE):
         report = explain(model, [(windows.modalities, windows.labels)], class_names=CLASS_NAMES)
+    if model.supervise is not None:
+        probed = model.supervise.targets(model.embed(windows.modalities)).mean(0)
     macro_f1 = float(f1_score(windows.labels, predicted, average="macro"))
-    return Fold(accuracy_of(predicted, windows), macro_f1, report)
+    return Fold(accuracy_of(predicted, windows), macro_f1, report, probed)
 
 
 # --- 4. The scores, and what they say -------------------------------------------------------------------------------
@@ -308,9 +318,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = run(options.folds, options.epochs, console)
     console.print(score_table(results), verdict(results), sep="\n")
 
-    report = results[SUPERVISED][0].report
+    report, probed = results[SUPERVISED][0].report, results[SUPERVISED][0].probed
     assert report is not None
+    assert probed is not None
     console.print(f"\nReport of {SUPERVISED} on the test subjects of fold 1\n\n{report.summary()}", highlight=False)
+    console.print(
+        "\nMean weights by the probes, which judge these people without having memorized them: "
+        + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(report.expert_names, probed.tolist(), strict=True))
+    )
     draw(report, options.output)
     console.print(f"Figures: {options.output}", soft_wrap=True)
 
