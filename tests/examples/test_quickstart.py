@@ -42,7 +42,7 @@ def test_main_ends_with_a_report_and_its_figures(
 
     torch.set_rng_state(state)
     printed = capsys.readouterr().out
-    for title in (*MODELS, *CLASS_NAMES, "accelerometer", "synergy", "Report of", "agreement", str(figure.name)):
+    for title in (*MODELS, *CLASS_NAMES, "accelerometer", "synergy", "Report of", "by the probes", str(figure.name)):
         assert title in printed
     assert "of 1 folds" in printed
     height, width, _ = matplotlib.image.imread(figure).shape
@@ -133,9 +133,12 @@ def test_examine() -> None:
 
 
 def test_reports_are_of_the_test_windows() -> None:
-    windows, model = load_watch().test, MODELS["I2MoE"]()
-    report = quickstart.examine(model, windows).report
+    windows, model = load_watch().test, MODELS[SUPERVISED]()
+    fold = quickstart.examine(model, windows)
+    report = fold.report
     assert report is not None
+    assert fold.probed is not None
+    assert fold.probed.sum() == pytest.approx(1.0)
     with torch.no_grad():
         torch.testing.assert_close(report.prediction, model.eval()(*windows.modalities).prediction)
     assert report.output_names == CLASS_NAMES
