@@ -1,7 +1,7 @@
 """Accelerate, the same loop on one CPU or many GPUs.
 
-    python -m examples.guides.accelerate_loop
-    accelerate launch --num_processes 4 -m examples.guides.accelerate_loop
+python -m examples.guides.accelerate_loop
+accelerate launch --num_processes 4 -m examples.guides.accelerate_loop
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Contributions(nn.Module):
         self.model = model
 
     def forward(self, *modalities: Tensor) -> Tensor:
-        """Sum over the experts for the prediction."""
+        """The sum over the experts is the prediction."""
         out = self.model(*modalities)
         return out.weights.unsqueeze(-1) * out.expert_predictions
 
@@ -43,9 +43,9 @@ def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, 
 if __name__ == "__main__":
     torch.manual_seed(0)
     model = make_model()
-    train(model, load(4_000, seed=0), n_epochs=8)  # with supervised weights: experts without it need not mean their name
+    train(model, load(4_000, seed=0), n_epochs=8)  # with supervised weights: else experts need not mean their names
 
-    a, b, y = load(400, seed=1)[:]
+    a, b, y = load(200, seed=1)[:]
     attributions = attribute(model, (a, b), y)  # (B, E, M)
     experts = model(a, b).weights.argmax(-1)
     print("of samples that rest most on", *(f"  logit from {name}" for name in NAMES))

@@ -1,6 +1,6 @@
 """Lightning: named losses in every logger, interaction losses on the validation set too.
 
-    python -m examples.guides.lightning_loop
+python -m examples.guides.lightning_loop
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""scikit-learn's tools through skorch: the factor of the interaction loss, chosen by cross-validation.
+"""scikit-learn's tools through skorch: `python -m examples.guides.skorch_search`.
 
-    python -m examples.guides.skorch_search
-
-Patients of SUPPORT2: does one die within 180 days? Five groups of columns are the modalities. Not for clinical use.
+The factor of the interaction loss is chosen by cross-validation on patients of SUPPORT2: does one die within 180 days, by five
+groups of columns? Not for clinical use.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ class Experts(nn.Module):
 
     def __init__(self, dims: dict[str, int]) -> None:
         super().__init__()
-        widths = list(dims.values())
-        self.model = InteractionMoE(
-            lambda: Fusion(widths), len(dims), modality_names=tuple(dims), feature_dims=widths
-        )
+        names, widths = tuple(dims), tuple(dims.values())
+        self.model = InteractionMoE(lambda: Fusion(widths), len(dims), modality_names=names, feature_dims=widths)
 
     def forward(self, **modalities: Tensor) -> tuple[Tensor, ...]:
         """Return logits (B, 2), weights (B, E) and, in training, the interaction loss."""
@@ -53,14 +50,12 @@ class InteractionClassifier(NeuralNetClassifier):
 if __name__ == "__main__":
     torch.manual_seed(0)
     data = find("support2").open()
-    batch = data.train[range(1_500)]
-    X = SliceDict(**{name: x.numpy() for name, x in zip(data.modality_names, batch.modalities, strict=True)})
-    net = InteractionClassifier(
-        Experts, module__dims={name: x.shape[1] for name, x in X.items()},
-        criterion=nn.CrossEntropyLoss, optimizer=torch.optim.Adam, lr=1e-3, batch_size=64, max_epochs=5, train_split=None, verbose=0,
-    )
+    patients = data.train[range(1_000)]
+    X = SliceDict(**{name: x.numpy() for name, x in zip(data.modality_names, patients.modalities, strict=True)})
+    dims = {name: x.shape[1] for name, x in X.items()}
+    options = {"criterion": nn.CrossEntropyLoss, "optimizer": torch.optim.Adam, "train_split": None, "verbose": 0}
+    net = InteractionClassifier(Experts, module__dims=dims, lr=1e-3, batch_size=64, max_epochs=5, **options)
     search = GridSearchCV(net, {"interaction_weight": [0.0, 0.1, 1.0]}, scoring="roc_auc", cv=3)
-    search.fit(X, batch.targets.numpy())
-    for parameters, mean, std in zip(*(search.cv_results_[k] for k in ("params", "mean_test_score", "std_test_score")), strict=True):
-        print(parameters, f"AUROC {mean:.3f} ± {std:.3f}")
-    _, weights = search.best_estimator_.forward(X)
+    search.fit(X, patients.targets.numpy())
+    for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
+        print(parameters, f"AUROC {score:.3f}")
