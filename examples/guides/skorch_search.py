@@ -1,7 +1,7 @@
 """scikit-learn's tools through skorch: `python -m examples.guides.skorch_search`.
 
-The factor of the interaction loss is chosen by cross-validation on patients of SUPPORT2: does one die within 180 days, by five
-groups of columns? Not for clinical use.
+The factor of the interaction loss is chosen by cross-validation on SUPPORT2: does a patient die within 180 days?
+The modalities are five groups of columns. Not for clinical use.
 """
 
 from __future__ import annotations
@@ -50,12 +50,10 @@ class InteractionClassifier(NeuralNetClassifier):
 if __name__ == "__main__":
     torch.manual_seed(0)
     data = find("support2").open()
-    patients = data.train[range(1_000)]
-    X = SliceDict(**{name: x.numpy() for name, x in zip(data.modality_names, patients.modalities, strict=True)})
+    modalities, y, _available = data.train[range(1_000)]
+    X = SliceDict(**{name: x.numpy() for name, x in zip(data.modality_names, modalities, strict=True)})
     dims = {name: x.shape[1] for name, x in X.items()}
     options = {"criterion": nn.CrossEntropyLoss, "optimizer": torch.optim.Adam, "train_split": None, "verbose": 0}
     net = InteractionClassifier(Experts, module__dims=dims, lr=1e-3, batch_size=64, max_epochs=5, **options)
-    search = GridSearchCV(net, {"interaction_weight": [0.0, 0.1, 1.0]}, scoring="roc_auc", cv=3)
-    search.fit(X, patients.targets.numpy())
-    for parameters, score in zip(search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True):
-        print(parameters, f"AUROC {score:.3f}")
+    search = GridSearchCV(net, {"interaction_weight": [0.0, 0.1, 1.0]}, scoring="roc_auc", cv=3).fit(X, y.numpy())
+    print(search.cv_results_["params"], search.cv_results_["mean_test_score"].round(3))
