@@ -16,7 +16,7 @@ from examples.guides.task import load, loss_of, make_model
 
 def train(accelerator: Accelerator, n_epochs: int) -> torch.nn.Module:
     """Train. Every process sees its part of each epoch; losses are averaged over processes for the log."""
-    model = make_model()
+    model: torch.nn.Module = make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     loader = DataLoader(load(2_000, seed=0), batch_size=64, shuffle=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)

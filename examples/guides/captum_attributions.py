@@ -26,7 +26,8 @@ class Contributions(nn.Module):
     def forward(self, *modalities: Tensor) -> Tensor:
         """The sum over the experts is the prediction."""
         out = self.model(*modalities)
-        return out.weights.unsqueeze(-1) * out.expert_predictions
+        added: Tensor = out.weights.unsqueeze(-1) * out.expert_predictions
+        return added
 
 
 def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, n_steps: int = 64) -> Tensor:

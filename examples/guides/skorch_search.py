@@ -53,7 +53,7 @@ if __name__ == "__main__":
     modalities, y, _available = data.train[range(1_000)]
     X = SliceDict(**{name: x.numpy() for name, x in zip(data.modality_names, modalities, strict=True)})
     dims = {name: x.shape[1] for name, x in X.items()}
-    options = {"criterion": nn.CrossEntropyLoss, "optimizer": torch.optim.Adam, "train_split": None, "verbose": 0}
-    net = InteractionClassifier(Experts, module__dims=dims, lr=1e-3, batch_size=64, max_epochs=5, **options)
+    options: dict[str, Any] = {"criterion": nn.CrossEntropyLoss, "optimizer": torch.optim.Adam, "train_split": None}
+    net = InteractionClassifier(Experts, module__dims=dims, lr=1e-3, batch_size=64, max_epochs=5, verbose=0, **options)
     search = GridSearchCV(net, {"interaction_weight": [0.0, 0.1, 1.0]}, scoring="roc_auc", cv=3).fit(X, y.numpy())
     print(search.cv_results_["params"], search.cv_results_["mean_test_score"].round(3))

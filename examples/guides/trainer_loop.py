@@ -47,12 +47,12 @@ class NamedLossesTrainer(Trainer):
 
 def accuracy(evaluated: EvalPrediction) -> dict[str, float]:
     """Predictions are what the classifier returns besides losses: logits (N, C), weights (N, E)."""
-    logits, _weights = evaluated.predictions
-    return {"accuracy": float((logits.argmax(-1) == evaluated.label_ids).mean())}
+    return {"accuracy": float((evaluated.predictions[0].argmax(-1) == evaluated.label_ids).mean())}
 
 
 if __name__ == "__main__":
-    train, test = ([dict(zip(("a", "b", "labels"), x, strict=True)) for x in load(1_000, seed)] for seed in (0, 1))
+    tensors = (zip(*load(1_000, seed).tensors, strict=True) for seed in (0, 1))
+    train, test = ([{"a": a, "b": b, "labels": y} for a, b, y in samples] for samples in tensors)
     args = TrainingArguments("outputs/trainer", num_train_epochs=5, learning_rate=2e-3, logging_steps=50)
     trainer = NamedLossesTrainer(Classifier(), args, train_dataset=train, eval_dataset=test, compute_metrics=accuracy)
     trainer.train()

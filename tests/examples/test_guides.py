@@ -187,7 +187,7 @@ def make_trainer(**arguments: Any) -> Any:
     classifier.model = InteractionMoE(
         task.Fusion, 2, modality_names=task.NAMES, reweighter=reweighter, perturbation="zero"
     )
-    samples = [dict(zip(("a", "b", "labels"), sample, strict=True)) for sample in task.load(64, 0)]
+    samples = [{"a": a, "b": b, "labels": y} for a, b, y in zip(*task.load(64, 0).tensors, strict=True)]
     args = TrainingArguments("outputs", report_to="none", save_strategy="no", disable_tqdm=True, **arguments)
     return NamedLossesTrainer(classifier, args, train_dataset=samples)
 
@@ -216,7 +216,7 @@ class TestSkorch:
     def test_the_loss_has_the_term(self) -> None:
         from examples.guides.skorch_search import Experts, InteractionClassifier
 
-        arguments = {"criterion": nn.CrossEntropyLoss, "interaction_weight": 0.3}
+        arguments: dict[str, Any] = {"criterion": nn.CrossEntropyLoss, "interaction_weight": 0.3}
         net = InteractionClassifier(Experts, module__dims={"a": 16, "b": 16}, **arguments).initialize()
         a, b, y = task.load(32, 0)[:]
         out = net.module_.train()(a=a, b=b)
@@ -258,7 +258,7 @@ class TestFrozenText:
             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
         )
         variables = run("frozen_text")
-        assert variables["r2"] > 0.1  # 0.20 measured; the mean alone has 0
+        assert variables["r2"] > 0.1  # 0.16 measured; the mean alone has 0
         text, facts = variables["modalities"]
         assert text.shape == (2_000, 384)
         assert not text.is_inference()
@@ -307,7 +307,7 @@ class TestSharedEncoders:
 
         model = make_model()
         a, b, _ = task.load(32, 0)[:]
-        encoder = next(iter(model.experts)).encoders
+        encoder = next(iter(model.experts)).get_submodule("encoders")
         per_expert = [
             torch.autograd.grad(out[:, e].sum(), list(encoder.parameters()), retain_graph=True)
             for out in [model.eval()(a, b).expert_predictions]
