@@ -11,7 +11,6 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,13 +20,14 @@ from examples.datasets._files import packaged_file
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
 from examples.datasets._tables import multi_hot, one_hot, random_split, standardize
 
-__all__ = ["SOURCE", "load_films"]
+__all__ = ["SOURCE", "Film", "load_films", "read_films"]
 
 _REQUIREMENT = "bokeh-sampledata==2026.1"
 _SHA256 = "1d9c6a02e488d0354b2309e16130c58820a91ac2ce417e814c5964f9579a65ac"
 _N_PEOPLE, _N_LANGUAGES, _N_COUNTRIES, _N_COMPANIES = 256, 50, 50, 200
 _QUERY = """
-    SELECT Director, Writer, "Cast", Genre, Language, Country, Production, Year, Runtime, Released, tomatoes.Rating
+    SELECT Title, Director, Writer, "Cast", Genre,
+        Language, Country, Production, Year, Runtime, Released, tomatoes.Rating
     FROM omdb JOIN tomatoes ON omdb.ID = tomatoes.ID
     WHERE tomatoes.Rating IS NOT NULL
     ORDER BY omdb.ID
@@ -51,7 +51,7 @@ def load_films(split: int = 0) -> MultimodalData:
         FileNotFoundError: if the package with the data is not installed.
         ValueError: if its file is not the one this loader was written for.
     """
-    films = _read(packaged_file("bokeh_sampledata", _REQUIREMENT, "_data/movies.db", _SHA256))
+    films = read_films()
     ratings = torch.tensor([film.rating for film in films], dtype=torch.float32).unsqueeze(1)  # (N, 1)
     rows = random_split(len(films), split)
     targets = ratings - ratings[rows[0]].mean()
@@ -71,7 +71,10 @@ def load_films(split: int = 0) -> MultimodalData:
 
 
 @dataclass(frozen=True)
-class _Film:
+class Film:
+    """What is known of a film before its release, and the critics' rating."""
+
+    title: str
     people: list[str]
     genres: list[str]
     languages: list[str]
@@ -84,13 +87,22 @@ class _Film:
 
     @property
     def topics(self) -> list[str]:
+        """Genres, languages and countries."""
         return [*self.genres, *self.languages, *self.countries]
 
 
-def _read(path: Path) -> list[_Film]:
+def read_films() -> list[Film]:
+    """Read the films as they are, for features of your own.
+
+    Raises:
+        FileNotFoundError: if the package with the data is not installed.
+        ValueError: if its file is not the one this loader was written for.
+    """
+    path = packaged_file("bokeh_sampledata", _REQUIREMENT, "_data/movies.db", _SHA256)
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
         return [
-            _Film(
+            Film(
+                title=title,
                 people=[*_names(director), *_names(writer), *_names(cast)],
                 genres=_names(genre),
                 languages=_names(language),
@@ -101,7 +113,7 @@ def _read(path: Path) -> list[_Film]:
                 month=released[5:7],
                 rating=rating,
             )
-            for director, writer, cast, genre, language, country, company, year, runtime, released, rating in (
+            for title, director, writer, cast, genre, language, country, company, year, runtime, released, rating in (
                 database.execute(_QUERY)
             )
         ]
@@ -111,7 +123,7 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def _encode(films: list[_Film], train: Tensor) -> list[Tensor]:
+def _encode(films: list[Film], train: Tensor) -> list[Tensor]:
     """Return the four modalities (N, F_i)."""
     topics = (
         multi_hot([film.genres for film in films], train),
