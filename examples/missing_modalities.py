@@ -6,13 +6,13 @@ Models are trained in several ways and tested
 * on the patients as they are, apart by which modalities they have,
 * on patients of whom more and more modalities are taken away, each with the same probability.
 
-    python -m examples.missing_modalities                       # about ten minutes on one core
+    python -m examples.missing_modalities                       # about ten minutes
     python -m examples.missing_modalities --splits 1 --epochs 3 # half a minute
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -207,6 +207,22 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
+def tables(results: dict[str, list[Scores]]) -> Iterator[Table]:
+    """Show the scores as they are, and by the share of modalities taken away; differences split by split."""
+    table = Table("trained with", "all", "complete", "without function", title="Test AUROC")
+    for name, scores in results.items():
+        columns = ([getattr(one, field) for one in scores] for field in ("everyone", "complete", "others"))
+        table.add_row(name, *map(spread, columns))
+    yield table
+    for field, title in (("curve", "accuracy"), ("curve_auroc", "AUROC")):
+        table = Table("trained with", *map(str, SHARES), title=f"Test {title} by probability of taking away")
+        curves = {name: torch.tensor([getattr(one, field) for one in scores]) for name, scores in results.items()}
+        rows = curves | {f"{one} - {other}": curves[one] - curves[other] for one, other in PAIRS}
+        for name, curve in rows.items():
+            table.add_row(name, *(spread(column.tolist()) for column in curve.unbind(1)))
+        yield table
+
+
 def draw(results: dict[str, list[Scores]], path: Path) -> None:
     """Draw the robustness curves, means over the splits."""
     plt.switch_backend("Agg")
@@ -234,20 +250,7 @@ def main(settings: Settings) -> None:
             results[name].append(measure(train(data, way, settings.epochs, split), data.test, split))
             console.log(f"split {split}, {name}: AUROC {results[name][-1].everyone:.3f}")
 
-    table = Table("trained with", "all", "complete", "without function", title="Test AUROC")
-    for name, scores in results.items():
-        columns = ([getattr(one, field) for one in scores] for field in ("everyone", "complete", "others"))
-        table.add_row(name, *map(spread, columns))
-    console.print(table)
-    for field, title in (("curve", "accuracy"), ("curve_auroc", "AUROC")):
-        table = Table("trained with", *map(str, SHARES), title=f"Test {title} by probability of taking away")
-        for name, scores in results.items():
-            curves = [getattr(one, field) for one in scores]
-            table.add_row(name, *(spread(column) for column in zip(*curves, strict=True)))
-        for one, other in PAIRS:
-            pairs = zip(results[one], results[other], strict=True)
-            gains = [[a - b for a, b in zip(getattr(x, field), getattr(y, field), strict=True)] for x, y in pairs]
-            table.add_row(f"{one} - {other}", *(spread(column) for column in zip(*gains, strict=True)))
+    for table in tables(results):
         console.print(table)
     draw(results, settings.output)
     console.print(f"Figure: {settings.output}")

@@ -10,7 +10,20 @@ import torch
 
 from examples.datasets import find
 from examples.datasets._interface import MultimodalData
-from examples.missing_modalities import SHARES, WAYS, Scores, Way, build, call, draw, measure, predict, train
+from examples.missing_modalities import (
+    PAIRS,
+    SHARES,
+    WAYS,
+    Scores,
+    Way,
+    build,
+    call,
+    draw,
+    measure,
+    predict,
+    tables,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +61,16 @@ def test_the_figure(tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
     draw({name: [scores] for name in WAYS}, path)
     assert path.stat().st_size > 10_000
+
+
+def test_the_tables_compare_split_by_split() -> None:
+    results = {
+        name: [Scores(0.7, 0.7, 0.7, [0.1 * w + 0.2 * split] * len(SHARES), [0.5] * len(SHARES)) for split in range(2)]
+        for w, name in enumerate(WAYS)
+    }
+    _, table, _ = tables(results)
+    cells = dict(zip(table.columns[0].cells, table.columns[1].cells, strict=True))
+    for one, other in PAIRS:
+        gain = 0.1 * (list(WAYS).index(one) - list(WAYS).index(other))
+        assert cells[f"{one} - {other}"] == f"{gain:.3f} ± 0.000"
+    assert cells["zeros, no mask"] == "0.100 ± 0.141"
