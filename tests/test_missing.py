@@ -601,6 +601,7 @@ def test_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", ["auto", "vmap"])
 def test_compiled_equals_eager(execution: Execution) -> None:
     torch._dynamo.reset()
