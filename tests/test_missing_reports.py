@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from i2moe import InteractionMoE, InteractionSupervision, explain
 from i2moe._faithfulness import agreement, evidence
 from i2moe.interpretation import InteractionReport
+from tests.test_supervision import output_weight
 
 AVAILABLE = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
 TARGET = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -180,7 +181,7 @@ def supervised(x: Tensor, available: Tensor | None) -> tuple[InteractionSupervis
     torch.manual_seed(3)
     model, supervise = make().float(), InteractionSupervision((1, 1, 1), n_outputs=2)
     assert supervise.probes is not None
-    nn.init.normal_(supervise.probes.output_weight)
+    nn.init.normal_(output_weight(supervise.probes))
     modalities = x.float().split(1, dim=1)
     out = model(*modalities, available=available)
     loss = supervise(out, modalities, TARGET, available=available)
