@@ -22,7 +22,8 @@ __all__ = ["read", "write"]
 _MAGIC = b"\x93NUMPY\x01\x00"
 _CODES = {torch.float32: "f4", torch.float64: "f8", torch.int64: "i8"}
 _ORDER = "<" if sys.byteorder == "little" else ">"
-_DTYPES = {_ORDER + code: dtype for dtype, code in _CODES.items()}
+_DESCRIPTIONS = {dtype: _ORDER + code for dtype, code in _CODES.items()} | {torch.bool: "|b1"}
+_DTYPES = {description: dtype for dtype, description in _DESCRIPTIONS.items()}
 
 
 def write(path: str | os.PathLike[str], facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -31,7 +32,7 @@ def write(path: str | os.PathLike[str], facts: Mapping[str, Any], tensors: Mappi
     Args:
         path: where to; a file there is replaced.
         facts: what JSON can hold.
-        tensors: float32, float64 or int64 tensors on the CPU.
+        tensors: float32, float64, int64 or bool tensors on the CPU.
     """
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("report.json", json.dumps(facts, indent=1, ensure_ascii=False))
@@ -62,7 +63,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def _to_npy(tensor: Tensor) -> bytes:
-    header = f"{{'descr': '{_ORDER}{_CODES[tensor.dtype]}', 'fortran_order': False, 'shape': {tuple(tensor.shape)}, }}"
+    header = f"{{'descr': '{_DESCRIPTIONS[tensor.dtype]}', 'fortran_order': False, 'shape': {tuple(tensor.shape)}, }}"
     padding = -(len(_MAGIC) + 2 + len(header) + 1) % 64
     text = (header + " " * padding + "\n").encode("latin1")
     return _MAGIC + struct.pack("<H", len(text)) + text + to_bytes(tensor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf, nan
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from i2moe._statistics import rank_correlation
 from i2moe._types import Modality
 from i2moe.losses import Interaction
-from i2moe.perturbations import Perturbation
+from i2moe.perturbations import Perturbation, replace_where
 
 __all__ = ["agreement", "evidence", "falls"]
 
@@ -21,6 +22,7 @@ def falls(
     modalities: tuple[Modality, ...],
     perturbation: Perturbation,
     n_draws: int,
+    available: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Measure what the score loses when a modality is replaced, and when all others are.
 
@@ -35,9 +37,10 @@ def falls(
         modalities: the M modalities.
         perturbation: what replaces a modality.
         n_draws: number of replacements the scores are averaged over.
+        available: (B, M) bool, which modalities each sample has; None for all. Others are not replaced.
 
     Returns:
-        Comprehensiveness and sufficiency, (B, M) each.
+        Comprehensiveness and sufficiency, (B, M) each; NaN where a modality is not available.
     """
     everything = frozenset(range(len(modalities)))
     without = [frozenset([j]) for j in everything]
@@ -45,14 +48,18 @@ def falls(
     totals = dict.fromkeys(without + alone, torch.zeros(()))  # with two modalities one without is the other alone
     for _ in range(n_draws):
         replacements = tuple(perturbation(modality) for modality in modalities)
+        if available is not None:
+            replacements = replace_where(available.unbind(1), replacements, modalities)
         for replaced in totals:
             mixed = tuple(replacements[j] if j in replaced else modalities[j] for j in sorted(everything))
             totals[replaced] = totals[replaced] + score(mixed) / n_draws
 
-    return (
-        torch.stack([full - totals[replaced] for replaced in without], dim=1),
-        torch.stack([full - totals[replaced] for replaced in alone], dim=1),
-    )
+    comprehensiveness = torch.stack([full - totals[replaced] for replaced in without], dim=1)
+    sufficiency = torch.stack([full - totals[replaced] for replaced in alone], dim=1)
+    if available is not None:
+        absent = ~available.to(full.device)
+        comprehensiveness, sufficiency = (fall.masked_fill(absent, nan) for fall in (comprehensiveness, sufficiency))
+    return comprehensiveness, sufficiency
 
 
 def evidence(comprehensiveness: Tensor, sufficiency: Tensor, interactions: Sequence[Interaction]) -> Tensor:
@@ -62,7 +69,8 @@ def evidence(comprehensiveness: Tensor, sufficiency: Tensor, interactions: Seque
     * synergy: $\min_j s_j$. Not even the best modality is enough alone.
     * redundancy: $-\max_j c_j$. No modality is needed.
 
-    with $c$ comprehensiveness and $s$ sufficiency. Each is highest on exactly its own kind of sample. The fall when
+    with $c$ comprehensiveness and $s$ sufficiency, over the modalities that a sample has; NaN for a sample with one
+    modality, and for the uniqueness of what it lacks. Each is highest on exactly its own kind of sample. The fall when
     modality i is replaced would not do for uniqueness i: synergy makes it just as high.
 
     Args:
@@ -73,21 +81,28 @@ def evidence(comprehensiveness: Tensor, sufficiency: Tensor, interactions: Seque
     Returns:
         (N, E), in the score's unit.
     """
+    absent = comprehensiveness.isnan()
+    falls = comprehensiveness.masked_fill(absent, -inf)
     columns = []
     for interaction in interactions:
         if interaction == "synergy":
-            columns.append(sufficiency.amin(1))
+            columns.append(sufficiency.masked_fill(absent, inf).amin(1))
         elif interaction == "redundancy":
-            columns.append(-comprehensiveness.amax(1))
+            columns.append(-falls.amax(1))
         else:
-            others = [j for j in range(comprehensiveness.shape[1]) if j != interaction]
-            columns.append(comprehensiveness[:, interaction] - comprehensiveness[:, others].amax(1))
-    return torch.stack(columns, dim=1)
+            others = [j for j in range(falls.shape[1]) if j != interaction]
+            columns.append(comprehensiveness[:, interaction] - falls[:, others].amax(1))
+    alone = (~absent).sum(1, keepdim=True) < 2
+    return torch.stack(columns, dim=1).masked_fill(alone, nan)
 
 
 def agreement(weights: Tensor, evidence: Tensor) -> Tensor:
-    """Spearman correlation over the samples of each expert's weight and evidence: (E,), NaN for a constant weight."""
-    return torch.tensor(
-        [rank_correlation(weight, shown) for weight, shown in zip(weights.unbind(1), evidence.unbind(1), strict=True)],
-        dtype=torch.float64,
-    )
+    """Spearman correlation over the samples of each expert's weight and evidence: (E,), NaN for a constant weight.
+
+    Samples without evidence are left out.
+    """
+    correlations = []
+    for weight, shown in zip(weights.unbind(1), evidence.unbind(1), strict=True):
+        known = ~shown.isnan()
+        correlations.append(rank_correlation(weight[known], shown[known]) if known.any() else nan)
+    return torch.tensor(correlations, dtype=torch.float64)

@@ -15,16 +15,19 @@ Arrange: TypeAlias = Callable[[Sequence[Modality]], tuple[tuple[Any, ...], dict[
 """Turns modalities in order back into the arguments of the call they came from."""
 
 
-def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Modality, ...], Arrange]:
+def bind(
+    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], *, optional: bool = False
+) -> tuple[tuple[Modality, ...], Arrange]:
     """Find the modalities, in the order of `names`, in the arguments of a call.
 
-    The call may be positional, by keyword, both, or pass one list, tuple or dict.
+    The call may be positional, by keyword, both, or pass one list, tuple or dict. Where modalities are optional, those
+    given by name may be left out and are None.
 
     Raises:
         ValueError: if modalities are missing, unknown or too many.
     """
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
-        return _by_name(names, args[0]), lambda modalities: ((dict(zip(names, modalities, strict=True)),), {})
+        return _by_name(names, args[0], optional), lambda modalities: ((dict(zip(names, modalities, strict=True)),), {})
     if len(args) == 1 and not kwargs and isinstance(args[0], list | tuple):
         return _counted(names, tuple(args[0])), lambda modalities: ((sequence_like(args[0], modalities),), {})
     if not kwargs:
@@ -37,7 +40,7 @@ def bind(names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) 
             f"each of the modalities {names} must be given once, however the call has {n} positional ones and "
             f"the keywords {tuple(kwargs)}"
         )
-    modalities = _by_name(names, dict(zip(names, args, strict=False)) | kwargs)
+    modalities = _by_name(names, dict(zip(names, args, strict=False)) | kwargs, optional)
     return modalities, lambda modalities: (
         tuple(modalities[:n]),
         dict(zip(names[n:], modalities[n:], strict=True)),
@@ -86,12 +89,12 @@ def _counted(names: tuple[str, ...], modalities: tuple[Modality, ...]) -> tuple[
     return modalities
 
 
-def _by_name(names: tuple[str, ...], given: Mapping[str, Modality]) -> tuple[Modality, ...]:
-    missing = [name for name in names if name not in given]
+def _by_name(names: tuple[str, ...], given: Mapping[str, Modality], optional: bool) -> tuple[Modality, ...]:
+    missing = [name for name in names if name not in given and not optional]
     unknown = [name for name in given if name not in names]
     if missing or unknown:
         raise ValueError(
             f"inputs by name must be the modalities {names}, however {missing} are missing and {unknown} unknown; "
             "set modality_names to the names of the call"
         )
-    return tuple(given[name] for name in names)
+    return tuple(given.get(name) for name in names)

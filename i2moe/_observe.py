@@ -33,10 +33,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Observation:
-    """What passed through an `InteractionMoE`: its modalities, how it was called with them, and its output."""
+    """What passed through an `InteractionMoE`: its modalities, how it was called with them, and its output.
+
+    Modalities are filled in where `available` (B, M) says that a sample lacks them; None where all are there.
+    """
 
     modalities: tuple[Modality, ...]
     arrange: Arrange
+    available: Tensor | None
     output: InteractionOutput
 
 
@@ -80,7 +84,8 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
     calls: list[Observation] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: InteractionOutput) -> None:
-        calls.append(Observation(*moe._bind(args, kwargs), output))
+        named = {name: value for name, value in kwargs.items() if name != "available"}
+        calls.append(Observation(*moe._bind(args, named, kwargs.get("available")), output))
 
     handle = moe.register_forward_hook(note, with_kwargs=True)
     try:
@@ -131,14 +136,21 @@ def call_by_signature(model: nn.Module, modalities: Any) -> object:
     """Call a model with what a batch holds: spread over the arguments of its forward, or whole.
 
     A tuple or list is spread if the forward takes as many arguments without default, or `*args`; a dict if its keys
-    are the arguments' names. All else is handed over whole.
+    are the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and
+    leave modalities out.
     """
+    mask = {}
+    if isinstance(model, InteractionMoE) and isinstance(modalities, Mapping) and "available" in modalities:
+        modalities = dict(modalities)
+        mask["available"] = modalities.pop("available")
     parameters = inspect.signature(_outermost_backbone(model).forward).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(modalities, Mapping):
         named = {p.name for p in parameters}
-        spread = any(p.kind is p.VAR_KEYWORD for p in parameters) or set(required) <= set(modalities) <= named
-        return model(**modalities) if spread else model(modalities)
+        optional = isinstance(model, InteractionMoE) and model.fill is not None
+        fits = (optional or set(required) <= set(modalities)) and set(modalities) <= named
+        spread = fits or any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return model(**modalities, **mask) if spread else model(modalities, **mask)
     if isinstance(modalities, tuple | list):
         spread = any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(required) == len(modalities)
         return model(*modalities) if spread else model(modalities)

@@ -14,7 +14,7 @@ from torch import Tensor
 from i2moe import _archive
 from i2moe._faithfulness import agreement, evidence
 from i2moe._statistics import WeightStatistics, plain
-from i2moe._tables import columns, summary
+from i2moe._tables import availability, columns, summary
 from i2moe._tasks import Task, check_task, decide, distances, is_correct, score
 from i2moe._usage import usage_warnings
 from i2moe.losses import Interaction
@@ -47,6 +47,7 @@ class InteractionReport:
         sufficiency: (N, M), how much the score falls when a modality alone is kept; None if not measured. The score
             is the probability of the true class, the mean log-likelihood per label in nats, or the negative mean
             squared error: falls are positive where the modality is missed.
+        available: (N, M) bool, which modalities each sample has; None where all have all. Falls are NaN for others.
         checksums: (N,), of the raw inputs, by which `stability` recognizes the data.
         n_bootstrap: number of resamples behind each interval.
         confidence: of the intervals.
@@ -80,6 +81,7 @@ class InteractionReport:
     n_bootstrap: int = 1000
     confidence: float = 0.95
     seed: int = 0
+    available: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -92,6 +94,7 @@ class InteractionReport:
             "comprehensiveness": (n, m),
             "sufficiency": (n, m),
             "checksums": (n,),
+            "available": (n, m),
         }
         for name, shape in shapes.items():
             tensor = getattr(self, name)
@@ -166,6 +169,12 @@ class InteractionReport:
         """The weights over right and wrong predictions (see `correct`); in regression over lower and higher error."""
         names = ("lower error", "higher error") if self.task == "regression" else ("correct", "wrong")
         return {names[0]: self._statistics(self.correct), names[1]: self._statistics(~self.correct)}
+
+    @cached_property
+    def by_availability(self) -> dict[str, WeightStatistics]:
+        """The weights over the samples with the same modalities, "image+text" say, the most frequent first."""
+        groups = self.by_group(availability(self)) if self.available is not None else {}
+        return dict(sorted(groups.items(), key=lambda item: -item[1].n_samples))
 
     @cached_property
     def evidence(self) -> Tensor:
@@ -269,7 +278,7 @@ class InteractionReport:
             >>> InteractionReport.example().to_dict()["per_class"]["cat"]["n_samples"]
             1
         """
-        measured = self.comprehensiveness is not None
+        comprehensiveness, sufficiency = self.comprehensiveness, self.sufficiency
         return {
             "task": self.task,
             "n_samples": len(self),
@@ -281,9 +290,10 @@ class InteractionReport:
             "by_outcome": {name: group.to_dict() for name, group in self.by_outcome.items()},
             "mean_entropy": self.entropy.mean().item(),
             "mean_disagreement": self.disagreement.mean().item(),
-            "comprehensiveness": plain(self.comprehensiveness.mean(0)) if self.comprehensiveness is not None else None,
-            "sufficiency": plain(self.sufficiency.mean(0)) if self.sufficiency is not None else None,
-            "agreement": plain(self.agreement) if measured else None,
+            "by_availability": {name: group.to_dict() for name, group in self.by_availability.items()},
+            "comprehensiveness": None if comprehensiveness is None else plain(comprehensiveness.nanmean(0)),
+            "sufficiency": None if sufficiency is None else plain(sufficiency.nanmean(0)),
+            "agreement": None if comprehensiveness is None else plain(self.agreement),
             "usage_warnings": list(self.usage_warnings()),
         }
 

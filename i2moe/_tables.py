@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from i2moe._statistics import WeightStatistics
@@ -14,7 +15,7 @@ from i2moe._tasks import decide, fall_name
 if TYPE_CHECKING:
     from i2moe._report import InteractionReport
 
-__all__ = ["columns", "summary", "table"]
+__all__ = ["availability", "columns", "summary", "table"]
 
 _MOST_ROWS = 30
 
@@ -24,6 +25,8 @@ def summary(report: InteractionReport) -> str:
     blocks = [_headline(report), _experts(report), _groups(report)]
     if report.comprehensiveness is not None:
         blocks.append(_falls(report))
+    if report.available is not None:
+        blocks.append(_availability(report))
     blocks.append(
         f"entropy of the weights {report.entropy.mean():.3f} of at most {math.log(len(report.expert_names)):.3f} nats, "
         f"disagreement of the experts {report.disagreement.mean():.3f}"
@@ -32,6 +35,15 @@ def summary(report: InteractionReport) -> str:
     if warnings:
         blocks.append("\n".join(["warnings", *(f"  {warning}" for warning in warnings)]))
     return "\n\n".join(blocks)
+
+
+def availability(report: InteractionReport) -> list[str]:
+    """Name the modalities that each sample has: "image+text"."""
+    assert report.available is not None
+    names = report.modality_names
+    return [
+        "+".join(name for name, there in zip(names, row, strict=True) if there) for row in report.available.tolist()
+    ]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -58,6 +70,8 @@ def columns(report: InteractionReport) -> dict[str, list[Any]]:
     for e, expert in enumerate(report.expert_names):
         raw = report.expert_predictions[:, e]
         named |= _decided(report, f"prediction/{expert}", raw, decide(report.task, raw))
+    if report.available is not None:
+        named |= _each("available", report.modality_names, report.available)
     named |= {"entropy": report.entropy.tolist(), "disagreement": report.disagreement.tolist()}
     if report.comprehensiveness is not None and report.sufficiency is not None:
         named |= _each("comprehensiveness", report.modality_names, report.comprehensiveness)
@@ -113,9 +127,24 @@ def _group_row(name: str, group: WeightStatistics) -> list[str]:
 def _falls(report: InteractionReport) -> str:
     assert report.comprehensiveness is not None
     assert report.sufficiency is not None
-    falls = zip(report.modality_names, report.comprehensiveness.mean(0), report.sufficiency.mean(0), strict=True)
+    falls = zip(report.modality_names, report.comprehensiveness.nanmean(0), report.sufficiency.nanmean(0), strict=True)
     rows = [[name, _number(replaced), _number(alone)] for name, replaced, alone in falls]
     return f"{fall_name[report.task]} with a modality\n" + table(["", "replaced", "kept alone"], rows)
+
+
+def _availability(report: InteractionReport) -> str:
+    """Quality and mean weights by which modalities samples have; the most frequent only where there are many."""
+    patterns = list(report.by_availability.items())
+    of_sample = availability(report)
+    regression = report.task == "regression"
+    quality = -report.score if regression else report.correct.double()
+    header = ["available", "samples", "squared error" if regression else "correct", *report.expert_names]
+    rows = []
+    for name, group in patterns[:_MOST_ROWS]:
+        members = torch.tensor([name == other for other in of_sample])
+        rows.append([name, str(group.n_samples), _number(quality[members].mean()), *map(_number, group.mean)])
+    n_more = len(patterns) - _MOST_ROWS
+    return table(header, rows) + (f"\n... and {n_more} rarer patterns: see by_availability" if n_more > 0 else "")
 
 
 def _number(value: Tensor) -> str:

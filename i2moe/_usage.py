@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from i2moe._report import InteractionReport
 
-__all__ = ["explained_by_group", "usage_warnings"]
+__all__ = ["explained_by_group", "find_collapsed", "find_constant", "find_dead", "usage_warnings"]
 
 
 def usage_warnings(
@@ -26,15 +26,19 @@ def usage_warnings(
     """Return sentences on dead or equal experts, and on collapsed, constant or class-bound weights."""
     if len(report.expert_names) == 1:
         return ()
-    found = [*_dead(report, dead_below), *_collapsed(report, collapsed_above), *_alike(report, alike_below)]
-    spread = report.overall.std.max()
-    if len(report) > 1 and spread < constant_below:
-        return (
-            *found,
-            f"the weights are the same for all samples (standard deviation at most {spread:.4f}): "
-            "they tell nothing about a single sample",
-        )
-    if report.task == "classification" and len(report) > 1:
+    mean, largest = report.overall.mean.tolist(), set(report.weights.argmax(1).tolist())
+    is_largest = [e in largest for e in range(len(mean))]
+    found = [
+        *find_dead(report.expert_names, mean, is_largest, dead_below).values(),
+        *find_collapsed(report.expert_names, mean, collapsed_above).values(),
+        *_alike(report, alike_below),
+    ]
+    if len(report) == 1:
+        return tuple(found)
+    constant = find_constant(float(report.overall.std.max()), constant_below)
+    if constant:
+        return (*found, *constant.values())
+    if report.task == "classification":
         explained = explained_by_group(report.weights.double(), report.decision)
         if explained > follow_class_above:
             found.append(
@@ -44,26 +48,40 @@ def usage_warnings(
     return tuple(found)
 
 
+def find_dead(names: Sequence[str], mean: Sequence[float], is_largest: Sequence[bool], below: float) -> dict[str, str]:
+    """Return kind -> sentence on experts of little weight that is the largest for no sample."""
+    return {
+        f"dead/{name}": f"expert {name!r} is dead: its mean weight is {weight:.3f} and it is the largest for no sample"
+        for name, weight, largest in zip(names, mean, is_largest, strict=True)
+        if weight < below / len(names) and not largest
+    }
+
+
+def find_collapsed(names: Sequence[str], mean: Sequence[float], above: float) -> dict[str, str]:
+    """Return kind -> sentence on an expert that has all weight."""
+    return {
+        f"collapsed/{name}": f"the weights have collapsed onto {name!r}: its mean weight is {weight:.3f}"
+        for name, weight in zip(names, mean, strict=True)
+        if weight > above
+    }
+
+
+def find_constant(spread: float, below: float) -> dict[str, str]:
+    """Return kind -> sentence on weights that do not depend on the sample."""
+    if spread >= below:
+        return {}
+    return {
+        "constant": f"the weights are the same for all samples (standard deviation at most {spread:.4f}): "
+        "they tell nothing about a single sample"
+    }
+
+
 def explained_by_group(values: Tensor, groups: Tensor) -> float:
     """The share of the variance of values (N, E), summed over columns, that lies between groups (N,)."""
     deviations = values - values.mean(0)
     members = [groups == group for group in set(groups.tolist())]
     between = [m.sum() * deviations[m].mean(0).square().sum() for m in members]
     return float(torch.stack(between).sum() / deviations.square().sum())
-
-
-def _dead(report: InteractionReport, dead_below: float) -> Iterator[str]:
-    largest = set(report.weights.argmax(1).tolist())
-    for e, name in enumerate(report.expert_names):
-        mean = report.overall.mean[e]
-        if mean < dead_below / len(report.expert_names) and e not in largest:
-            yield f"expert {name!r} is dead: its mean weight is {mean:.3f} and it is the largest for no sample"
-
-
-def _collapsed(report: InteractionReport, collapsed_above: float) -> Iterator[str]:
-    for name, mean in zip(report.expert_names, report.overall.mean, strict=True):
-        if mean > collapsed_above:
-            yield f"the weights have collapsed onto {name!r}: its mean weight is {mean:.3f}"
 
 
 def _alike(report: InteractionReport, alike_below: float) -> Iterator[str]:

@@ -39,6 +39,7 @@ def explain(
     data: Iterable[Any],
     *,
     task: Task = "classification",
+    outputs: slice = slice(None),
     class_names: Sequence[str] | None = None,
     call: Callable[[nn.Module, Any], object] | None = None,
     perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = None,
@@ -65,10 +66,13 @@ def explain(
         model: what to explain. Wrappers for several GPUs are unwrapped: each process explains its own data.
         data: batches `(modalities, target)`, from a `DataLoader` that does not shuffle, say. The modalities are what
             the model is called with: a tuple or list is spread if the model's forward takes as many arguments, a dict
-            if its keys are their names; all else is handed over whole. Targets are integers (B,) for classification,
+            if its keys are their names; all else is handed over whole. A dict with the key "available" says which
+            modalities each sample has. Targets are integers (B,) for classification,
             0 or 1 (B, C) for multilabel, values (B,) or (B, C) for regression.
         task: "classification" (outputs are logits of classes), "multilabel" (logits of labels; with one logit, binary
             classification) or "regression".
+        outputs: which outputs of the prediction to explain, `heads["age"]` of a model with several `Heads`, say; the
+            targets are theirs.
         class_names: the C outputs' names; "0", "1", ... by default, "output" if there is one.
         call: how to call the model with the modalities of a batch, where the rule above does not fit:
             `lambda model, modalities: model(*modalities)`.
@@ -118,6 +122,7 @@ def explain(
         task=task,
         perturbation=_choose_perturbation(moe, perturbation),
         n_draws=n_draws,
+        outputs=outputs,
     )
 
     generators = generators_of(reader.perturbation, data, getattr(data, "sampler", None))
@@ -142,6 +147,7 @@ def explain(
         comprehensiveness=rows.get("comprehensiveness"),
         sufficiency=rows.get("sufficiency"),
         checksums=rows["checksums"],
+        available=rows.get("available"),
         n_bootstrap=n_bootstrap,
         confidence=confidence,
         seed=seed,
@@ -159,6 +165,7 @@ class _BatchReader:
     task: Task
     perturbation: Perturbation
     n_draws: int
+    outputs: slice
 
     def read(self, index: int, batch: Any) -> dict[str, Tensor]:
         """Return the rows of batch number `index`, on the CPU."""
@@ -168,20 +175,25 @@ class _BatchReader:
             inputs = move(modalities, self.device)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with _named(index):
-            rows = _checked_rows(seen.output)
+            rows = _checked_rows(seen.output, self.outputs)
             rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
         with _noted(index):
             rows["checksums"] = checksum(modalities, len(target))
+            if seen.available is not None:
+                rows["available"] = seen.available.cpu()
             return rows | (self._measure(seen, rows) if self.n_draws > 0 else {})
 
     def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         def score_of(modalities: tuple[Modality, ...]) -> Tensor:
             args, kwargs = seen.arrange(modalities)
-            prediction = _as_rows(self.moe(*args, **kwargs).prediction)
+            mask = {} if seen.available is None else {"available": seen.available}
+            prediction = _as_rows(_kept(self.moe(*args, **kwargs, **mask).prediction))[:, self.outputs]
             return score(self.task, prediction, rows["target"])
 
         full = score(self.task, rows["prediction"], rows["target"])
-        comprehensiveness, sufficiency = falls(score_of, full, seen.modalities, self.perturbation, self.n_draws)
+        comprehensiveness, sufficiency = falls(
+            score_of, full, seen.modalities, self.perturbation, self.n_draws, seen.available
+        )
         return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
 
 
@@ -204,7 +216,7 @@ def _split(batch: Any) -> tuple[Any, Tensor]:
         ) from error
 
 
-def _checked_rows(output: InteractionOutput) -> dict[str, Tensor]:
+def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
     """Return what the report keeps of an output, at least float32 and on the CPU.
 
     Raises:
@@ -212,8 +224,8 @@ def _checked_rows(output: InteractionOutput) -> dict[str, Tensor]:
     """
     rows = {
         "weights": _kept(output.weights),
-        "expert_predictions": _as_rows(_kept(output.expert_predictions), n_leading=2),
-        "prediction": _as_rows(_kept(output.prediction)),
+        "expert_predictions": _as_rows(_kept(output.expert_predictions), n_leading=2)[..., outputs],
+        "prediction": _as_rows(_kept(output.prediction))[..., outputs],
     }
     for name, tensor in rows.items():
         broken = (~tensor.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()

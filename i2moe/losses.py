@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2moe._means import mean, of_rows, view_weights
+
 __all__ = [
     "Interaction",
     "InteractionLosses",
@@ -43,10 +45,15 @@ class Losses(Protocol):
     def __call__(
         self, views: Tensor, interactions: Sequence[Interaction] | None = None, replaced: Tensor | None = None
     ) -> Tensor:
-        """Return the losses (E,) of views (B, E, V, ...); see `InteractionLosses.__call__`."""
+        """Return the losses (E,) of views (B, E, V, ...); see `InteractionLosses.__call__`.
+
+        A model with a `fill` calls them with `available` by keyword, too.
+        """
 
 
-def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float = 1.0) -> Tensor:
+def triplet_uniqueness(
+    views: Tensor, negative: int | Tensor, *, margin: float = 1.0, weights: Tensor | None = None
+) -> Tensor:
     r"""Ask that replacing modality i moves the output further than replacing any other.
 
     .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} \max(0, \lVert y_0 - y_j \rVert_2 - \lVert y_0 - y_i \rVert_2 + m)
@@ -55,6 +62,7 @@ def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float =
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
         margin: the margin m, in units of the output.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples and other modalities, a scalar >= 0.
@@ -69,16 +77,17 @@ def triplet_uniqueness(views: Tensor, negative: int | Tensor, *, margin: float =
     """
     anchor, others = _anchor_and_others(views)
     distances = F.pairwise_distance(anchor, others, p=2.0, eps=1e-7)  # (V - 1, R)
-    return _against_others(distances, negative, lambda difference: F.relu(difference + margin))
+    return _against_others(distances, negative, weights, lambda difference: F.relu(difference + margin))
 
 
-def cosine_synergy(views: Tensor) -> Tensor:
+def cosine_synergy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Ask that the output turns away whichever modality is replaced.
 
     .. math:: L = \frac{1}{M} \sum_j \cos(y_0, y_j)
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples and views, a scalar in [-1, 1]. A zero vector counts as orthogonal to all others.
@@ -90,16 +99,17 @@ def cosine_synergy(views: Tensor) -> Tensor:
         >>> cosine_synergy(torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]]))
         tensor(-0.5000)
     """
-    return _cosine(*_anchor_and_others(views)).mean()
+    return mean(_cosine(*_anchor_and_others(views)), weights)
 
 
-def cosine_redundancy(views: Tensor) -> Tensor:
+def cosine_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Ask that the output keeps its direction whichever modality is replaced.
 
     .. math:: L = \frac{1}{M} \sum_j (1 - \cos(y_0, y_j))
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples and views, a scalar in [0, 2].
@@ -111,10 +121,10 @@ def cosine_redundancy(views: Tensor) -> Tensor:
         >>> cosine_redundancy(torch.tensor([[[1.0, 0.0], [5.0, 0.0], [0.0, 1.0]]]))
         tensor(0.5000)
     """
-    return (1 - _cosine(*_anchor_and_others(views))).mean()
+    return mean(1 - _cosine(*_anchor_and_others(views)), weights)
 
 
-def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
+def hinge_synergy(views: Tensor, *, margin: float = 1.0, weights: Tensor | None = None) -> Tensor:
     r"""Push the output at least a margin away whichever modality is replaced.
 
     .. math:: L = \frac{1}{M} \sum_j \max(0, m - \lVert y_0 - y_j \rVert_2)
@@ -125,6 +135,7 @@ def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         margin: the margin m, in units of the output.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples and views, a scalar in [0, m].
@@ -134,16 +145,17 @@ def hinge_synergy(views: Tensor, *, margin: float = 1.0) -> Tensor:
         tensor(0.3750)
     """
     distances = F.pairwise_distance(*_anchor_and_others(views), p=2.0, eps=1e-7)
-    return F.relu(margin - distances).mean()
+    return mean(F.relu(margin - distances), weights)
 
 
-def squared_redundancy(views: Tensor) -> Tensor:
+def squared_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Ask that the output stays whichever modality is replaced.
 
     .. math:: L = \frac{1}{M} \sum_j \mathrm{MSE}(y_0, y_j)
 
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples, views and outputs, a scalar >= 0.
@@ -153,10 +165,10 @@ def squared_redundancy(views: Tensor) -> Tensor:
         tensor(2.5000)
     """
     anchor, others = _anchor_and_others(views)
-    return (anchor - others).square().mean()
+    return mean((anchor - others).square(), weights)
 
 
-def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
+def difference_uniqueness(views: Tensor, negative: int | Tensor, *, weights: Tensor | None = None) -> Tensor:
     r"""Compute the uniqueness loss of the released code for regression.
 
     .. math:: L_i = \frac{1}{M-1} \sum_{j \ne i} [\mathrm{MSE}(y_0, y_j) - \mathrm{MSE}(y_0, y_i)]
@@ -166,6 +178,7 @@ def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
 
     Returns:
         The mean over samples and other modalities, a scalar.
@@ -178,7 +191,7 @@ def difference_uniqueness(views: Tensor, negative: int | Tensor) -> Tensor:
         tensor(-3.)
     """
     anchor, others = _anchor_and_others(views)
-    return _against_others((anchor - others).square().mean(-1), negative, lambda difference: difference)
+    return _against_others((anchor - others).square().mean(-1), negative, weights, lambda difference: difference)
 
 
 class InteractionLosses:
@@ -203,12 +216,15 @@ class InteractionLosses:
         task: which row of the table fills the losses not given explicitly.
         on: compare the experts' `"prediction"` or their `"latent"` (which the backbone must then return).
         margin: of the triplet and the hinge.
+        dim: the axis of a prediction (B, ...) that holds the outputs to compare: 1 for dense maps (B, C, H, W). The
+            other axes are more samples.
         uniqueness: replaces the table's; called with views (B, V, C) and `negative`, see `triplet_uniqueness`.
         synergy: replaces the table's; called with views (B, V, C).
-        redundancy: replaces the table's; called with views (B, V, C).
+        redundancy: replaces the table's; called with views (B, V, C). Where modalities are missing, the three are
+            called with `weights` too.
 
     Raises:
-        ValueError: if `task` or `on` is unknown or `margin` is not positive.
+        ValueError: if `task` or `on` is unknown, `margin` is not positive, or `dim` is the batch's.
 
     Example:
         >>> views = torch.randn(8, 4, 3, 5)  # 8 samples, 4 experts of 2 modalities, 3 views, 5 classes
@@ -222,19 +238,23 @@ class InteractionLosses:
         *,
         on: Literal["prediction", "latent"] = "prediction",
         margin: float = 1.0,
-        uniqueness: Callable[[Tensor, int | Tensor], Tensor] | None = None,
-        synergy: Callable[[Tensor], Tensor] | None = None,
-        redundancy: Callable[[Tensor], Tensor] | None = None,
+        dim: int = -1,
+        uniqueness: Callable[..., Tensor] | None = None,
+        synergy: Callable[..., Tensor] | None = None,
+        redundancy: Callable[..., Tensor] | None = None,
     ) -> None:
         if on not in ("prediction", "latent"):
             raise ValueError(f"on must be 'prediction' or 'latent', however it is {on!r}")
         if not margin > 0:
             raise ValueError(f"margin must be positive, however it is {margin}")
+        if dim == 0:
+            raise ValueError("dim must be an axis of outputs, however it is 0, the batch's")
 
         defaults = _defaults(task, margin)
         self.task = task
         self.on = on
         self.margin = margin
+        self.dim = dim
         self.uniqueness = uniqueness or defaults[0]
         self.synergy = synergy or defaults[1]
         self.redundancy = redundancy or defaults[2]
@@ -243,7 +263,11 @@ class InteractionLosses:
         return f"{type(self).__name__}(task={self.task!r}, on={self.on!r}, margin={self.margin})"
 
     def __call__(
-        self, views: Tensor, interactions: Sequence[Interaction] | None = None, replaced: Tensor | None = None
+        self,
+        views: Tensor,
+        interactions: Sequence[Interaction] | None = None,
+        replaced: Tensor | None = None,
+        available: Tensor | None = None,
     ) -> Tensor:
         """Return one loss per expert.
 
@@ -254,9 +278,12 @@ class InteractionLosses:
                 if not given.
             replaced: (V - 1, M) bool, the modality replaced in each view, where fewer views than modalities were
                 drawn. The expected losses are then those of all views.
+            available: (B, M) bool, which modalities each sample has; None for all. Interactions are between
+                modalities, so samples with a single one are left out, and so are views that replace nothing. A
+                modality's uniqueness is about the samples that have it.
 
         Returns:
-            (E,), the losses, each a mean over samples and views.
+            (E,), the losses, each a mean over the samples and views that exist; 0 where none does.
 
         Raises:
             ValueError: if experts and interactions differ in number, an interaction is unknown, or a loss cannot be
@@ -280,25 +307,32 @@ class InteractionLosses:
                 f"interactions must be 'synergy', 'redundancy' or the index of a modality below {n_modalities}, "
                 f"however they are {tuple(interactions)}"
             )
-        if views.ndim == 3:
-            views = views.unsqueeze(-1)
+        views = views.unsqueeze(-1) if views.ndim == 3 else self._outputs_last(views)
         pairs = zip(views.unbind(1), interactions, strict=True)
-        return torch.stack([self._one(of_expert, interaction, replaced) for of_expert, interaction in pairs])
+        return torch.stack([self._one(of_expert, interaction, replaced, available) for of_expert, interaction in pairs])
 
-    def _one(self, views: Tensor, interaction: Interaction, replaced: Tensor | None) -> Tensor:
+    def _outputs_last(self, views: Tensor) -> Tensor:
+        return views if self.dim == -1 else views.movedim(self.dim + 2 if self.dim > 0 else self.dim, -1)
+
+    def _one(
+        self, views: Tensor, interaction: Interaction, replaced: Tensor | None, available: Tensor | None
+    ) -> Tensor:
+        weights = {}
+        if available is not None:
+            precision = torch.promote_types(views.dtype, torch.float32)
+            weights["weights"] = view_weights(interaction, replaced, available, precision)
         if interaction == "synergy":
-            return self.synergy(views)
+            return self.synergy(views, **weights)
         if interaction == "redundancy":
-            return self.redundancy(views)
+            return self.redundancy(views, **weights)
         if replaced is None:
-            return self.uniqueness(views, interaction)
+            return self.uniqueness(views, interaction, **weights)
         # Modality i is among k of M replaced ones with probability k / M.
-        return self.uniqueness(views, replaced.select(1, interaction) * (replaced.shape[1] / replaced.shape[0]))
+        negative = replaced.select(1, interaction) * (replaced.shape[1] / replaced.shape[0])
+        return self.uniqueness(views, negative, **weights)
 
 
-def _defaults(
-    task: Task, margin: float
-) -> tuple[Callable[[Tensor, int | Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def _defaults(task: Task, margin: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
     triplet = partial(triplet_uniqueness, margin=margin)
     if task in ("classification", "multilabel"):
         return triplet, cosine_synergy, cosine_redundancy
@@ -335,7 +369,9 @@ def _unit(x: Tensor) -> Tensor:
     return torch.where(short, 0.0, x * torch.where(short, 1.0, squared).rsqrt())
 
 
-def _against_others(distances: Tensor, negative: int | Tensor, contrast: Callable[[Tensor], Tensor]) -> Tensor:
+def _against_others(
+    distances: Tensor, negative: int | Tensor, weights: Tensor | None, contrast: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Average contrast(d_j - d_i) over rows and j != i, for distances (V - 1, R) and i = negative."""
     n_views = distances.shape[0]
     if n_views < 2:
@@ -343,6 +379,9 @@ def _against_others(distances: Tensor, negative: int | Tensor, contrast: Callabl
             f"uniqueness must contrast at least two replaced modalities, however there is {n_views}; "
             "raise per_step, or leave the uniqueness experts out"
         )
-    contrasts = contrast(distances.unsqueeze(0) - distances.unsqueeze(1)).mean(-1)  # (negative, positive)
+    contrasts = contrast(distances.unsqueeze(0) - distances.unsqueeze(1))  # (negative, positive, R)
+    if weights is not None:
+        contrasts = contrasts * of_rows(weights, distances.shape[1])
+    contrasts = contrasts.mean(-1)
     per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
     return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()

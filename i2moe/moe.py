@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from i2moe._available import make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank
 from i2moe.losses import Interaction, InteractionLosses, Losses
+from i2moe.missing import Fill
 from i2moe.perturbations import Perturbation, Views, as_perturbation
 from i2moe.reweighting import Reweighter
 
@@ -80,11 +82,14 @@ class InteractionMoE(nn.Module):
             called with the modalities exactly as this model is and returns a tensor (B, ...) or a `BackboneOutput`.
         n_modalities: number of modalities M, at least 2.
         modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default.
-        feature_dims: the modalities' widths, to build the default reweighter now and not at the first forward pass.
+        feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
+            forward pass.
         reweighter: maps the tuple of modalities to weights (B, E); a `Reweighter` by default.
         losses: what the views are judged by; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
             perturbed views and so no interaction loss.
+        fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
+            of these or a `Fill` per modality. None: every sample must have all modalities.
         experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
         execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
@@ -124,6 +129,7 @@ class InteractionMoE(nn.Module):
         reweighter: Callable[[tuple[Modality, ...]], Tensor] | None = None,
         losses: Losses | None = None,
         perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = "gaussian",
+        fill: str | Sequence[str | Fill] | None = None,
         experts: Literal["all"] | Sequence[str] = "all",
         execution: Execution = "auto",
         checkpoint: bool = False,
@@ -134,7 +140,9 @@ class InteractionMoE(nn.Module):
         self.perturbation = None if perturbation is None else as_perturbation(perturbation)
         self._check_per_step()
         self.losses = _check_losses(losses)
-        self.reweighter = _check_reweighter(reweighter, len(self.expert_names), n_modalities, feature_dims)
+        _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
+        self.reweighter = _check_reweighter(reweighter, len(self.expert_names), feature_dims)
+        self.fill = make_fills(fill, n_modalities, feature_dims)
         backbones = _build(backbone_factory, self.expert_names)
         self.experts = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
 
@@ -143,27 +151,34 @@ class InteractionMoE(nn.Module):
         """Number of modalities M."""
         return len(self.modality_names)
 
-    def forward(self, *args: Any, **kwargs: Any) -> InteractionOutput:
+    def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict, in training with perturbed views and interaction losses.
 
+        What an absent modality holds, NaN included, changes neither outputs nor gradients: it is filled in, never
+        perturbed, its views leave the losses, its uniqueness expert has weight 0.
+
         Args:
-            *args: the M modalities, or one list, tuple or dict of them.
+            *args: the M modalities, or one list, tuple or dict of them. Where the model has a `fill`, one that no
+                sample of the batch has may be None, or left out if modalities go by name.
+            available: (B, M) bool, which modalities each sample has; None for all that are given.
             **kwargs: the modalities by name.
 
         Raises:
-            TypeError: if a modality is not made of tensors or cannot be perturbed.
-            ValueError: if modalities are missing, unknown or do not fit together.
+            TypeError: if a modality is not made of tensors or cannot be perturbed or filled, or the mask is not bool.
+            ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all: on the
+                CPU at once; elsewhere and in compiled code an assertion of the device fails, without waiting for it.
         """
-        modalities, arrange = self._bind(args, kwargs)
-        return self._mix(modalities, arrange, perturb=self.training and self.perturbation is not None)
+        modalities, arrange, available = self._bind(args, kwargs, available)
+        return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
-    def interaction_views(self, *args: Any, **kwargs: Any) -> InteractionOutput:
+    def interaction_views(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict with perturbed views and interaction losses in any mode, for validation curves.
 
         Train with the model itself: wrappers like DDP synchronize gradients in its forward pass only.
 
         Args:
             *args: as for the model itself.
+            available: as for the model itself.
             **kwargs: as for the model itself.
 
         Raises:
@@ -173,21 +188,37 @@ class InteractionMoE(nn.Module):
             raise ValueError(
                 "interaction views must have a perturbation, however perturbation=None; give the model one"
             )
-        return self._mix(*self._bind(args, kwargs), perturb=True)
+        return self._mix(*self._bind(args, kwargs, available), perturb=True)
 
     def extra_repr(self) -> str:
         """Show the experts' names."""
         return f"expert_names={self.expert_names}, losses={self.losses}"
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Modality, ...], Arrange]:
-        modalities, arrange = bind(self.modality_names, args, kwargs)
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None = None
+    ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
+        modalities, arrange = bind(self.modality_names, args, kwargs, optional=self.fill is not None)
+        if self.fill is not None:
+            modalities, available = self.fill(self.modality_names, modalities, available)
+            return modalities, arrange, available
+        if available is not None or any(modality is None for modality in modalities):
+            raise ValueError(
+                "a model must have a fill to take samples that lack modalities, however fill=None; build it with "
+                "InteractionMoE(..., fill='learned')"
+            )
         check_modalities(self.modality_names, modalities)
-        return modalities, arrange
+        return modalities, arrange, None
 
-    def _mix(self, modalities: tuple[Modality, ...], arrange: Arrange, *, perturb: bool) -> InteractionOutput:
-        views = self.perturbation.draw(modalities) if perturb and self.perturbation is not None else Views(modalities)
+    def _mix(
+        self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
+    ) -> InteractionOutput:
+        views = Views(modalities)
+        if perturb and self.perturbation is not None:
+            views = self.perturbation.draw(modalities, available)
         weights = self.reweighter(modalities)  # (B, E)
         _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
+        if available is not None:
+            weights = weigh_available(weights, available, self.interactions)
         outputs = self.experts(arrange, views)
         predictions = outputs.predictions  # (B, E, ...)
 
@@ -202,7 +233,8 @@ class InteractionMoE(nn.Module):
                     "losses on the latent must have one, however a backbone returned none; "
                     "return BackboneOutput(prediction, latent=...)"
                 )
-            interaction_losses = self.losses(compared, self.interactions, views.replaced)  # (E,)
+            missing = {} if views.available is None else {"available": views.available}
+            interaction_losses = self.losses(compared, self.interactions, views.replaced, **missing)  # (E,)
             if interaction_losses.shape != weights.shape[1:]:
                 raise ValueError(
                     f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
@@ -242,6 +274,8 @@ def _check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, .
     if names is None:
         return tuple(str(i) for i in range(n_modalities))
     names = tuple(names)
+    if "available" in names:
+        raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
     if (
         len(names) != n_modalities
         or len(set(names)) != n_modalities
@@ -286,23 +320,27 @@ def _check_losses(losses: Losses | None) -> Losses:
     return losses
 
 
-def _check_reweighter(
-    reweighter: Callable[[tuple[Modality, ...]], Tensor] | None,
-    n_experts: int,
-    n_modalities: int,
-    feature_dims: Sequence[int] | None,
-) -> Callable[[tuple[Modality, ...]], Tensor]:
-    if feature_dims is not None and (not isinstance(feature_dims, Sequence) or len(feature_dims) != n_modalities):
+def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, needed: bool) -> None:
+    if feature_dims is None:
+        return
+    if not isinstance(feature_dims, Sequence) or len(feature_dims) != n_modalities:
         raise ValueError(
             f"feature_dims must give one width for each of {n_modalities} modalities, however it is {feature_dims}"
         )
-    if reweighter is None:
-        return Reweighter(n_experts, feature_dims)
-    if feature_dims is not None:
+    if not needed:
         raise ValueError(
             "feature_dims must be left out with a reweighter, however both are given; "
             "pass them to the reweighter: Reweighter(n_experts, feature_dims)"
         )
+
+
+def _check_reweighter(
+    reweighter: Callable[[tuple[Modality, ...]], Tensor] | None,
+    n_experts: int,
+    feature_dims: Sequence[int] | None,
+) -> Callable[[tuple[Modality, ...]], Tensor]:
+    if reweighter is None:
+        return Reweighter(n_experts, feature_dims)
     if getattr(reweighter, "n_experts", n_experts) != n_experts:
         raise ValueError(
             f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,12 +26,14 @@ class Views:
             where possible.
         rows: (B',) the rows that have perturbed views, None for all.
         replaced: (V - 1, M) bool, the modality replaced in each perturbed view, None for all in turn.
+        available: (B', M) bool, which modalities the rows with perturbed views have; None for all.
     """
 
     real: tuple[Modality, ...]
     perturbed: tuple[tuple[Modality, ...], ...] = ()
     rows: Tensor | None = None
     replaced: Tensor | None = None
+    available: Tensor | None = None
 
 
 class Perturbation(nn.Module):
@@ -84,8 +86,12 @@ class Perturbation(nn.Module):
         replaced: Modality = map_leaves(self._replace_leaf, modality)
         return replaced
 
-    def draw(self, modalities: Sequence[Modality]) -> Views:
+    def draw(self, modalities: Sequence[Modality], available: Tensor | None = None) -> Views:
         """Return the views of a batch of M modalities, each with B rows.
+
+        Args:
+            modalities: the M modalities, filled in where a sample lacks one.
+            available: (B, M) bool, which modalities each sample has; None for all. One it lacks is never replaced.
 
         Raises:
             ValueError: if `per_step` exceeds M.
@@ -97,17 +103,21 @@ class Perturbation(nn.Module):
             )
         # NOTE[DIFF] all experts share one draw: each loss needs its own expert's views only, its expectation stays.
         replacements = tuple(self(modality) for modality in real)
+        if available is not None:
+            replacements = replace_where(available.unbind(1), replacements, real)
         rows, kept = None, real
         if self.fraction < 1:
             rows = self._draw_rows(leaves(real)[0])
-            kept, replacements = (map_leaves(lambda leaf: leaf.index_select(0, rows), m) for m in (kept, replacements))
+            kept, replacements, available = (
+                map_leaves(lambda leaf: leaf.index_select(0, rows), m) for m in (kept, replacements, available)
+            )
 
         if self.per_step is None or self.per_step == len(real):
             perturbed = tuple((*kept[:i], replacements[i], *kept[i + 1 :]) for i in range(len(real)))
-            return Views(real, perturbed, rows)
+            return Views(real, perturbed, rows, None, available)
         replaced = self._draw_modalities(self.per_step, len(real), leaves(real)[0].device)
-        perturbed = tuple(_replace_where(view, replacements, kept) for view in replaced)
-        return Views(real, perturbed, rows, replaced)
+        perturbed = tuple(replace_where(view, replacements, kept) for view in replaced)
+        return Views(real, perturbed, rows, replaced, available)
 
     def extra_repr(self) -> str:
         """Show what is perturbed each step."""
@@ -273,11 +283,15 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
     return Custom(perturbation)
 
 
-def _replace_where(
-    view: Tensor, replacements: tuple[Modality, ...], kept: tuple[Modality, ...]
+def replace_where(
+    marks: Iterable[Tensor], replacements: tuple[Modality, ...], kept: tuple[Modality, ...]
 ) -> tuple[Modality, ...]:
-    """Replace the modality that a view (M,) bool marks, without asking the device which one it is."""
+    """Replace what a mark per modality, () or (B,) bool, says, without asking the device which one it is."""
     return tuple(
-        map_leaves(partial(torch.where, marked), new, old)
-        for marked, new, old in zip(view, replacements, kept, strict=True)
+        map_leaves(partial(_choose, marked), new, old)
+        for marked, new, old in zip(marks, replacements, kept, strict=True)
     )
+
+
+def _choose(marked: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(marked if marked.ndim == 0 else marked.reshape(-1, *(1,) * (old.ndim - 1)), new, old)

@@ -176,7 +176,11 @@ def plot_faithfulness(report: InteractionReport, *, n_bins: int = 10, ax: Axes |
         raise ValueError(f"n_bins must be at least 2, however it is {n_bins}")
     ax = _axes(ax, height=4.2)
     for e, (name, color) in enumerate(_colors(report.expert_names).items()):
-        positions, means, errors = _binned(report.evidence[:, e], report.weights[:, e].double(), n_bins)
+        shown = report.evidence[:, e]
+        known = ~shown.isnan()
+        if not known.any():
+            continue
+        positions, means, errors = _binned(shown[known], report.weights[known, e].double(), n_bins)
         agreement = float(report.agreement[e])
         label = f"{name}, {'constant' if agreement != agreement else f'{agreement:+.2f}'}"
         ax.plot(positions.tolist(), means.tolist(), "o-", color=color, label=label, markersize=5)

@@ -53,6 +53,9 @@ class InteractionSupervision(nn.Module):
     says beyond the second best, synergy what no single one says. So information in two of three modalities is
     redundancy, and information that takes two of three is synergy.
 
+    **Missing modalities**: with `available`, a modality says nothing about a sample that lacks it, and its probe learns
+    nothing from that sample.
+
     **Regression** measures ways in standard deviations of the target; **multilabel** stacks the labels' probabilities.
 
     Args:
@@ -138,6 +141,7 @@ class InteractionSupervision(nn.Module):
         modalities: Sequence[Modality],
         target: Tensor,
         *,
+        available: Tensor | None = None,
         index: Tensor | None = None,
         unimodal: Sequence[Tensor] | None = None,
         joint: Tensor | None = None,
@@ -148,6 +152,7 @@ class InteractionSupervision(nn.Module):
             out: what the model made of the batch.
             modalities: M modalities, each (B, D), (B, T, D) or nested, in the model's order.
             target: (B,) or (B, C), see `task`.
+            available: (B, M) bool, which modalities each sample has; None for all.
             index: (B,) integers, which sample of the data set each row is; assigns the folds.
             unimodal: where there are no probes, M predictions (B, C) from each modality alone: probabilities, or
                 numbers in the target's units. A model is over-confident on the samples it was trained on: predict
@@ -175,14 +180,14 @@ class InteractionSupervision(nn.Module):
                     joint = self._answers.predict(self._flat(out.prediction.detach()))
                 predictions = self._given(unimodal, joint)
             else:
-                features = self._pool(modalities)
+                features = self._pool(modalities, available)
                 judges = self._judges(features, index)
                 outputs = self.probes(features)
                 if self.training:
                     known = standard if self.task == "regression" else answer
-                    probes_loss = self._probes_loss(self.probes, outputs, known, judges)
+                    probes_loss = self._probes_loss(self.probes, outputs, known, judges, available)
                 predictions = self._judged(outputs.detach(), judges)
-            t, confidence = self._targets(predictions)
+            t, confidence = self._targets(predictions, available)
 
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
             weights_loss = -((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
@@ -200,6 +205,7 @@ class InteractionSupervision(nn.Module):
         self,
         modalities: Sequence[Modality],
         *,
+        available: Tensor | None = None,
         index: Tensor | None = None,
         unimodal: Sequence[Tensor] | None = None,
         joint: Tensor | None = None,
@@ -210,6 +216,7 @@ class InteractionSupervision(nn.Module):
 
         Args:
             modalities: as for the module itself.
+            available: as for the module itself.
             index: as for the module itself.
             unimodal: as for the module itself.
             joint: with `unimodal`, predictions (B, C) from all modalities.
@@ -225,10 +232,10 @@ class InteractionSupervision(nn.Module):
         if self.probes is None:
             if joint is None:
                 raise ValueError("joint must be given where there are no probes, however it is None")
-            return self._targets(self._given(unimodal, joint))[0]
-        features = self._pool(modalities)
+            return self._targets(self._given(unimodal, joint), available)[0]
+        features = self._pool(modalities, available)
         outputs = self.probes(features)
-        return self._targets(self._judged(outputs, self._judges(features, index)))[0]
+        return self._targets(self._judged(outputs, self._judges(features, index)), available)[0]
 
     def extra_repr(self) -> str:
         """Show the task and the factors."""
@@ -240,8 +247,8 @@ class InteractionSupervision(nn.Module):
     def _log(self, **losses: Tensor) -> None:
         self.losses.update({name: loss.detach() for name, loss in losses.items()})
 
-    def _pool(self, modalities: Sequence[Modality]) -> Tensor:
-        """Average tokens, put the modalities side by side (B, D), without gradient."""
+    def _pool(self, modalities: Sequence[Modality], available: Tensor | None) -> Tensor:
+        """Average tokens, put the modalities side by side (B, D), zero where absent, without gradient."""
         widths = self.feature_dims
         if not isinstance(modalities, list | tuple):
             raise TypeError(
@@ -258,6 +265,8 @@ class InteractionSupervision(nn.Module):
                 f"modalities must have widths {widths} (feature_dims), however they have "
                 f"{tuple(x.shape[-1] for x in pooled)}; tokens are (B, T, D), the width is the last axis"
             )
+        if available is not None:
+            pooled = [x.where(there.unsqueeze(1), 0) for x, there in zip(pooled, available.unbind(1), strict=True)]
         return torch.cat(pooled, dim=-1).to(self.answers.mean)
 
     def _judges(self, features: Tensor, index: Tensor | None) -> Tensor:
@@ -268,11 +277,16 @@ class InteractionSupervision(nn.Module):
         folds = self.folds(features) if index is None else index.remainder(n_folds)
         return (folds == torch.arange(n_folds, device=features.device).unsqueeze(1)).to(self.answers.mean)
 
-    def _probes_loss(self, probes: Probes, outputs: Tensor, answer: Tensor, judges: Tensor) -> Tensor:
+    def _probes_loss(
+        self, probes: Probes, outputs: Tensor, answer: Tensor, judges: Tensor, available: Tensor | None
+    ) -> Tensor:
         """Mean task loss of every probe on the samples that it does not judge, and weight decay."""
         n_folds, n_samples = judges.shape
         weight = (1 - judges) * (n_folds / (n_folds - 1) / n_samples) if n_folds > 1 else judges / n_samples
-        loss = self._answers.loss(outputs, answer, weight.unsqueeze(1))
+        weight = weight.unsqueeze(1)  # (K, 1, B)
+        if available is not None:
+            weight = weight * torch.cat([available, torch.ones_like(available.narrow(1, 0, 1))], dim=1).mT
+        loss = self._answers.loss(outputs, answer, weight)
         return loss + self.weight_decay * probes.squared_norm()
 
     def _judged(self, outputs: Tensor, judges: Tensor) -> Tensor:
@@ -289,12 +303,15 @@ class InteractionSupervision(nn.Module):
         standard: Tensor = self.answers(predictions.flatten(0, 1), update=False)
         return standard.view_as(predictions)
 
-    def _targets(self, predictions: Tensor) -> tuple[Tensor, Tensor]:
+    def _targets(self, predictions: Tensor, available: Tensor | None) -> tuple[Tensor, Tensor]:
         """Target weights (B, E) and confidence (B,) of predictions (B, M + 1, C), the last of M + 1 being joint."""
         prior, variance = self.answers.mean, self.answers.variance
         if self.task == "regression":  # numbers are in standard deviations from the mean
             prior, variance = torch.zeros_like(prior), torch.ones_like(variance)
-        shares, length = interaction_shares(predictions[:, :-1], predictions[:, -1], prior)
+        unimodal = predictions[:, :-1]
+        if available is not None:
+            unimodal = unimodal.where(available.unsqueeze(-1), prior)
+        shares, length = interaction_shares(unimodal, predictions[:, -1], prior)
         confidence = (length / variance.sum()).clamp(max=1)
         if self.interactions is None:
             return shares, confidence

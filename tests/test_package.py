@@ -21,7 +21,9 @@ ROOT = Path(__file__).parent.parent
 CORE = (
     "_alike",
     "_answers",
+    "_available",
     "_inputs",
+    "_means",
     "_probes",
     "_shares",
     "_tasks",
@@ -29,13 +31,14 @@ CORE = (
     "_vmap",
     "experts",
     "losses",
+    "missing",
     "moe",
     "perturbations",
     "reweighting",
     "supervision",
 )
 """What `import i2moe` brings."""
-REPORTS = (
+APART = (
     "_archive",
     "_faithfulness",
     "_files",
@@ -45,12 +48,14 @@ REPORTS = (
     "_statistics",
     "_tables",
     "_usage",
+    "heads",
     "interpretation",
+    "monitoring",
     "plots",
 )
 PACKAGES = ("backbones", "categorization", "mmoe", "pid", "prompting")
-MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *REPORTS)]
-PUBLIC_MODULES = [name for name in (*CORE, *REPORTS) if not name.startswith("_")]
+MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *APART)]
+PUBLIC_MODULES = [name for name in (*CORE, *APART) if not name.startswith("_")]
 
 
 def run(code: str) -> str:
@@ -91,7 +96,7 @@ def test_public_names() -> None:
 
 
 def test_modules() -> None:
-    assert {module.name for module in pkgutil.iter_modules(i2moe.__path__)} == {*CORE, *REPORTS, *PACKAGES}
+    assert {module.name for module in pkgutil.iter_modules(i2moe.__path__)} == {*CORE, *APART, *PACKAGES}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -141,7 +146,7 @@ def test_what_is_public_is_documented(name: str, value: Any) -> None:
     assert docstring.splitlines()[0].endswith((".", ":"))
     if inspect.isfunction(value):
         parameters = [p for p in inspect.signature(value).parameters.values() if p.name != "self"]
-        if len(parameters) > 1 and not name.endswith((".forward", ".replace")):
+        if len(parameters) > 1 and not name.endswith((".forward", ".replace", "Fill.stand_in")):
             assert "Args:" in docstring
     if "raise ValueError" in inspect.getsource(value):
         assert "Raises:" in docstring

@@ -1,0 +1,359 @@
+"""Missing modalities: what stands for a modality that a sample does not have, and learning to do without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
+from typing_extensions import override
+
+from i2moe._types import Modality, leaves, map_leaves
+
+__all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
+
+
+class Fill(nn.Module):
+    """Fill one modality in for the samples that lack it.
+
+    Subclasses say by `stand_in` with what. What a modality holds for a sample that lacks it, NaN included, reaches
+    neither outputs nor gradients.
+
+    Args:
+        like: any batch of the modality, for calls that leave it out altogether: its shape, nesting and types are noted.
+
+    Raises:
+        ValueError: when called, if the modality is left out and `like` was not given, or its width is another one.
+    """
+
+    def __init__(self, like: Modality | None = None) -> None:
+        super().__init__()
+        self._like = None if like is None else map_leaves(_shape, like)
+
+    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        """Return what stands for the modality, nested as it is, of tensors that broadcast to its own.
+
+        Args:
+            modality: B rows; those that are not present may hold anything.
+            present: (B,) bool, which samples have the modality.
+        """
+        raise NotImplementedError
+
+    def other(self, x: Tensor) -> Tensor:
+        """Return what stands in a tensor that is not floating-point: 1 or True, "valid" in most masks and lengths."""
+        return x.new_ones(())
+
+    def forward(self, modality: Modality, present: Tensor) -> Modality:
+        """Return the modality with absent rows filled.
+
+        Args:
+            modality: B rows, nested or not.
+            present: (B,) bool, which samples have the modality.
+        """
+        filled: Modality = map_leaves(partial(_where_present, present), modality, self.stand_in(modality, present))
+        return filled
+
+    def placeholder(self, n_samples: int, near: Tensor) -> Modality:
+        """Return a modality that a call left out: rows of no meaning, all to be filled.
+
+        Args:
+            n_samples: number of rows B.
+            near: a floating-point tensor of the batch, whose device and precision are taken.
+
+        Raises:
+            ValueError: if the modality's shape is not known.
+        """
+        if self._like is None:
+            raise ValueError(
+                "a modality that a call leaves out must have a known shape, however its fill has seen no example; "
+                f"give the model feature_dims if it is (B, D), or its fill an example: {type(self).__name__}(like=x)"
+            )
+        rows: Modality = map_leaves(
+            lambda x: near.new_zeros((n_samples, *x.shape[1:]), dtype=near.dtype if x.is_floating_point() else x.dtype),
+            self._like,
+        )
+        return rows
+
+    def _each(self, floating: Callable[[Tensor], Tensor], modality: Modality) -> Modality:
+        """Map a modality's floating-point tensors; `other` says what stands in the others.
+
+        Raises:
+            TypeError: if there is no floating-point tensor.
+        """
+        if not any(leaf.is_floating_point() for leaf in leaves(modality)):
+            raise TypeError(
+                f"a modality must have a floating-point tensor to be filled by {type(self).__name__}, however it has "
+                f"{[str(leaf.dtype) for leaf in leaves(modality)]}; embed it first, or use fill='shuffle'"
+            )
+        filled: Modality = map_leaves(lambda x: floating(x) if x.is_floating_point() else self.other(x), modality)
+        return filled
+
+
+class _VectorFill(Fill):
+    """Fill by one vector, of which each floating-point tensor of a nested modality has a part."""
+
+    vector: Tensor
+
+    @override
+    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        parts = iter(_split(self.vector, modality))
+        return self._each(lambda x: next(parts).to(x.dtype), modality)
+
+    @override
+    def placeholder(self, n_samples: int, near: Tensor) -> Modality:
+        if self._like is None and not is_lazy(self.vector):
+            return near.new_zeros(n_samples, len(self.vector))
+        return super().placeholder(n_samples, near)
+
+
+class LearnedFill(_VectorFill):
+    """Fill by a learned vector, the same for all tokens; zero at the start.
+
+    The floating-point tensors of a nested modality have a part of the vector each.
+
+    Args:
+        like: any batch of the modality; its last axes are the vector's width.
+
+    Example:
+        >>> fill = LearnedFill(like=torch.zeros(1, 2))
+        >>> fill(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.tensor([True, False]))
+        tensor([[1., 2.], [0., 0.]], grad_fn=<WhereBackward0>)
+    """
+
+    def __init__(self, like: Modality) -> None:
+        super().__init__(like)
+        self.vector = nn.Parameter(torch.zeros(_width(like)))
+
+
+class MeanFill(_VectorFill):
+    """Fill by the mean over training batches, the same for all tokens: an exponential average, zero at the start.
+
+    Args:
+        like: any batch of the modality; its last axes are the mean's width.
+        momentum: the newest batch's share of the average.
+
+    Example:
+        >>> fill, x = MeanFill(like=torch.zeros(1, 1)), torch.tensor([[1.0], [3.0], [float("nan")]])
+        >>> fill(x, torch.tensor([True, True, False])).flatten()
+        tensor([1., 3., 2.])
+    """
+
+    n_batches: Tensor
+
+    def __init__(self, like: Modality, *, momentum: float = 0.1) -> None:
+        super().__init__(like)
+        self.momentum = momentum
+        self.register_buffer("vector", torch.zeros(_width(like)))
+        self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
+
+    @override
+    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        """Return the mean; in training after this batch."""
+        if self.training:
+            self._update(modality, present)
+        return super().stand_in(modality, present)
+
+    @torch.no_grad()
+    def _update(self, modality: Modality, present: Tensor) -> None:
+        _split(self.vector, modality)  # checks the width
+        means = torch.cat([_mean(x, present) for x in leaves(modality) if x.is_floating_point()])
+        some = present.any()
+        self.n_batches += some
+        rate = (1 / self.n_batches.clamp(min=1)).clamp(min=self.momentum) * some
+        self.vector += rate.to(self.vector.dtype) * (means.to(self.vector.dtype) - self.vector)
+
+
+class ZeroFill(Fill):
+    """Fill by zeros. Arguments as for `Fill`.
+
+    Example:
+        >>> ZeroFill()(torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])).flatten()
+        tensor([0., 2.])
+    """
+
+    @override
+    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        """Return zeros."""
+        return self._each(lambda x: x.new_zeros(()), modality)
+
+
+class ShuffleFill(Fill):
+    """Fill by the same modality of another sample of the batch that has it; zeros if none has.
+
+    The tensors of a nested modality come from one donor, integer tensors too, and no gradient reaches it. Donors are
+    drawn at random in training, and taken in turn in evaluation, where the prediction of a sample that lacks something
+    so depends on its batch.
+
+    Args:
+        like: as for `Fill`.
+        generator: source of the random numbers; None for torch's global one.
+
+    Example:
+        >>> x, present = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([False, True, False])
+        >>> ShuffleFill()(x, present).flatten()
+        tensor([2., 2., 2.])
+    """
+
+    def __init__(self, like: Modality | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(like)
+        self.generator = generator
+
+    @override
+    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        """Return the donors' rows."""
+        n_samples, n_donors = len(present), present.sum()
+        if self.training:
+            order = torch.randperm(n_samples, device=present.device, generator=self.generator)
+        else:
+            order = torch.arange(n_samples, device=present.device)
+        donors_first = (order + n_samples * present.logical_not()).argsort()
+        donors = donors_first.index_select(0, present.logical_not().cumsum(0) % n_donors.clamp(min=1))
+
+        def give(x: Tensor) -> Tensor:
+            nothing = x.new_zeros(()) if x.is_floating_point() else self.other(x)
+            return torch.where(n_donors > 0, x.detach().index_select(0, donors), nothing)
+
+        rows_of_donors: Modality = map_leaves(give, modality)
+        return rows_of_donors
+
+
+class ModalityDropout(nn.Module):
+    """Drop modalities at random in training, so that a model learns to do without; in evaluation nothing.
+
+    Each modality that a sample has is dropped with the same probability. A sample that would lose all keeps one.
+
+    Args:
+        p: the probability, in [0, 1).
+        generator: source of the random numbers; None for torch's global one.
+
+    Raises:
+        ValueError: if `p` is out of range.
+
+    Example:
+        >>> drop = ModalityDropout(0.5, generator=torch.Generator().manual_seed(0))
+        >>> drop(torch.tensor([[True, True, True], [True, False, False]]))
+        tensor([[False, True, False], [ True, False, False]])
+    """
+
+    def __init__(self, p: float, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p must lie in [0, 1), however it is {p}")
+        self.p = p
+        self.generator = generator
+
+    def forward(self, available: Tensor) -> Tensor:
+        """Return which modalities (B, M) are left of those available, to be passed to the model as `available`."""
+        if not self.training:
+            return available
+        draw = torch.rand(available.shape, device=available.device, generator=self.generator)
+        draw = torch.where(available, draw, -1.0)
+        return available & ((draw >= self.p) | (draw == draw.amax(1, keepdim=True)))
+
+    def extra_repr(self) -> str:
+        """Show the probability."""
+        return f"p={self.p}"
+
+
+class _Lazy(LazyModuleMixin, _VectorFill):
+    """Sizes its vector at the first forward pass, or when a state is loaded."""
+
+    has_uninitialized_params: Callable[[], bool]
+
+    def initialize_parameters(self, modality: Modality, present: Tensor) -> None:
+        """Make the vector as wide as the modality."""
+        if self.has_uninitialized_params():
+            with torch.no_grad():
+                self.vector.materialize((_width(modality),))  # type: ignore[attr-defined]
+                self.vector.zero_()
+
+
+class _LazyLearnedFill(_Lazy, LearnedFill):
+    cls_to_become = LearnedFill
+
+    def __init__(self) -> None:
+        super().__init__(torch.empty(0, 0))
+        self._like = None
+        self.vector = UninitializedParameter()
+
+
+class _LazyMeanFill(_Lazy, MeanFill):
+    cls_to_become = MeanFill
+
+    def __init__(self) -> None:
+        super().__init__(torch.empty(0, 0))
+        self._like = None
+        self.vector = UninitializedBuffer()
+
+
+_BY_NAME: dict[str, tuple[Callable[[], Fill], Callable[[Modality], Fill]]] = {
+    "learned": (_LazyLearnedFill, LearnedFill),
+    "mean": (_LazyMeanFill, MeanFill),
+    "shuffle": (ShuffleFill, ShuffleFill),
+    "zero": (ZeroFill, ZeroFill),
+}
+
+
+def as_fill(fill: str | Fill, width: int | None = None) -> Fill:
+    """Make a `Fill` of a name or of itself.
+
+    Args:
+        fill: "learned", "mean", "shuffle", "zero" or a `Fill`.
+        width: the modality's width; without it the first forward pass decides.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if it is neither.
+
+    Example:
+        >>> as_fill("learned", 8).vector.shape
+        torch.Size([8])
+    """
+    if isinstance(fill, Fill):
+        return fill
+    if not isinstance(fill, str):
+        raise TypeError(f"a fill must be a name or a Fill object such as LearnedFill(like=x), however it is {fill!r}")
+    if fill not in _BY_NAME:
+        raise ValueError(f"fill must be one of {sorted(_BY_NAME)}, however it is {fill!r}")
+    lazy, sized = _BY_NAME[fill]
+    return lazy() if width is None else sized(torch.empty(0, width))
+
+
+def _shape(x: Tensor) -> Tensor:
+    """Note a tensor's shape and type, without rows."""
+    return torch.empty(0, *x.shape[1:], dtype=x.dtype, device="meta")
+
+
+def _where_present(present: Tensor, x: Tensor, stand_in: Tensor) -> Tensor:
+    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, stand_in)
+
+
+def _widths(modality: Modality) -> list[int]:
+    """The widths of a modality's floating-point tensors; one number per sample is 1 wide."""
+    return [1 if x.ndim == 1 else x.shape[-1] for x in leaves(modality) if x.is_floating_point()]
+
+
+def _width(modality: Modality) -> int:
+    return sum(_widths(modality))
+
+
+def _split(vector: Tensor, modality: Modality) -> Any:
+    """Split a vector between a modality's floating-point tensors."""
+    widths = _widths(modality)
+    if sum(widths) != len(vector):
+        raise ValueError(
+            f"a modality must be {len(vector)} wide (feature_dims, the fill's example, or the first batch) to be "
+            f"filled, however its floating-point tensors are {widths} wide"
+        )
+    return vector.split(widths)
+
+
+def _mean(x: Tensor, present: Tensor) -> Tensor:
+    """Mean (D,) over the present rows and all tokens of x (B, ..., D)."""
+    rows = _where_present(present, x, x.new_zeros(()))
+    rows = rows.reshape(len(rows), -1, x.shape[-1] if x.ndim > 1 else 1).mean(1)
+    return rows.sum(0) / present.sum().clamp(min=1)

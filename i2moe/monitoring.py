@@ -1,0 +1,226 @@
+"""Health of the weights during training: entropy, dead experts, and a temperature that falls."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from i2moe._usage import find_collapsed, find_constant, find_dead
+from i2moe.moe import InteractionOutput
+
+__all__ = ["TemperatureSchedule", "WeightHealth", "WeightMonitor"]
+
+
+@dataclass(frozen=True)
+class WeightHealth:
+    """The weights over some steps of training.
+
+    Args:
+        n_samples: how many samples they were of.
+        mean: name of the expert -> its mean weight.
+        largest: name -> share of the samples for which it has the largest weight.
+        entropy: mean entropy of a sample's weights, in nats: 0 if one expert decides alone, log E if all count alike.
+        spread: the largest standard deviation of an expert's weight between samples.
+        findings: what is suspicious, in sentences.
+    """
+
+    n_samples: int
+    mean: dict[str, float]
+    largest: dict[str, float]
+    entropy: float
+    spread: float
+    findings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, float]:
+        """Return flat numbers by name, for a log."""
+        return {
+            **{f"weight/{name}": value for name, value in self.mean.items()},
+            **{f"largest/{name}": value for name, value in self.largest.items()},
+            "entropy": self.entropy,
+            "spread": self.spread,
+        }
+
+
+class WeightMonitor:
+    """Watch the weights while a model trains, and warn of experts that die and of weights that collapse.
+
+    Call it with each output, and `finish` at the end of an epoch. Between these it adds numbers up where the model is
+    and waits for no device. In a trainer whose loop is not yours:
+    `moe.register_forward_hook(lambda module, args, out: monitor(out))`.
+
+    Args:
+        expert_names: the model's.
+        patience: warn of what was found this many times in a row.
+        dead_below: an expert is dead if its mean weight is below this share of an even one, 1 / E, and it is the
+            largest for no sample.
+        collapsed_above: the weights have collapsed if one expert's mean weight is above.
+        constant_below: the weights are constant if no expert's standard deviation reaches this.
+
+    Raises:
+        ValueError: if `patience` is not positive.
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> class Fusion(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = torch.nn.Linear(8, 3)
+        ...     def forward(self, x, y):
+        ...         return self.head(torch.cat([x, y], dim=-1))
+        >>> model = InteractionMoE(Fusion, 2, feature_dims=(4, 4))
+        >>> monitor = WeightMonitor(model.expert_names, constant_below=0.0)
+        >>> for _ in range(3):
+        ...     monitor(model(torch.randn(16, 4), torch.randn(16, 4)))
+        >>> health = monitor.finish()
+        >>> health.n_samples, round(sum(health.mean.values()), 4), health.entropy > 0
+        (48, 1.0, True)
+        >>> sorted(health.to_dict())[:3]
+        ['entropy', 'largest/redundancy', 'largest/synergy']
+    """
+
+    def __init__(
+        self,
+        expert_names: Sequence[str],
+        *,
+        patience: int = 1,
+        dead_below: float = 0.1,
+        collapsed_above: float = 0.9,
+        constant_below: float = 0.01,
+    ) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, however it is {patience}")
+        self.expert_names = tuple(expert_names)
+        self.patience = patience
+        self.dead_below = dead_below
+        self.collapsed_above = collapsed_above
+        self.constant_below = constant_below
+        self._sums: list[Tensor] = []
+        self._n_samples = 0
+        self._in_a_row: dict[str, int] = {}
+
+    @torch.no_grad()
+    def __call__(self, out: InteractionOutput) -> None:
+        """Add the weights of an output.
+
+        Raises:
+            ValueError: if they are not of these experts.
+        """
+        weights = out.weights.detach()
+        if weights.shape[1] != len(self.expert_names):
+            raise ValueError(
+                f"weights must be of the {len(self.expert_names)} experts {self.expert_names}, however there are "
+                f"{weights.shape[1]}"
+            )
+        weights = weights.float()
+        largest = weights.argmax(1, keepdim=True) == torch.arange(weights.shape[1], device=weights.device)
+        entropy = -torch.xlogy(weights, weights).sum(1, keepdim=True).expand_as(weights)
+        self._sums.append(torch.stack([weights, weights.square(), largest.to(weights), entropy]).sum(1))  # (4, E)
+        self._n_samples += len(weights)
+
+    def finish(self) -> WeightHealth:
+        """Return the health of the weights since the last time, warn, and start anew.
+
+        Warns:
+            UserWarning: of each finding, once it was found `patience` times in a row.
+
+        Raises:
+            RuntimeError: if there were no weights.
+        """
+        if not self._sums:
+            raise RuntimeError("a monitor must have seen weights, however it was not called; call it with each output")
+        mean, square, largest, entropy = (torch.stack(self._sums).cpu().double().sum(0) / self._n_samples).tolist()
+        spread = max(max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True))
+        found = self._find(mean, largest, spread)
+        health = WeightHealth(
+            self._n_samples,
+            dict(zip(self.expert_names, mean, strict=True)),
+            dict(zip(self.expert_names, largest, strict=True)),
+            entropy[0],
+            spread,
+            tuple(found.values()),
+        )
+        self._sums, self._n_samples = [], 0
+        self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
+        for kind, sentence in found.items():
+            if self._in_a_row[kind] == self.patience:
+                warnings.warn(sentence, stacklevel=2)
+        return health
+
+    def _find(self, mean: list[float], largest: list[float], spread: float) -> dict[str, str]:
+        """What is suspicious: kind -> sentence."""
+        if len(mean) == 1:
+            return {}
+        names = self.expert_names
+        dead = find_dead(names, mean, [share > 0 for share in largest], self.dead_below)
+        collapsed = find_collapsed(names, mean, self.collapsed_above)
+        constant = find_constant(spread, self.constant_below) if self._n_samples > 1 else {}
+        return {**dead, **collapsed, **constant}
+
+
+class _HasTemperature(Protocol):
+    temperature: float
+
+
+class TemperatureSchedule:
+    r"""Move a reweighter's temperature from one value to another, step by step.
+
+    .. math:: \tau_t = \tau_0 (\tau_1 / \tau_0)^{t / T}
+
+    High at first, all experts count and learn; falling, each sample chooses. With `torch.compile` each new temperature
+    compiles the model anew: take few steps.
+
+    Args:
+        reweighter: what has a `temperature`: `model.reweighter`.
+        start: the temperature at first; set at once.
+        end: the temperature after `n_steps` steps, and ever after.
+        n_steps: the number T of steps.
+
+    Raises:
+        ValueError: if a temperature or `n_steps` is not positive.
+
+    Example:
+        >>> from i2moe import Reweighter
+        >>> reweighter = Reweighter(4, (8, 8))
+        >>> schedule = TemperatureSchedule(reweighter, start=4.0, end=1.0, n_steps=2)
+        >>> for epoch in range(4):
+        ...     print(round(reweighter.temperature, 3))
+        ...     schedule.step()
+        4.0
+        2.0
+        1.0
+        1.0
+    """
+
+    def __init__(self, reweighter: _HasTemperature, *, start: float, end: float, n_steps: int) -> None:
+        if not (start > 0 and end > 0):
+            raise ValueError(f"temperatures must be positive, however they are {start} and {end}")
+        if n_steps < 1:
+            raise ValueError(f"n_steps must be at least 1, however it is {n_steps}")
+        self.reweighter = reweighter
+        self.start = start
+        self.end = end
+        self.n_steps = n_steps
+        self.n_taken = 0
+        self._set()
+
+    def step(self) -> None:
+        """Take a step, after an epoch say."""
+        self.n_taken += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many steps were taken; the temperature is in no module's state."""
+        return {"n_taken": self.n_taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a state."""
+        self.n_taken = state["n_taken"]
+        self._set()
+
+    def _set(self) -> None:
+        self.reweighter.temperature = self.start * (self.end / self.start) ** min(self.n_taken / self.n_steps, 1.0)
