@@ -57,7 +57,8 @@ class Classification:
         if target.is_floating_point() or target.dtype == torch.bool or target.shape != (n_samples,):
             raise ValueError(
                 f"targets of a classification must be integers (B,) = ({n_samples},), however they are "
-                f"{target.dtype} {tuple(target.shape)}; several labels at once are task='multilabel'"
+                f"{target.dtype} {tuple(target.shape)}; several labels at once are task='multilabel', positions of "
+                "a sequence rows of their own"
             )
 
     def check_values(self, target: Tensor) -> None:

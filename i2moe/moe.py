@@ -55,7 +55,7 @@ class InteractionOutput:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are there as a dict, which some trainers need."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor) or value}
 
 
 torch.export.register_dataclass(InteractionOutput, serialized_type_name="i2moe.InteractionOutput")

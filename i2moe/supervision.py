@@ -145,6 +145,7 @@ class InteractionSupervision(nn.Module):
         index: Tensor | None = None,
         unimodal: Sequence[Tensor] | None = None,
         joint: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """Return the term to add to the loss.
 
@@ -158,6 +159,8 @@ class InteractionSupervision(nn.Module):
                 numbers in the target's units. A model is over-confident on the samples it was trained on: predict
                 by cross-validation.
             joint: with `unimodal`, predictions (B, C) from all modalities; the model's own if not given.
+            shares: (B, E), instead of probes and predictions: each sample's interactions as known from elsewhere,
+                `categorize(...).degrees` or one-hot categories. What a row sums to, at most 1, is how much it counts.
 
         Returns:
             A scalar. In evaluation mode the probes' loss is left out and nothing is updated.
@@ -170,15 +173,18 @@ class InteractionSupervision(nn.Module):
                 never inside `torch.compile`.
         """
         with torch.autocast(target.device.type, enabled=False):
-            self._check(out, target, unimodal, joint)
+            self._check(out, target, index, unimodal, joint, shares)
             answer = self._answers.answer(target).to(self.answers.mean)  # (B, C)
             standard = self.answers(answer, update=self.training)
 
             probes_loss = answer.new_zeros(())
-            if self.probes is None:
+            if shares is not None:
+                confidence = shares.detach().to(self.answers.mean).sum(-1)
+                t = shares.detach() / confidence.clamp_min(SMALL).unsqueeze(-1)
+            elif self.probes is None:
                 if joint is None:
                     joint = self._answers.predict(self._flat(out.prediction.detach()))
-                predictions = self._given(unimodal, joint)
+                t, confidence = self._targets(self._given(unimodal, joint), available)
             else:
                 features = self._pool(modalities, available)
                 judges = self._judges(features, index)
@@ -186,8 +192,7 @@ class InteractionSupervision(nn.Module):
                 if self.training:
                     known = standard if self.task == "regression" else answer
                     probes_loss = self._probes_loss(self.probes, outputs, known, judges, available)
-                predictions = self._judged(outputs.detach(), judges)
-            t, confidence = self._targets(predictions, available)
+                t, confidence = self._targets(self._judged(outputs.detach(), judges), available)
 
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
             weights_loss = -((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
@@ -234,6 +239,7 @@ class InteractionSupervision(nn.Module):
                 raise ValueError("joint must be given where there are no probes, however it is None")
             return self._targets(self._given(unimodal, joint), available)[0]
         features = self._pool(modalities, available)
+        _check_index(index, len(features))
         outputs = self.probes(features)
         return self._targets(self._judged(outputs, self._judges(features, index)), available)[0]
 
@@ -331,10 +337,20 @@ class InteractionSupervision(nn.Module):
         return outputs.reshape(expected).to(torch.promote_types(outputs.dtype, torch.float32))
 
     def _check(
-        self, out: InteractionOutput, target: Tensor, unimodal: Sequence[Tensor] | None, joint: Tensor | None
+        self,
+        out: InteractionOutput,
+        target: Tensor,
+        index: Tensor | None,
+        unimodal: Sequence[Tensor] | None,
+        joint: Tensor | None,
+        shares: Tensor | None,
     ) -> None:
         n_samples, n_experts = out.weights.shape
         self._answers.check_target(target, n_samples)
+        _check_index(index, n_samples)
+        if shares is not None:
+            self._check_shares(shares, out.weights, unimodal, joint)
+            return
         n_modalities = len(unimodal or ()) if self.probes is None else len(self.feature_dims)
         expected = n_modalities + 2 if self.interactions is None else len(self.interactions)
         _check_source(self.probes is not None, unimodal, joint)
@@ -349,6 +365,24 @@ class InteractionSupervision(nn.Module):
                 self._answers.check_predictions(predictions, f"unimodal[{i}]")
             if joint is not None:
                 self._answers.check_predictions(joint, "joint")
+
+    def _check_shares(
+        self, shares: Tensor, weights: Tensor, unimodal: Sequence[Tensor] | None, joint: Tensor | None
+    ) -> None:
+        if self.probes is not None or unimodal is not None or joint is not None:
+            raise ValueError(
+                "shares must come from the caller or be found out here, however both are asked for; "
+                "leave feature_dims None, unimodal and joint out, to hand in shares"
+            )
+        if shares.shape != weights.shape:
+            raise ValueError(
+                f"shares must be (B, E) = {tuple(weights.shape)} as the weights, however they are {tuple(shares.shape)}"
+            )
+        if self._looks_at_values(shares) and not bool(((shares >= 0).all(-1) & (shares.sum(-1) <= 1 + 1e-3)).all()):
+            raise ValueError(
+                f"shares must be at least 0 and sum to at most 1, however they lie in [{shares.min():.3g}, "
+                f"{shares.max():.3g}] and sum to at most {shares.sum(-1).max():.3g}"
+            )
 
     def _looks_at_values(self, target: Tensor) -> bool:
         """Always on the CPU; elsewhere it would wait for the device, so only at the first call."""
@@ -372,6 +406,18 @@ def _check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) ->
     for name, value in (("hidden_dim", hidden_dim), ("n_folds", n_folds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, however it is {value}")
+
+
+def _check_index(index: Tensor | None, n_samples: int) -> None:
+    if index is None:
+        return
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a tensor of integers, however it is a {type(index).__name__}")
+    if index.shape != (n_samples,) or index.is_floating_point():
+        raise ValueError(
+            f"index must be integers (B,) = ({n_samples},), the sample of the data set each row is, however it is "
+            f"{index.dtype} {tuple(index.shape)}"
+        )
 
 
 def _check_source(probing: bool, unimodal: Sequence[Tensor] | None, joint: Tensor | None) -> None:

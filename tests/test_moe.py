@@ -201,7 +201,7 @@ def test_to_dict_and_losses() -> None:
     assert all(loss.ndim == 0 and not loss.requires_grad for loss in out.losses.values())
 
     out = model.eval()(*batch())
-    assert set(out.to_dict()) == {"prediction", "weights", "expert_predictions", "aux_loss", "interaction_losses"}
+    assert set(out.to_dict()) == {"prediction", "weights", "expert_predictions", "aux_loss"}
     assert set(out.losses) == {"aux"}
 
 

@@ -420,6 +420,53 @@ def test_cross_fitting_keeps_memorized_samples_from_looking_redundant(n_folds: i
     assert (redundancy > uniqueness) == (n_folds == 1)
 
 
+def test_shares_from_elsewhere_teach_the_weights_and_the_experts() -> None:
+    x, y = modalities(), torch.randint(3, (6,))
+    out = model()(*x)
+    degrees = torch.rand(6, 5).softmax(-1) * torch.rand(6, 1)  # rows sum to less than 1: known in part
+    supervise = InteractionSupervision(None, 3, shared=0.0)
+    total = supervise(out, x, y, shares=degrees)
+
+    t = degrees / degrees.sum(1, keepdim=True)
+    nll = torch.stack([F.cross_entropy(out.expert_predictions[:, e], y, reduction="none") for e in range(5)], 1)
+    expected = -(degrees * out.weights.log()).sum(1).mean() + (t * nll).sum(1).mean()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(supervise.losses["confidence"], degrees.sum(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("probing", "shares", "message"),
+    [
+        (True, torch.eye(5)[[0] * 6], "shares must come from the caller or be found out here, however both"),
+        (False, torch.eye(4)[[0] * 6], r"shares must be \(B, E\) = \(6, 5\) as the weights, however they are \(6, 4\)"),
+        (False, torch.full((6, 5), 0.5), "shares must be at least 0 and sum to at most 1, however .* at most 2.5"),
+        (False, -torch.eye(5)[[0] * 6], r"shares must be at least 0 .*, however they lie in \[-1"),
+    ],
+)
+def test_shares_that_are_none(probing: bool, shares: Tensor, message: str) -> None:
+    supervise = InteractionSupervision(WIDTHS if probing else None, 3)
+    x = modalities()
+    with pytest.raises(ValueError, match=message):
+        supervise(model()(*x), x, torch.zeros(6, dtype=torch.long), shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        (torch.rand(6), ValueError, r"index must be integers \(B,\) = \(6,\), .*, however it is torch.float32"),
+        (torch.arange(3), ValueError, r"index must be integers \(B,\) = \(6,\), .* \(3,\)"),
+        ([0, 1, 2, 3, 4, 5], TypeError, "index must be a tensor of integers, however it is a list"),
+    ],
+)
+def test_an_index_that_is_none(index: Any, error: type[Exception], message: str) -> None:
+    supervise = InteractionSupervision(WIDTHS, 3)
+    x = modalities()
+    with pytest.raises(error, match=message):
+        supervise(model()(*x), x, torch.zeros(6, dtype=torch.long), index=index)
+    with pytest.raises(error, match=message):
+        supervise.targets(x, index=index)
+
+
 @pytest.mark.parametrize("by_index", [True, False])
 def test_cross_fitting_of_features_that_move_needs_the_index(by_index: bool) -> None:
     """Encoders are trained along. Without the index every step draws new folds, and no sample stays unknown to a probe.
