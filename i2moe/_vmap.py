@@ -100,8 +100,24 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         tensors = [state[name] for state in states]
         key = tuple(map(id, tensors))
         if key not in stacked:
-            stacked[key] = torch.stack(tensors)
+            stacked[key] = _Stack.apply(*tensors)
     return {name: stacked[tuple(id(state[name]) for state in states)] for name in states[0]}
+
+
+class _Stack(torch.autograd.Function):
+    """`torch.stack` whose backward pass takes the gradient apart at once; torch's own selects one part after another."""
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> Tensor:
+        return torch.stack(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0].unbind()
 
 
 @contextmanager
