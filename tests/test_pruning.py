@@ -110,7 +110,7 @@ def test_unknown_experts_are_refused(keep: Any) -> None:
 def test_experts_above_a_mean_weight() -> None:
     model, (x, y) = make(), batch(64)
     report = explain(model, [((x, y), torch.zeros(64, dtype=torch.long))])
-    means = model(x, y).weights.mean(0)
+    means = model(x, y).weights.mean(0).detach()
     threshold = float(means.sort().values[1:3].mean())
     assert experts_above(report, threshold) == tuple(NAMES[e] for e in range(4) if means[e] > threshold)
     assert experts_above(report, 0.0) == NAMES
