@@ -105,7 +105,7 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class _Stack(torch.autograd.Function):
-    """`torch.stack` whose backward pass takes the gradient apart at once; torch's own selects one part after another."""
+    """`torch.stack` whose backward pass takes the gradient apart at once; torch's own selects part after part."""
 
     @staticmethod
     def forward(*tensors: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         torch.Size([5, 2])
     """
     _check_known(model, keep)
-    wanted = [name.startswith("uniqueness/") and "uniqueness" in keep or name in keep for name in model.expert_names]
+    wanted = [name in keep or name.split("/")[0] in keep for name in model.expert_names]
     kept = [e for e, is_wanted in enumerate(wanted) if is_wanted]
     remaining = iter([model.experts[e] for e in kept])
     smaller = InteractionMoE(
@@ -200,6 +200,4 @@ class _Selected(nn.Module):
 def _check_known(model: InteractionMoE, keep: Sequence[str]) -> None:
     known = {*model.expert_names, "uniqueness"}
     if isinstance(keep, str) or not keep or len(set(keep)) < len(keep) or not known.issuperset(keep):
-        raise ValueError(
-            f"keep must list some of the experts {model.expert_names}, each once, however it is {keep!r}"
-        )
+        raise ValueError(f"keep must list some of the experts {model.expert_names}, each once, however it is {keep!r}")

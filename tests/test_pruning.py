@@ -73,7 +73,9 @@ def test_a_pruned_model_has_fewer_parameters_trains_and_is_saved() -> None:
     model, (x, y) = make(execution="sequential", checkpoint=True), batch()
     untouched = copy.deepcopy(model.state_dict())
     smaller = prune(copy.deepcopy(model), ("synergy", "redundancy"))
-    assert sum(p.numel() for p in smaller.experts.parameters()) * 2 == sum(p.numel() for p in model.experts.parameters())
+    assert sum(p.numel() for p in smaller.experts.parameters()) * 2 == sum(
+        p.numel() for p in model.experts.parameters()
+    )
     assert smaller.experts.execution == "sequential"
     assert smaller.experts.checkpoint
 
@@ -183,5 +185,7 @@ def test_training_is_refused() -> None:
 
 def test_samples_that_compete_are_refused() -> None:
     model = InteractionMoE(lambda: SwitchTransformer((8, 8), 3, n_experts=2), 2, feature_dims=(8, 8))
-    with pytest.raises(ValueError, match=r"\(SwitchLayer\) lets the samples of a batch influence each other; use prune"):
+    with pytest.raises(
+        ValueError, match=r"\(SwitchLayer\) lets the samples of a batch influence each other; use prune"
+    ):
         TopExperts(model, 1).eval()(torch.randn(4, 8), torch.randn(4, 8))

@@ -54,7 +54,9 @@ class Count(TorchDispatchMode):
         self.live -= size
 
 
-def count_step(forward: Callable[[], Tensor], finish: Callable[[Tensor], object] = Tensor.backward) -> tuple[Count, int]:
+def count_step(
+    forward: Callable[[], Tensor], finish: Callable[[Tensor], object] = Tensor.backward
+) -> tuple[Count, int]:
     """Count a step; also return the bytes that its forward pass keeps for the backward pass.
 
     Args:

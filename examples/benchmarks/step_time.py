@@ -3,9 +3,9 @@
     python -m examples.benchmarks.step_time
     python -m examples.benchmarks.step_time --reference CHECKOUT --json step_time.json
 
-Inputs are embeddings of the sizes of the paper's Appendix G, batch 32, in one process; every contender makes one step in
-turn. A step is forward, loss, backward and Adam; what counts is CPU time, summed over threads, which other programs on
-the machine disturb least. With a checkout of the authors' repository its step is timed too, and ours around its
+Inputs are embeddings of the sizes of the paper's Appendix G, batch 32, in one process; every contender makes one step
+in turn. A step is forward, loss, backward and Adam; what counts is CPU time, summed over threads, which other programs
+on the machine disturb least. With a checkout of the authors' repository its step is timed too, and ours around its
 transformer, the same backbone on both sides ("their").
 
 The bound is the arithmetic alone: E separate backbones, each trained on all views at once (V * B rows), no experts.
