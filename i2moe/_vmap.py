@@ -100,7 +100,7 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         tensors = [state[name] for state in states]
         key = tuple(map(id, tensors))
         if key not in stacked:
-            stacked[key] = _Stack.apply(*tensors)
+            stacked[key] = _Stack.apply(*tensors)  # type: ignore[no-untyped-call]
     return {name: stacked[tuple(id(state[name]) for state in states)] for name in states[0]}
 
 

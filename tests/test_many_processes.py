@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import InteractionMoE
@@ -72,7 +73,7 @@ def alone() -> tuple[Tensor, dict[str, Tensor]]:
 
 def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
     """Run `work(rank, folder, ...)` in every process."""
-    mp.spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)  # type: ignore[no-untyped-call]
+    spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)  # type: ignore[no-untyped-call]
 
 
 def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:
@@ -127,7 +128,7 @@ def train_sharded(rank: int, folder: Path) -> None:
             model = shard(make(execution=execution, checkpoint=checkpoint))
             loss = loss_of(model, *part(rank))
             torch.autograd.backward(loss)
-            assert_same_step(rank, loss, {n: p.grad.full_tensor() for n, p in model.named_parameters()})  # type: ignore[union-attr, operator]
+            assert_same_step(rank, loss, {n: p.grad.full_tensor() for n, p in model.named_parameters()})  # type: ignore[union-attr]
 
 
 def test_shards_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
@@ -149,16 +150,16 @@ def save_and_load(rank: int, folder: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=folder / "saved")
+    save({"model": get_model_state_dict(model)}, checkpoint_id=folder / "saved")
 
     twin = shard(make())
     state = {"model": get_model_state_dict(twin)}
-    dcp.load(state, checkpoint_id=folder / "saved")
+    load(state, checkpoint_id=folder / "saved")
     set_model_state_dict(twin, state["model"])
 
     single = make(execution="sequential")  # not sharded, another execution: the same names
     whole = {"model": single.state_dict()}
-    dcp.load(whole, checkpoint_id=folder / "saved")
+    load(whole, checkpoint_id=folder / "saved")
     single.load_state_dict(whole["model"])
 
     expected = {name: value + 1.0 for name, value in make().state_dict().items()}

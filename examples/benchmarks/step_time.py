@@ -188,9 +188,8 @@ class Evaluation(Contender):
 
 def contenders(setting: Setting, reference: Reference | None) -> dict[str, Callable[[], Contender]]:
     """All contenders of a setting by name; "their" names the authors' transformer in place of ours."""
-    shape = (setting.batch_size, setting.dim)
-    if setting.n_tokens is not None:
-        shape = (setting.batch_size, setting.n_tokens, setting.dim)
+    tokens = () if setting.n_tokens is None else (setting.n_tokens,)
+    shape = (setting.batch_size, *tokens, setting.dim)
     modalities = [torch.randn(shape, requires_grad=True) for _ in range(setting.n_modalities)]
     target = torch.randint(setting.n_outputs, (setting.batch_size,))
     n_experts, n_views = setting.n_modalities + 2, setting.n_modalities + 1
@@ -210,7 +209,8 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
 
         def loss() -> Tensor:
             out = model(modalities)
-            return F.cross_entropy(out.prediction, target) + 0.1 * out.interaction_loss
+            total: Tensor = F.cross_entropy(out.prediction, target) + 0.1 * out.interaction_loss
+            return total
 
         return Contender(model, loss)
 
