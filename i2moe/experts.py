@@ -109,7 +109,13 @@ class ExpertBank(nn.ModuleList):
         return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
 
     def run_one(self, expert: int, arrange: Arrange, modalities: tuple[Modality, ...]) -> BackboneOutput:
-        """Run one expert on one view."""
+        """Run one expert on the real batch, or on some of its rows.
+
+        Args:
+            expert: its index.
+            arrange: turns the modalities into the arguments of the expert's call.
+            modalities: M modalities.
+        """
         return self._run_pass(self.names[expert], self[expert], (0,), arrange, modalities)
 
     def _run_each(self, arrange: Arrange, views: Views) -> BackboneOutput:

@@ -73,7 +73,7 @@ def alone() -> tuple[Tensor, dict[str, Tensor]]:
 
 def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
     """Run `work(rank, folder, ...)` in every process."""
-    spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)  # type: ignore[no-untyped-call]
+    spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)
 
 
 def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:

@@ -73,7 +73,7 @@ def test_checkpoint_keeps_little_of_what_the_backward_pass_needs(execution: Exec
 def test_fewer_rows_and_modalities_keep_less() -> None:
     _, kept = counted(make())
     for options, share in (({"fraction": 0.25}, (4 + 3) / 16), ({"per_step": 2}, 3 / 4)):
-        _, kept_less = counted(make(perturbation=Gaussian(**options)))  # type: ignore[arg-type]
+        _, kept_less = counted(make(perturbation=Gaussian(**options)))
         assert kept_less < 1.05 * share * kept
 
 
