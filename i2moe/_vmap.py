@@ -100,8 +100,15 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         tensors = [state[name] for state in states]
         key = tuple(map(id, tensors))
         if key not in stacked:
-            stacked[key] = _Stack.apply(*tensors)  # type: ignore[no-untyped-call]
+            stacked[key] = _stack(tensors)
     return {name: stacked[tuple(id(state[name]) for state in states)] for name in states[0]}
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    if torch.compiler.is_compiling():  # fuses what follows; warns of functions like ours
+        return torch.stack(tuple(tensors))
+    stacked: Tensor = _Stack.apply(*tensors)  # type: ignore[no-untyped-call]
+    return stacked
 
 
 class _Stack(torch.autograd.Function):
