@@ -91,6 +91,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         execution=model.experts.execution,
         checkpoint=model.experts.checkpoint,
     )
+    smaller.fill = model.fill
     return smaller.train(model.training)
 
 
