@@ -100,8 +100,31 @@ def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         tensors = [state[name] for state in states]
         key = tuple(map(id, tensors))
         if key not in stacked:
-            stacked[key] = torch.stack(tensors)
+            stacked[key] = _stack(tensors)
     return {name: stacked[tuple(id(state[name]) for state in states)] for name in states[0]}
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    if torch.compiler.is_compiling():  # fuses what follows; warns of functions like ours
+        return torch.stack(tuple(tensors))
+    stacked: Tensor = _Stack.apply(*tensors)  # type: ignore[no-untyped-call]
+    return stacked
+
+
+class _Stack(torch.autograd.Function):
+    """`torch.stack` whose backward pass takes the gradient apart at once; torch's own selects part after part."""
+
+    @staticmethod
+    def forward(*tensors: Tensor) -> Tensor:
+        return torch.stack(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return grads[0].unbind()
 
 
 @contextmanager

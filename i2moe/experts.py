@@ -21,7 +21,7 @@ from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
 from i2moe._vmap import run_vmapped
 from i2moe.perturbations import Views
 
-__all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs"]
+__all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs", "mixing_layer"]
 
 Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
 
@@ -108,6 +108,16 @@ class ExpertBank(nn.ModuleList):
         aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
         return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
 
+    def run_one(self, expert: int, arrange: Arrange, modalities: tuple[Modality, ...]) -> BackboneOutput:
+        """Run one expert on the real batch, or on some of its rows.
+
+        Args:
+            expert: its index.
+            arrange: turns the modalities into the arguments of the expert's call.
+            modalities: M modalities.
+        """
+        return self._run_pass(self.names[expert], self[expert], (0,), arrange, modalities)
+
     def _run_each(self, arrange: Arrange, views: Views) -> BackboneOutput:
         """Return predictions and latents of all rows of all views, (N, E, ...)."""
         every_view = (views.real, *views.perturbed)
@@ -126,7 +136,7 @@ class ExpertBank(nn.ModuleList):
         each: list[tuple[int, ...]] = [(v,) for v in range(n_views)]
         if self.execution == "sequential" or n_views == 1:
             return each
-        mixing = _mixing_layer(expert)
+        mixing = mixing_layer(expert)
         if mixing is None:
             buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
             return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
@@ -185,7 +195,7 @@ class ExpertBank(nn.ModuleList):
     def _vmap_pass(self, arrange: Arrange, views: Views) -> BackboneOutput:
         modalities = _stack((views.real, *views.perturbed))
         n_rows = leaves(modalities)[0].shape[0]
-        mixing = _mixing_layer(self[0]) if views.perturbed else None
+        mixing = mixing_layer(self[0]) if views.perturbed else None
         if mixing is not None:
             raise RuntimeError(
                 "execution='vmap' must be able to stack real and perturbed samples in one pass, however "
@@ -327,7 +337,7 @@ def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> 
     return torch.stack(list(tensors), dim=1)
 
 
-def _mixing_layer(expert: nn.Module) -> str | None:
+def mixing_layer(expert: nn.Module) -> str | None:
     """Name a layer through which the samples of a batch influence each other."""
     for path, layer in expert.named_modules():
         normalizes = isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)

@@ -52,6 +52,7 @@ APART = (
     "interpretation",
     "monitoring",
     "plots",
+    "pruning",
 )
 PACKAGES = ("backbones", "categorization", "mmoe", "pid", "prompting")
 MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *APART)]

@@ -24,8 +24,9 @@ from examples.datasets.known import KnownInteractions
 from examples.datasets.mixtures import Mixture
 from examples.datasets.synthetic import GENERATORS, decompose, decompose_by_type, generate
 from i2moe import InteractionLosses, InteractionMoE, InteractionSupervision
+from i2moe.perturbations import Perturbation
 
-__all__ = ["Run", "Scores", "Settings", "calibration_error", "main", "score", "train"]
+__all__ = ["Run", "Scores", "Settings", "calibration_error", "evaluate", "fit", "main", "score", "train"]
 
 Method = Literal["paper", "supervised"]
 METHODS: tuple[Method, ...] = ("paper", "supervised")
@@ -113,6 +114,17 @@ class Fusion(nn.Module):
 
 def train(data: KnownInteractions, test: KnownInteractions, method: Method, seed: int, settings: Settings) -> Run:
     """Train a model on `data` and run it on `test`."""
+    return evaluate(fit(data, method, seed, settings), test)
+
+
+def fit(
+    data: KnownInteractions,
+    method: Method,
+    seed: int,
+    settings: Settings,
+    perturbation: str | Perturbation = "gaussian",
+) -> InteractionMoE:
+    """Train a model on `data`."""
     torch.manual_seed(seed)
     widths = [modality.shape[1] for modality in data.modalities]
     regression = data.n_classes is None
@@ -122,6 +134,7 @@ def train(data: KnownInteractions, test: KnownInteractions, method: Method, seed
         len(widths),
         feature_dims=widths,
         losses=InteractionLosses("regression" if regression else "classification"),
+        perturbation=perturbation,
     )
     supervise = InteractionSupervision(widths, n_outputs, "regression" if regression else "classification")
     optimizer = torch.optim.Adam([*model.parameters(), *supervise.parameters()], lr=settings.learning_rate)
@@ -136,7 +149,11 @@ def train(data: KnownInteractions, test: KnownInteractions, method: Method, seed
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    return model
 
+
+def evaluate(model: nn.Module, test: KnownInteractions) -> Run:
+    """Run a model on `test`."""
     model.eval()
     with torch.no_grad():
         out = model(*test.modalities)

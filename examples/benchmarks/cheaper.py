@@ -1,0 +1,107 @@
+"""What a cheaper step and a cheaper prediction cost in accuracy, on data whose interactions are known.
+
+    python -m examples.benchmarks.cheaper
+
+Three modalities; for each sample one of five interactions decides, and its true name is known. Trained with
+supervision and with fewer perturbed rows or modalities; then the fully trained model is pruned in several ways.
+Training is timed in CPU seconds, which other programs on the machine disturb least.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import mean
+
+import torch
+from torch import Tensor, nn
+
+from examples.benchmarks.known_interactions import Settings as Training
+from examples.benchmarks.known_interactions import evaluate, fit
+from examples.datasets.known import KnownInteractions
+from examples.datasets.synthetic import generate
+from i2moe import InteractionMoE
+from i2moe.perturbations import Gaussian
+from i2moe.pruning import TopExperts, prune
+
+__all__ = ["Options", "main"]
+
+CHEAPER: dict[str, Callable[[], Gaussian]] = {
+    "all": Gaussian,
+    "fraction 0.5": lambda: Gaussian(fraction=0.5),
+    "fraction 0.25": lambda: Gaussian(fraction=0.25),
+    "fraction 0.1": lambda: Gaussian(fraction=0.1),
+    "per_step 2": lambda: Gaussian(per_step=2),
+    "fraction 0.25, per_step 2": lambda: Gaussian(fraction=0.25, per_step=2),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Args:
+        generator: name of the data.
+        seeds: number of seeds.
+        epochs: passes over the training data.
+        n_train: training samples.
+    """
+
+    generator: str = "three-modalities"
+    seeds: int = 3
+    epochs: int = 16
+    n_train: int = 8000
+
+
+def main(options: Options) -> None:
+    """Print both tables."""
+    torch.set_num_threads(1)
+    training = Training(epochs=options.epochs, n_train=options.n_train)
+    test = generate(options.generator, training.n_test, 1_000_000)
+    n_steps = options.epochs * -(-options.n_train // training.batch_size)
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CHEAPER}
+    pruned: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(options.seeds):
+        data = generate(options.generator, options.n_train, seed)
+        for name, perturbation in CHEAPER.items():
+            start = time.process_time()
+            model = fit(data, "supervised", seed, training, perturbation())
+            milliseconds = 1000 * (time.process_time() - start) / n_steps
+            rows[name].append((milliseconds, *judge(model, test)))
+            if name == "all":
+                for how, smaller in smaller_models(model, data).items():
+                    pruned.setdefault(how, []).append(judge(smaller, test))
+
+    print(f"{'perturbed':<28}{'ms a step':>10}{'accuracy %':>12}{'named %':>9}")
+    for name, found in rows.items():
+        milliseconds, accuracy, named = (mean(values) for values in zip(*found, strict=True))
+        print(f"{name:<28}{milliseconds:>10.2f}{100 * accuracy:>12.2f}{100 * named:>9.1f}")
+    print(f"\n{'experts in evaluation':<38}{'accuracy %':>12}")
+    for how, judged in pruned.items():
+        print(f"{how:<38}{100 * mean(accuracy for accuracy, _ in judged):>12.2f}")
+
+
+def judge(model: nn.Module, test: KnownInteractions) -> tuple[float, float]:
+    """Accuracy, and the share of samples whose largest weight names their interaction."""
+    run = evaluate(model, test)
+    named = float((run.weights.argmax(1) == test.interaction).float().mean()) if len(run.weights.T) > 1 else 1.0
+    return run.accuracy, named
+
+
+def smaller_models(model: InteractionMoE, data: KnownInteractions) -> dict[str, nn.Module]:
+    """A model with ever fewer experts: the heaviest on the training data, and the heaviest of each sample."""
+    model.eval()
+    with torch.no_grad():
+        weights: Tensor = model(*data.modalities).weights
+    heaviest = [model.expert_names[e] for e in weights.mean(0).argsort(descending=True)]
+    sizes = range(len(heaviest), 0, -1)
+    return {f"the {n} heaviest of the data": prune(model, heaviest[:n]) for n in sizes} | {
+        f"the {k} heaviest of each sample": TopExperts(model, k) for k in sizes
+    }
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Options))

@@ -1,0 +1,34 @@
+"""The benchmarks of speed run, and count what they claim to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from examples.benchmarks import cheaper, step_time
+from examples.benchmarks._reference import Reference
+
+
+def test_a_setting_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "numbers.json"
+    rivals = ("bound", "auto", "sequential", "E forwards", "evaluation")
+    step_time.main(step_time.Options(settings=("MLP",), contenders=rivals, json=file, repeats=2))
+    found = json.loads(file.read_text())["settings"]["MLP"]
+    assert tuple(found) == rivals
+    assert found["bound"]["operators"] < found["auto"]["operators"] < found["sequential"]["operators"]
+    assert found["evaluation"]["kept"] <= found["auto"]["kept"]
+    assert "MLP: 3 modalities" in capsys.readouterr().out
+
+
+def test_what_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a checkout of the authors' repository, however"):
+        Reference(tmp_path)
+
+
+def test_cheaper_steps_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    cheaper.main(cheaper.Options(seeds=1, epochs=1, n_train=256))
+    out = capsys.readouterr().out
+    assert all(name in out for name in cheaper.CHEAPER)
+    assert "the 1 heaviest of each sample" in out

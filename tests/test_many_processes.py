@@ -1,0 +1,172 @@
+"""Two processes: what they compute together is what one computes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from i2moe import InteractionMoE
+from i2moe.experts import Execution
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"),
+]
+
+N_PROCESSES, N_SAMPLES = 2, 8
+
+
+class Fusion(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = self.body(torch.cat([x, y], dim=-1))
+        return output
+
+
+def make(**options: Any) -> InteractionMoE:
+    torch.manual_seed(1)
+    model = InteractionMoE(Fusion, 2, feature_dims=(4, 4), perturbation="zero", **options).double()
+    model.reweighter.eval()  # type: ignore[attr-defined]
+    return model
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x, y, target = (torch.randn(N_SAMPLES, n, generator=generator, dtype=torch.float64) for n in (4, 4, 3))
+    return x, y, target
+
+
+def loss_of(model: Callable[..., Any], x: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    out = model(x, y)
+    loss: Tensor = (out.prediction - target).square().mean() + 0.5 * out.interaction_loss
+    return loss
+
+
+def part(rank: int) -> tuple[Tensor, ...]:
+    """The share of the batch of one process."""
+    return tuple(tensor.chunk(N_PROCESSES)[rank] for tensor in batch())
+
+
+def alone() -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of one process on the whole batch."""
+    model = make()
+    loss = loss_of(model, *batch())
+    torch.autograd.backward(loss)
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
+    """Run `work(rank, folder, ...)` in every process."""
+    spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)
+
+
+def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=N_PROCESSES)
+    try:
+        work(rank, folder, *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def assert_same_step(rank: int, loss: Tensor, gradients: dict[str, Tensor]) -> None:
+    expected_loss, expected = alone()
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    torch.testing.assert_close(total / N_PROCESSES, expected_loss, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradients, expected, rtol=0, atol=1e-9)
+
+
+# --- DDP ---
+
+
+def train_replicated(rank: int, folder: Path) -> None:
+    for options in ({"execution": "auto"}, {"execution": "sequential"}, {"execution": "vmap"}, {"checkpoint": True}):
+        model = DistributedDataParallel(make(**options))  # would raise on a parameter without gradient
+        for _ in range(2):
+            model.zero_grad()
+            loss = loss_of(model, *part(rank))
+            torch.autograd.backward(loss)
+        assert_same_step(rank, loss, {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None})
+
+
+def test_replicas_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+    together(train_replicated, tmp_path)
+
+
+# --- FSDP2 ---
+
+
+def shard(model: InteractionMoE) -> InteractionMoE:
+    mesh = init_device_mesh("cpu", (N_PROCESSES,))
+    for expert in model.experts:
+        fully_shard(expert, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def train_sharded(rank: int, folder: Path) -> None:
+    executions: tuple[Execution, ...] = ("auto", "sequential")
+    for execution in executions:
+        for checkpoint in (False, True):
+            model = shard(make(execution=execution, checkpoint=checkpoint))
+            loss = loss_of(model, *part(rank))
+            torch.autograd.backward(loss)
+            assert_same_step(rank, loss, {n: p.grad.full_tensor() for n, p in model.named_parameters()})  # type: ignore[union-attr]
+
+
+def test_shards_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+    together(train_sharded, tmp_path)
+
+
+def refuse_vmap(rank: int, folder: Path) -> None:
+    model = shard(make(execution="vmap"))
+    with pytest.raises(RuntimeError, match=r"execution='vmap' must be able to .*use execution='auto' or 'batched'"):
+        model(*part(rank)[:2])
+
+
+def test_vmap_refuses_shards(tmp_path: Path) -> None:
+    together(refuse_vmap, tmp_path)
+
+
+def save_and_load(rank: int, folder: Path) -> None:
+    model = shard(make())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    save({"model": get_model_state_dict(model)}, checkpoint_id=folder / "saved")
+
+    twin = shard(make())
+    state = {"model": get_model_state_dict(twin)}
+    load(state, checkpoint_id=folder / "saved")
+    set_model_state_dict(twin, state["model"])
+
+    single = make(execution="sequential")  # not sharded, another execution: the same names
+    whole = {"model": single.state_dict()}
+    load(whole, checkpoint_id=folder / "saved")
+    single.load_state_dict(whole["model"])
+
+    expected = {name: value + 1.0 for name, value in make().state_dict().items()}
+    torch.testing.assert_close(single.state_dict(), expected)
+    sharded = {name: value.full_tensor() for name, value in twin.state_dict().items()}
+    torch.testing.assert_close(sharded, expected)
+
+
+def test_a_distributed_checkpoint_is_read_by_shards_and_by_one_process(tmp_path: Path) -> None:
+    together(save_and_load, tmp_path)
