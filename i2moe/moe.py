@@ -119,6 +119,9 @@ class InteractionMoE(nn.Module):
         >>> (out.prediction.sum() + 0.1 * out.interaction_loss).backward()
     """
 
+    accepts_loss_kwargs = False
+    """For the Hugging Face Trainer, which takes `**kwargs` for a loss that is divided already."""
+
     def __init__(
         self,
         backbone_factory: Callable[[], nn.Module],

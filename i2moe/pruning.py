@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from i2moe._inputs import bind, check_modalities
+from i2moe._available import weigh_available
 from i2moe._types import Modality, map_leaves
 from i2moe.experts import mixing_layer
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -125,20 +125,23 @@ class TopExperts(nn.Module):
         self.k = k
 
     @override
-    def forward(self, *args: Any, **kwargs: Any) -> InteractionOutput:
+    def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict; `expert_predictions` are 0 where an expert did not run.
 
         Args:
             *args: as for the model.
+            available: as for the model.
             **kwargs: as for the model.
 
         Raises:
             ValueError: in training, and if an expert lets the samples of a batch influence each other.
         """
         self._check()
-        modalities, arrange = bind(self.model.modality_names, args, kwargs)
-        check_modalities(self.model.modality_names, modalities)
-        weights = self._heaviest(self.model.reweighter(modalities))
+        modalities, arrange, available = self.model._bind(args, kwargs, available)
+        weights = self.model.reweighter(modalities)
+        if available is not None:
+            weights = weigh_available(weights, available, self.model.interactions)
+        weights = self._heaviest(weights)
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):

@@ -144,6 +144,17 @@ def test_the_heaviest_experts_of_each_sample_decide(k: int) -> None:
         assert int((out.expert_predictions[sample].abs().sum(-1) > 0).sum()) == k
 
 
+def test_top_experts_take_samples_that_lack_modalities() -> None:
+    model, (x, y) = make(fill="zero"), batch()
+    available = torch.tensor([[True, False], [False, True]] * 8)
+    x = torch.where(available[:, :1], x, torch.nan)
+    found, expected = (m(x, y, available=available) for m in (TopExperts(model, 4).eval(), model))
+    torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
+    torch.testing.assert_close(found.prediction, expected.prediction)
+    best = TopExperts(model, 1).eval()(x, y, available=available)
+    assert (best.weights[~available[:, 0], 0] == 0).all()
+
+
 def test_an_expert_sees_its_samples_alone() -> None:
     seen: list[int] = []
 
