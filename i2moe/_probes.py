@@ -52,7 +52,7 @@ class Probes(nn.Module):
 
     def __init__(self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int) -> None:
         super().__init__()
-        self.feature_dims = list(feature_dims)
+        self.feature_dims: list[int] = list(feature_dims)
         self.n_folds = n_folds
         n_probes = n_folds * (len(feature_dims) + 1)
         start = (
@@ -64,8 +64,8 @@ class Probes(nn.Module):
             torch.zeros(n_probes, hidden_dim, n_outputs),
             torch.zeros(n_probes, 1, n_outputs),
         )
-        self.shapes = [part.shape for part in start]
-        self.vector = nn.Parameter(torch.cat([part.flatten() for part in start]))
+        self.shapes: list[torch.Size] = [part.shape for part in start]
+        self.vector: nn.Parameter = nn.Parameter(torch.cat([part.flatten() for part in start]))
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict from the modalities' features side by side (B, D).

@@ -86,7 +86,7 @@ class ExpertBank(nn.ModuleList):
                 "checkpoint=True must run one expert at a time, however execution='vmap' runs all at once; "
                 "use execution='auto'"
             )
-        self.names = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
+        self.names: tuple[str, ...] = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
         self.execution = execution
         self.checkpoint = checkpoint
         self.vmap_refusals: dict[str, str] = {}

@@ -39,7 +39,7 @@ class Heads:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         if not sizes or min(sizes.values()) < 1:
             raise ValueError(f"heads must have at least one output each, however they are {dict(sizes)}")
-        self.sizes = dict(sizes)
+        self.sizes: dict[str, int] = dict(sizes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.sizes})"
@@ -125,7 +125,7 @@ class HeadLosses:
                 f"losses must be for some of the heads {tuple(heads.sizes)}, however they are for {tuple(losses)}"
             )
         self.heads = heads
-        self.losses = dict(losses)
+        self.losses: dict[str, Losses] = dict(losses)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.losses})"

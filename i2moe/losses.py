@@ -255,9 +255,9 @@ class InteractionLosses:
         self.on = on
         self.margin = margin
         self.dim = dim
-        self.uniqueness = uniqueness or defaults[0]
-        self.synergy = synergy or defaults[1]
-        self.redundancy = redundancy or defaults[2]
+        self.uniqueness: Callable[..., Tensor] = uniqueness or defaults[0]
+        self.synergy: Callable[..., Tensor] = synergy or defaults[1]
+        self.redundancy: Callable[..., Tensor] = redundancy or defaults[2]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(task={self.task!r}, on={self.on!r}, margin={self.margin})"

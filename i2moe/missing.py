@@ -126,7 +126,7 @@ class LearnedFill(_VectorFill):
 
     def __init__(self, like: Modality) -> None:
         super().__init__(like)
-        self.vector = nn.Parameter(torch.zeros(_width(like)))
+        self.vector: nn.Parameter = nn.Parameter(torch.zeros(_width(like)))
 
 
 class MeanFill(_VectorFill):
@@ -142,6 +142,7 @@ class MeanFill(_VectorFill):
         tensor([1., 3., 2.])
     """
 
+    vector: Tensor
     n_batches: Tensor
 
     def __init__(self, like: Modality, *, momentum: float = 0.1) -> None:
@@ -278,7 +279,7 @@ class _LazyLearnedFill(_Lazy, LearnedFill):
     def __init__(self) -> None:
         super().__init__(torch.empty(0, 0))
         self._like = None
-        self.vector = UninitializedParameter()
+        self.vector = UninitializedParameter()  # type: ignore[assignment]
 
 
 class _LazyMeanFill(_Lazy, MeanFill):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from i2moe._available import make_fills, weigh_available
+from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank
@@ -138,16 +138,20 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.modality_names = _check_names(n_modalities, modality_names)
+        self.modality_names: tuple[str, ...] = _check_names(n_modalities, modality_names)
+        self.expert_names: tuple[str, ...]
+        self.interactions: tuple[Interaction, ...]
         self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
-        self.perturbation = None if perturbation is None else as_perturbation(perturbation)
+        self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
         self._check_per_step()
-        self.losses = _check_losses(losses)
+        self.losses: Losses = _check_losses(losses)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
-        self.reweighter = _check_reweighter(reweighter, len(self.expert_names), feature_dims)
-        self.fill = make_fills(fill, n_modalities, feature_dims)
+        self.reweighter: Callable[[tuple[Modality, ...]], Tensor] = _check_reweighter(
+            reweighter, len(self.expert_names), feature_dims
+        )
+        self.fill: Fills | None = make_fills(fill, n_modalities, feature_dims)
         backbones = _build(backbone_factory, self.expert_names)
-        self.experts = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
+        self.experts: ExpertBank = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
 
     @property
     def n_modalities(self) -> int:

@@ -94,7 +94,7 @@ class WeightMonitor:
     ) -> None:
         if patience < 1:
             raise ValueError(f"patience must be at least 1, however it is {patience}")
-        self.expert_names = tuple(expert_names)
+        self.expert_names: tuple[str, ...] = tuple(expert_names)
         self.patience = patience
         self.dead_below = dead_below
         self.collapsed_above = collapsed_above
@@ -205,7 +205,7 @@ class TemperatureSchedule:
         self.start = start
         self.end = end
         self.n_steps = n_steps
-        self.n_taken = 0
+        self.n_taken: int = 0
         self._set()
 
     def step(self) -> None:

@@ -66,7 +66,7 @@ class Reweighter(nn.Module):
             raise ValueError(f"temperature must be positive, however it is {temperature}")
 
         self.n_experts = n_experts
-        self.feature_dims = None if feature_dims is None else tuple(feature_dims)
+        self.feature_dims: tuple[int, ...] | None = None if feature_dims is None else tuple(feature_dims)
         self.temperature = temperature
 
         first = (
@@ -75,7 +75,7 @@ class Reweighter(nn.Module):
         layers: list[nn.Module] = [first, nn.ReLU(), nn.Dropout(dropout)]
         for _ in range(n_layers - 1):
             layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout)]
-        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, n_experts))
+        self.mlp: nn.Sequential = nn.Sequential(*layers, nn.Linear(hidden_dim, n_experts))
 
     def forward(self, modalities: Sequence[Modality]) -> Tensor:
         """Return the weights.
@@ -141,7 +141,7 @@ class StaticReweighter(nn.Module):
             raise ValueError(f"temperature must be positive, however it is {temperature}")
         self.n_experts = n_experts
         self.temperature = temperature
-        self.logits = nn.Parameter(torch.zeros(n_experts))
+        self.logits: nn.Parameter = nn.Parameter(torch.zeros(n_experts))
 
     def forward(self, modalities: Sequence[Modality]) -> Tensor:
         """Return the weights (B, E) of a batch of modalities."""

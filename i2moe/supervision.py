@@ -119,20 +119,21 @@ class InteractionSupervision(nn.Module):
         self._answers = make_answers(task, n_outputs)
         self.task = task
         self.n_outputs = n_outputs
-        self.interactions = None if interactions is None else tuple(interactions)
+        self.interactions: tuple[Interaction, ...] | None = None if interactions is None else tuple(interactions)
         self.weights_weight = weights_weight
         self.experts_weight = experts_weight
         self.shared = shared
         self.weight_decay = weight_decay
         self.losses: dict[str, Tensor] = {}
 
-        self.answers = Moments(n_outputs)
-        self.probes, self.folds = None, None
+        self.answers: Moments = Moments(n_outputs)
+        self.probes: Probes | None = None
+        self.folds: Folds | None = None
         if feature_dims is not None:
             _check_probes(feature_dims, hidden_dim, n_folds)
             self.folds = Folds(sum(feature_dims), n_folds)
             self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
-        self.feature_dims = () if feature_dims is None else tuple(feature_dims)
+        self.feature_dims: tuple[int, ...] = () if feature_dims is None else tuple(feature_dims)
         self._saw_values = False
 
     def forward(

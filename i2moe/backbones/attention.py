@@ -37,8 +37,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         check_heads(dim, n_heads)
         self.n_heads = n_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.qkv: nn.Linear = nn.Linear(dim, 3 * dim, bias=False)
+        self.out: nn.Linear = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix the tokens: (B, T, D) -> (B, T, D)."""
@@ -105,10 +105,10 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, dim: int, *, n_heads: int = 4, hidden_dim: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, n_heads)
-        self.norm_mlp = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, 2 * dim if hidden_dim is None else hidden_dim, dropout=dropout)
+        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        self.norm_mlp: nn.LayerNorm = nn.LayerNorm(dim)
+        self.mlp: MLP = MLP(dim, 2 * dim if hidden_dim is None else hidden_dim, dropout=dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Update the tokens: (B, T, D) -> (B, T, D)."""

@@ -57,18 +57,18 @@ class EarlyFusion(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers, hidden_dim=hidden_dim)
-        self.feature_dims = widths(feature_dims)
-        self.n_tokens = per_modality(n_tokens, len(self.feature_dims))
+        self.feature_dims: tuple[int, ...] = widths(feature_dims)
+        self.n_tokens: tuple[int, ...] = per_modality(n_tokens, len(self.feature_dims))
         if len(set(self.n_tokens)) > 1:
             raise ValueError(
                 f"early fusion must have the same n_tokens in every modality, however they are {self.n_tokens}; "
                 "pool or pad the modalities, or use LateFusion or FusionTransformer"
             )
-        self.project = nn.Linear(sum(self.feature_dims), hidden_dim)
-        self.position = nn.Parameter(torch.empty(self.n_tokens[0], hidden_dim))
+        self.project: nn.Linear = nn.Linear(sum(self.feature_dims), hidden_dim)
+        self.position: nn.Parameter = nn.Parameter(torch.empty(self.n_tokens[0], hidden_dim))
         nn.init.trunc_normal_(self.position, std=0.02)
-        self.layers = _encoder(hidden_dim, n_layers, n_heads, dropout)
-        self.head = nn.Linear(hidden_dim, n_outputs)
+        self.layers: nn.Sequential = _encoder(hidden_dim, n_layers, n_heads, dropout)
+        self.head: nn.Linear = nn.Linear(hidden_dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, T, D_i) or (B, D_i): prediction (B, C), latent (B, H)."""
@@ -123,10 +123,10 @@ class LateFusion(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers, hidden_dim=hidden_dim)
-        self.join = JointTokens(feature_dims, n_tokens=n_tokens)
-        self.project = nn.Linear(self.join.hidden_dim, hidden_dim)
-        self.layers = _encoder(hidden_dim, n_layers, n_heads, dropout)
-        self.head = nn.Linear(hidden_dim, n_outputs)
+        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens)
+        self.project: nn.Linear = nn.Linear(self.join.hidden_dim, hidden_dim)
+        self.layers: nn.Sequential = _encoder(hidden_dim, n_layers, n_heads, dropout)
+        self.head: nn.Linear = nn.Linear(hidden_dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, H)."""

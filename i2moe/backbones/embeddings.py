@@ -42,9 +42,10 @@ class PatchEmbedding(nn.Module):
                 f"n_patches must not exceed n_features, however there are {n_patches} patches of {n_features} "
                 f"features; use at most {n_features} patches"
             )
-        self.n_features, self.n_patches = n_features, n_patches
-        self.patch_size = -(-n_features // n_patches)
-        self.project = nn.Linear(self.patch_size, dim)
+        self.n_features: int = n_features
+        self.n_patches: int = n_patches
+        self.patch_size: int = -(-n_features // n_patches)
+        self.project: nn.Linear = nn.Linear(self.patch_size, dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed the vectors: (B, F) -> (B, P, D)."""

@@ -69,7 +69,7 @@ class Maxout(nn.Module):
         super().__init__()
         check_at_least_one(in_dim=in_dim, out_dim=out_dim, n_pieces=n_pieces)
         self.n_pieces = n_pieces
-        self.linear = nn.Linear(in_dim, n_pieces * out_dim)
+        self.linear: nn.Linear = nn.Linear(in_dim, n_pieces * out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map the rows: (..., in_dim) -> (..., out_dim)."""
@@ -139,7 +139,7 @@ class GRUEncoder(nn.Module):
     def __init__(self, n_features: int, dim: int, *, n_layers: int = 1) -> None:
         super().__init__()
         check_at_least_one(n_features=n_features, dim=dim, n_layers=n_layers)
-        self.gru = nn.GRU(n_features, dim, n_layers, batch_first=True)
+        self.gru: nn.GRU = nn.GRU(n_features, dim, n_layers, batch_first=True)
 
     def forward(self, sequence: Tensor) -> Tensor:
         """Encode the sequences: (B, T, F) -> (B, D)."""
@@ -172,12 +172,13 @@ class Conv1dEncoder(nn.Module):
     def __init__(self, n_channels: int, dim: int, *, n_tokens: int = 1, n_layers: int = 2) -> None:
         super().__init__()
         check_at_least_one(n_channels=n_channels, dim=dim, n_tokens=n_tokens, n_layers=n_layers)
-        self.n_channels, self.n_tokens = n_channels, n_tokens
-        self.convolutions = nn.ModuleList(
+        self.n_channels: int = n_channels
+        self.n_tokens: int = n_tokens
+        self.convolutions: nn.ModuleList = nn.ModuleList(
             nn.Conv1d(n_channels if depth == 0 else dim, dim, kernel_size=5, stride=2, padding=2)
             for depth in range(n_layers)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_layers))
+        self.norms: nn.ModuleList = nn.ModuleList(nn.LayerNorm(dim) for _ in range(n_layers))
 
     def forward(self, signal: Tensor) -> Tensor:
         """Encode the signals: (B, T, C) -> (B, n_tokens, D)."""
@@ -222,13 +223,13 @@ class Conv3dEncoder(nn.Module):
             )
         self.n_channels = n_channels
         sizes = [n_channels, *hidden_dims]
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             *(
                 nn.Sequential(nn.Conv3d(a, b, kernel_size=3, stride=2, padding=1), nn.GroupNorm(b // 8, b), nn.ReLU())
                 for a, b in pairwise(sizes)
             )
         )
-        self.head = nn.Linear(sizes[-1], dim)
+        self.head: nn.Linear = nn.Linear(sizes[-1], dim)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Encode the volumes: (B, X, Y, Z) or (B, C, X, Y, Z) -> (B, D)."""

@@ -98,12 +98,14 @@ class InterpretCC(nn.Module):
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must lie in (0, 1), however it is {threshold}; 0.5 is neutral")
 
-        self.feature_dims = widths(feature_dims)
-        self.tau, self.threshold, self.hard = tau, threshold, hard
-        self.gate_networks = nn.ModuleList(
+        self.feature_dims: tuple[int, ...] = widths(feature_dims)
+        self.tau: float = tau
+        self.threshold: float = threshold
+        self.hard: bool = hard
+        self.gate_networks: nn.ModuleList = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1)) for dim in self.feature_dims
         )
-        self.head = MLP(sum(self.feature_dims), hidden_dim, n_outputs, dropout=dropout)
+        self.head: MLP = MLP(sum(self.feature_dims), hidden_dim, n_outputs, dropout=dropout)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, D_i) or (B, T, D_i): prediction (B, C), latent (B, sum D_i)."""

@@ -33,9 +33,9 @@ class MoEPlusPlusTransformerLayer(nn.Module):
 
     def __init__(self, dim: int, *, n_heads: int, experts: MoEPlusPlusLayer) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, n_heads)
-        self.norm_experts = nn.LayerNorm(dim)
+        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        self.norm_experts: nn.LayerNorm = nn.LayerNorm(dim)
         self.experts = experts
 
     def forward(self, tokens: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,9 +105,9 @@ class MoEPlusPlus(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
+        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
         dim = self.join.hidden_dim
-        self.layers = nn.ModuleList()
+        self.layers: nn.ModuleList = nn.ModuleList()
         for depth in range(n_layers):
             experts = MoEPlusPlusLayer(
                 dim,
@@ -123,7 +123,7 @@ class MoEPlusPlus(nn.Module):
                 gating_residual=depth > 0,
             )
             self.layers.append(MoEPlusPlusTransformerLayer(dim, n_heads=n_heads, experts=experts))
-        self.head = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
+        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""

@@ -64,7 +64,7 @@ class MoEPlusPlusLayer(nn.Module):
         (torch.Size([3, 5, 8]), torch.Size([3, 5, 8]))
     """
 
-    mixes_samples = True
+    mixes_samples: bool = True
 
     def __init__(
         self,
@@ -97,17 +97,24 @@ class MoEPlusPlusLayer(nn.Module):
         if not 0 < tau <= 1:
             raise ValueError(f"tau must lie in (0, 1], however it is {tau}; 1 treats all experts alike")
 
-        self.n_experts, self.n_constants, self.n_all, self.n_active = n_experts, n_constants, n_all, n_active
-        self.tau, self.group, self.mixes_samples = tau, group, group == "batch"
-        self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
+        self.n_experts: int = n_experts
+        self.n_constants: int = n_constants
+        self.n_all: int = n_all
+        self.n_active: int = n_active
+        self.tau: float = tau
+        self.group: dispatch.Group = group
+        self.mixes_samples = group == "batch"
+        self.capacity_factor: float | None = capacity_factor
+        self.eval_capacity_factor: float | None = eval_capacity_factor
 
-        self.router_in, self.router_out = nn.Linear(dim, n_all), nn.Linear(n_all, n_all)
-        self.residual = nn.Linear(n_all, n_all, bias=False) if gating_residual else None
-        self.w_in = nn.Parameter(torch.empty(n_experts, dim, 2 * inner_dim))  # W1 and W2 side by side
-        self.w_out = nn.Parameter(torch.empty(n_experts, inner_dim, dim))
-        self.dropout = nn.Dropout(dropout)
-        self.mix = nn.Linear(dim, 2 * n_constants, bias=False)
-        self.constants = nn.Parameter(torch.empty(n_constants, dim))
+        self.router_in: nn.Linear = nn.Linear(dim, n_all)
+        self.router_out: nn.Linear = nn.Linear(n_all, n_all)
+        self.residual: nn.Linear | None = nn.Linear(n_all, n_all, bias=False) if gating_residual else None
+        self.w_in: nn.Parameter = nn.Parameter(torch.empty(n_experts, dim, 2 * inner_dim))  # W1 and W2 side by side
+        self.w_out: nn.Parameter = nn.Parameter(torch.empty(n_experts, inner_dim, dim))
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.mix: nn.Linear = nn.Linear(dim, 2 * n_constants, bias=False)
+        self.constants: nn.Parameter = nn.Parameter(torch.empty(n_constants, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -59,7 +59,7 @@ class SwitchLayer(nn.Module):
         (torch.Size([3, 5, 8]), torch.Size([]))
     """
 
-    mixes_samples = True
+    mixes_samples: bool = True
 
     def __init__(
         self,
@@ -80,13 +80,16 @@ class SwitchLayer(nn.Module):
         dispatch.check_routing(capacity_factor, eval_capacity_factor)
         dispatch.check_group(group)
 
-        self.n_experts, self.jitter, self.group = n_experts, jitter, group
-        self.capacity_factor, self.eval_capacity_factor = capacity_factor, eval_capacity_factor
+        self.n_experts: int = n_experts
+        self.jitter: float = jitter
+        self.group: dispatch.Group = group
+        self.capacity_factor: float | None = capacity_factor
+        self.eval_capacity_factor: float | None = eval_capacity_factor
         self.mixes_samples = group == "batch"
-        self.router = nn.Linear(dim, n_experts, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.w1 = nn.Parameter(torch.empty(n_experts, dim, hidden_dim))
-        self.w2 = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))
+        self.router: nn.Linear = nn.Linear(dim, n_experts, bias=False)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.w1: nn.Parameter = nn.Parameter(torch.empty(n_experts, dim, hidden_dim))
+        self.w2: nn.Parameter = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -152,9 +155,9 @@ class SwitchTransformerLayer(nn.Module):
 
     def __init__(self, dim: int, *, n_heads: int, switch: SwitchLayer) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
-        self.attention = SelfAttention(dim, n_heads)
-        self.norm_switch = nn.LayerNorm(dim)
+        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        self.norm_switch: nn.LayerNorm = nn.LayerNorm(dim)
         self.switch = switch
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,9 +220,9 @@ class SwitchTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
+        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
         dim = self.join.hidden_dim
-        self.layers = nn.ModuleList()
+        self.layers: nn.ModuleList = nn.ModuleList()
         for _ in range(n_layers):
             switch = SwitchLayer(
                 dim,
@@ -231,7 +234,7 @@ class SwitchTransformer(nn.Module):
                 group=group,
             )
             self.layers.append(SwitchTransformerLayer(dim, n_heads=n_heads, switch=switch))
-        self.head = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
+        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""

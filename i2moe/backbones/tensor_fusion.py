@@ -53,12 +53,14 @@ class LowRankTensorFusion(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, rank=rank, hidden_dim=hidden_dim)
-        self.feature_dims = widths(feature_dims)
+        self.feature_dims: tuple[int, ...] = widths(feature_dims)
         # NOTE[DIFF] the released code keeps the factors in a plain list: never trained, never saved
-        self.factors = nn.ParameterList(torch.empty(rank, dim + 1, hidden_dim) for dim in self.feature_dims)
-        self.rank_weight = nn.Parameter(torch.empty(rank))
-        self.bias = nn.Parameter(torch.zeros(hidden_dim))
-        self.head = MLP(hidden_dim, hidden_dim, n_outputs, dropout=dropout)
+        self.factors: nn.ParameterList = nn.ParameterList(
+            torch.empty(rank, dim + 1, hidden_dim) for dim in self.feature_dims
+        )
+        self.rank_weight: nn.Parameter = nn.Parameter(torch.empty(rank))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(hidden_dim))
+        self.head: MLP = MLP(hidden_dim, hidden_dim, n_outputs, dropout=dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

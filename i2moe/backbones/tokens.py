@@ -50,15 +50,15 @@ class JointTokens(nn.Module):
         self, feature_dims: Sequence[int], *, n_tokens: int | Sequence[int] = 1, hidden_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.feature_dims = widths(feature_dims)
-        self.n_tokens = per_modality(n_tokens, len(self.feature_dims))
-        self.hidden_dim = max(self.feature_dims) if hidden_dim is None else hidden_dim
+        self.feature_dims: tuple[int, ...] = widths(feature_dims)
+        self.n_tokens: tuple[int, ...] = per_modality(n_tokens, len(self.feature_dims))
+        self.hidden_dim: int = max(self.feature_dims) if hidden_dim is None else hidden_dim
         check_at_least_one(hidden_dim=self.hidden_dim)
 
-        self.projections = nn.ModuleList(
+        self.projections: nn.ModuleList = nn.ModuleList(
             nn.Identity() if dim == self.hidden_dim else nn.Linear(dim, self.hidden_dim) for dim in self.feature_dims
         )
-        self.position = nn.Parameter(torch.empty(sum(self.n_tokens), self.hidden_dim))
+        self.position: nn.Parameter = nn.Parameter(torch.empty(sum(self.n_tokens), self.hidden_dim))
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, *modalities: Tensor) -> Tensor:

@@ -58,10 +58,12 @@ class FusionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
+        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
         dim = self.join.hidden_dim
-        self.layers = nn.Sequential(*(TransformerLayer(dim, n_heads=n_heads, dropout=dropout) for _ in range(n_layers)))
-        self.head = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
+        self.layers: nn.Sequential = nn.Sequential(
+            *(TransformerLayer(dim, n_heads=n_heads, dropout=dropout) for _ in range(n_layers))
+        )
+        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
 
     def forward(self, *modalities: Tensor) -> BackboneOutput:
         """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""

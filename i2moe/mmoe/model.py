@@ -15,7 +15,7 @@ from i2moe._inputs import bind, check_modalities
 from i2moe._types import Modality, leaves
 from i2moe.categorization import Categories, Halfway, categorize
 from i2moe.mmoe._factories import RouterFactory, category_names_of, check_factories, check_names
-from i2moe.mmoe.aggregation import AggregationLike, as_aggregation
+from i2moe.mmoe.aggregation import Aggregation, AggregationLike, as_aggregation
 from i2moe.mmoe.conversion import as_interaction_moe
 from i2moe.mmoe.fitting import Fitting, Recipe, check_categories, stages_of
 from i2moe.mmoe.predictors import Predictor, as_predictor, predict
@@ -109,18 +109,20 @@ class MMoE(nn.Module):
         category_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.modality_names = check_names(n_modalities, modality_names)
-        self.expert_names = category_names_of(self.modality_names, category_names)
+        self.modality_names: tuple[str, ...] = check_names(n_modalities, modality_names)
+        self.expert_names: tuple[str, ...] = category_names_of(self.modality_names, category_names)
         self.task: Task = Classification(task) if isinstance(task, int) else task
         self.categorizer = categorizer
-        self.aggregation = as_aggregation(aggregation)
+        self.aggregation: Aggregation = as_aggregation(aggregation)
         self.categories: Categories | None = None
         self._factories = check_factories(baseline, unimodal, experts, router, n_modalities)
 
-        self.unimodal = nn.ModuleList(self.build_unimodal(i) for i in range(len(self._factories.unimodal)))
+        self.unimodal: nn.ModuleList = nn.ModuleList(
+            self.build_unimodal(i) for i in range(len(self._factories.unimodal))
+        )
         self.baseline: nn.Module = self.build_baseline()
-        self.experts = nn.ModuleList(self.build_expert(k) for k in range(len(self.expert_names)))
-        self.router = self.build_router()
+        self.experts: nn.ModuleList = nn.ModuleList(self.build_expert(k) for k in range(len(self.expert_names)))
+        self.router: Callable[[tuple[Modality, ...]], Tensor] = self.build_router()
         self.register_buffer("fallback", torch.zeros(len(self.expert_names), dtype=torch.bool))
 
     @property

@@ -94,7 +94,7 @@ class EstimatorPredictor(Predictor):
 
     def __init__(self, estimator: Any, task: Task) -> None:
         super().__init__(task)
-        self.estimator = estimator
+        self.estimator: Any = estimator
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         features = _features(modalities)
@@ -128,7 +128,7 @@ class FunctionPredictor(Predictor):
 
     def __init__(self, function: Callable[[tuple[Modality, ...]], Tensor], task: Task) -> None:
         super().__init__(task)
-        self.function = function
+        self.function: Callable[[tuple[Modality, ...]], Tensor] = function
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         return self.function(modalities)

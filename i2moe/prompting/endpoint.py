@@ -112,7 +112,7 @@ class ChatEndpoint:
             )
         _check_url(base_url, key_variable)
         self.model = model
-        self.base_url = base_url.rstrip("/")
+        self.base_url: str = base_url.rstrip("/")
         self.key_variable = key_variable
         self.timeout = timeout
         self.n_attempts = n_attempts

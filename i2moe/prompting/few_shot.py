@@ -109,9 +109,9 @@ class FewShotExpert:
             )
         self.generate = generate
         self.template = template
-        self.labels = tuple(labels)
+        self.labels: tuple[str, ...] = tuple(labels)
         self.k = k
-        self.instruction = f"Answer with one of: {', '.join(labels)}." if instruction is None else instruction
+        self.instruction: str = f"Answer with one of: {', '.join(labels)}." if instruction is None else instruction
         self.confidence = confidence
         self.n_attempts = n_attempts
         self.seed = seed
