@@ -335,7 +335,13 @@ def _where_present(present: Tensor, x: Tensor, stand_in: Tensor) -> Tensor:
 
 def _widths(modality: Modality) -> list[int]:
     """The widths of a modality's floating-point tensors; one number per sample is 1 wide."""
-    return [1 if x.ndim == 1 else x.shape[-1] for x in leaves(modality) if x.is_floating_point()]
+    widths = [1 if x.ndim == 1 else x.shape[-1] for x in leaves(modality) if x.is_floating_point()]
+    if not widths:
+        raise TypeError(
+            "a learned or mean fill must have a floating-point tensor, however the modality has none; embed it first, "
+            "or use fill='zero' or 'shuffle'"
+        )
+    return widths
 
 
 def _width(modality: Modality) -> int:

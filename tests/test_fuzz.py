@@ -54,6 +54,8 @@ class Case:
     on: str
     static: bool
     checkpoint: bool
+    fill: str | None
+    available: Tensor | None
 
     @property
     def n_samples(self) -> int:
@@ -70,6 +72,7 @@ class Case:
             reweighter=StaticReweighter(n_experts) if self.static else None,
             losses=InteractionLosses("regression" if self.shape in ((), (1,)) else "classification", on=self.on),  # type: ignore[arg-type]
             perturbation=self.perturbation,
+            fill=self.fill,
             experts=self.experts,
             execution=self.execution,  # type: ignore[arg-type]
             checkpoint=self.checkpoint and self.execution != "vmap",
@@ -77,13 +80,14 @@ class Case:
 
     def call(self, model: InteractionMoE) -> Any:
         named = dict(zip(self.names, self.modalities, strict=True))
+        mask: dict[str, Any] = {} if self.available is None else {"available": self.available}
         styles: dict[str, Callable[[], Any]] = {
-            "positional": lambda: model(*self.modalities),
-            "list": lambda: model(list(self.modalities)),
-            "tuple": lambda: model(self.modalities),
-            "dict": lambda: model(dict(reversed(named.items()))),
-            "keyword": lambda: model(**named),
-            "mixed": lambda: model(self.modalities[0], **dict(list(named.items())[1:])),
+            "positional": lambda: model(*self.modalities, **mask),
+            "list": lambda: model(list(self.modalities), **mask),
+            "tuple": lambda: model(self.modalities, **mask),
+            "dict": lambda: model(dict(reversed(named.items())), **mask),
+            "keyword": lambda: model(**named, **mask),
+            "mixed": lambda: model(self.modalities[0], **dict(list(named.items())[1:]), **mask),
         }
         return styles[self.style]()
 
@@ -127,6 +131,9 @@ def cases(draw: st.DrawFn) -> Case:
     perturbation = (
         None if kind is None else kind(lambda x: x.flip(-1), **options) if kind is Custom else kind(**options)
     )
+    fill = draw(st.sampled_from([None, "zero", "learned", "mean", "shuffle"]))
+    available = torch.rand(n_samples, n_modalities) < draw(st.sampled_from([0.2, 0.7, 1.0]))
+    available[:, draw(st.integers(0, n_modalities - 1))] = True  # each sample has something
     every = [*(f"uniqueness/{name}" for name in names), "synergy", "redundancy"]
     return Case(
         names=names,
@@ -139,6 +146,8 @@ def cases(draw: st.DrawFn) -> Case:
         on=draw(st.sampled_from(["prediction", "latent"])),
         static=draw(st.booleans()),
         checkpoint=draw(st.booleans()),
+        fill=fill,
+        available=None if fill is None else available,
     )
 
 
@@ -154,6 +163,10 @@ def test_what_fits_gives_a_correct_result(case: Case) -> None:
     n_experts = len(model.expert_names)
     assert out.weights.shape == (case.n_samples, n_experts)
     assert torch.allclose(out.weights.sum(1), torch.ones(case.n_samples))
+    if case.available is not None:
+        for e, interaction in enumerate(model.interactions):
+            if isinstance(interaction, int) and n_experts > len(case.names):
+                assert (out.weights[~case.available[:, interaction], e] == 0).all()
     assert out.expert_predictions.shape == (case.n_samples, n_experts, *case.shape)
     mixed = torch.einsum("be,be...->b...", out.weights, out.expert_predictions)
     assert torch.allclose(out.prediction, mixed, atol=1e-6)
@@ -210,6 +223,18 @@ FLAWS: dict[str, Callable[[Case, int], Any]] = {
     "unknown execution": lambda case, i: replace(case, execution="fast").build(),
     "fraction": lambda case, i: Gaussian(fraction=[0.0, -0.5, 1.5, float("nan")][i % 4]),
     "per_step": lambda case, i: replace(case, experts="all", perturbation=Zero(per_step=[1, 5, 9][i % 3])).build(),
+    "mask without fill": lambda case, i: replace(
+        case, fill=None, available=torch.ones(case.n_samples, len(case.names), dtype=torch.bool)
+    ).call(replace(case, fill=None).build()),
+    "numbers as mask": lambda case, i: _call(
+        replace(case, fill="zero", available=torch.ones(case.n_samples, len(case.names)))
+    ),
+    "mask of another shape": lambda case, i: _call(
+        replace(case, fill="zero", available=torch.ones(case.n_samples, len(case.names) + 1, dtype=torch.bool))
+    ),
+    "a sample without modalities": lambda case, i: _call(
+        replace(case, fill="mean", available=torch.zeros(case.n_samples, len(case.names), dtype=torch.bool))
+    ),
     "integers under noise": lambda case, i: _call_as_built_for(
         replace(case, perturbation=Gaussian()),
         _with(replace(case, perturbation=Gaussian()), i, torch.ones(case.n_samples, 2, dtype=torch.int64)),
