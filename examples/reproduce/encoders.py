@@ -46,9 +46,7 @@ class Encoders(nn.Module):
 
     def forward(self, modalities: Sequence[Tensor]) -> list[Tensor]:
         """Encode the modalities."""
-        return [
-            norm(encoder(x)) for encoder, norm, x in zip(self.encoders, self.norms, modalities, strict=True)
-        ]
+        return [norm(encoder(x)) for encoder, norm, x in zip(self.encoders, self.norms, modalities, strict=True)]
 
 
 class ScreenEncoder(nn.Module):

@@ -44,8 +44,8 @@ def fusion_factory(
 
     def build() -> nn.Module:
         if name == "interpretcc":
-            head = {"hidden_dim": s.hidden_dim, "dropout": s.dropout}
-            return InterpretCC(widths, n_outputs, tau=s.tau, threshold=s.threshold, **head)
+            gates = {"tau": s.tau, "threshold": s.threshold}
+            return InterpretCC(widths, n_outputs, hidden_dim=s.hidden_dim, dropout=s.dropout, hard=True, **gates)
         if name == "lrtf":
             return LowRankTensorFusion(widths, n_outputs, rank=s.rank, hidden_dim=s.hidden_dim, dropout=s.dropout)
         sizes = {"n_tokens": n_tokens, "hidden_dim": s.hidden_dim, "n_layers": s.n_layers, "n_heads": s.n_heads}

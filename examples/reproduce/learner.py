@@ -14,7 +14,7 @@ from examples.reproduce.encoders import Encoders
 from examples.reproduce.fusions import Fusion, fusion_factory
 from examples.reproduce.methods import Ensemble, Method, interaction_moe
 from examples.reproduce.settings import Settings
-from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe import BackboneOutput, InteractionOutput, InteractionSupervision
 
 __all__ = ["Answer", "Learner", "build_learner", "task_loss"]
 
@@ -50,7 +50,9 @@ class Learner(nn.Module):
         self.encoders, self.fusion, self.supervise = encoders, fusion, supervise
         self.task, self.settings = task, settings
 
-    def forward(self, modalities: Sequence[Tensor], targets: Tensor | None = None, rows: Tensor | None = None) -> Answer:
+    def forward(
+        self, modalities: Sequence[Tensor], targets: Tensor | None = None, rows: Tensor | None = None
+    ) -> Answer:
         """Predict, and say how wrong that is.
 
         Args:
@@ -138,19 +140,23 @@ def build_learner(dataset: str, data: MultimodalData, fusion: Fusion, method: Me
         return Encoders(dataset, data.shapes, settings)
 
     shared = encoders()
-    build = fusion_factory(
-        fusion, settings, n_modalities=len(names), n_tokens=shared.n_tokens, n_outputs=n_outputs
-    )
-    n_experts = len(names) + 2
+    fuse = fusion_factory(fusion, settings, n_modalities=len(names), n_tokens=shared.n_tokens, n_outputs=n_outputs)
     if method.kind == "vanilla":
-        return Learner(shared, build(), None, data.task, settings)
-    if method.kind == "shared ensemble":
-        return Learner(shared, Ensemble(build, n_experts), None, data.task, settings)
+        return Learner(shared, fuse(), None, data.task, settings)
+
+    def encode_and_fuse() -> nn.Module:
+        return _Encoded(encoders(), fuse())
+
+    own = settings.own_encoders
+    build, before = (encode_and_fuse, nn.Identity()) if own else (fuse, shared)
+    widths = [shape[-1] if own else settings.hidden_dim for shape in data.shapes]
     if method.kind == "ensemble":
-        members = Ensemble(lambda: _Encoded(encoders(), build()), n_experts)
-        return Learner(nn.Identity(), members, None, data.task, settings)
-    experts = interaction_moe(build, settings, data.task, modality_names=names)
-    return Learner(shared, experts, _supervision(experts, n_outputs, data.task, settings), data.task, settings)
+        return Learner(before, Ensemble(build, len(names) + 2), None, data.task, settings)
+    experts = interaction_moe(build, settings, data.task, modality_names=names, feature_dims=widths)
+    supervise = None
+    if settings.supervision_weight:
+        supervise = InteractionSupervision(widths, n_outputs, data.task, interactions=experts.interactions)
+    return Learner(before, experts, supervise, data.task, settings)
 
 
 class _Encoded(nn.Module):
@@ -163,12 +169,3 @@ class _Encoded(nn.Module):
     def forward(self, *modalities: Tensor) -> Tensor | BackboneOutput:
         output: Tensor | BackboneOutput = self.fusion(*self.encoders(modalities))
         return output
-
-
-def _supervision(
-    experts: InteractionMoE, n_outputs: int, task: Task, settings: Settings
-) -> InteractionSupervision | None:
-    if not settings.supervision_weight:
-        return None
-    widths = (settings.hidden_dim,) * experts.n_modalities
-    return InteractionSupervision(widths, n_outputs, task, interactions=experts.interactions)

@@ -24,12 +24,12 @@ class Method:
     """What is made of a fusion.
 
     Args:
-        kind: the fusion alone, E of them on the same encoders, E of them with encoders of their own, or I2MoE.
+        kind: the fusion alone, the mean of E of them, or I2MoE.
         what: the method in a few words.
         changes: the settings it stands for.
     """
 
-    kind: Literal["vanilla", "shared ensemble", "ensemble", "i2moe"]
+    kind: Literal["vanilla", "ensemble", "i2moe"]
     what: str
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,8 +41,8 @@ class Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "vanilla": Method("vanilla", "the fusion alone"),
-        "shared-ensemble": Method("shared ensemble", "mean of E fusions on the same encoders: I2MoE's parameters"),
-        "ensemble": Method("ensemble", "mean of E models, each with encoders of its own"),
+        "shared-ensemble": Method("ensemble", "mean of E fusions on the same encoders: I2MoE's parameters"),
+        "ensemble": Method("ensemble", "mean of E models, each with its own encoders", {"own_encoders": True}),
         "i2moe": Method("i2moe", "the paper's"),
         "i2moe+experts": Method("i2moe", "each expert has the task's loss too", {"experts_weight": 1.0}),
         "i2moe+supervision": Method("i2moe", "supervised weights and experts", {"supervision_weight": 1.0}),
@@ -107,7 +107,12 @@ class Ensemble(nn.Module):
 
 
 def interaction_moe(
-    build: Callable[[], nn.Module], settings: Settings, task: Task, *, modality_names: Sequence[str]
+    build: Callable[[], nn.Module],
+    settings: Settings,
+    task: Task,
+    *,
+    modality_names: Sequence[str],
+    feature_dims: Sequence[int],
 ) -> InteractionMoE:
     """Return interaction experts of a fusion as the settings say.
 
@@ -116,6 +121,7 @@ def interaction_moe(
         settings: the method's.
         task: what the outputs mean.
         modality_names: M names.
+        feature_dims: widths of what the experts are called with.
     """
     s, n_modalities = settings, len(modality_names)
     if s.same_start:
@@ -135,19 +141,19 @@ def interaction_moe(
         build_expert,
         n_modalities,
         modality_names=modality_names,
-        reweighter=_reweighter(n_experts, n_modalities, s),
+        reweighter=_reweighter(n_experts, feature_dims, s),
         losses=InteractionLosses(form, on=s.compare),
         perturbation=_perturbation(s),
         experts=s.experts or "all",
     )
 
 
-def _reweighter(n_experts: int, n_modalities: int, s: Settings) -> nn.Module:
+def _reweighter(n_experts: int, feature_dims: Sequence[int], s: Settings) -> nn.Module:
     if s.global_weight:
         return StaticReweighter(n_experts, temperature=s.temperature)
     return Reweighter(
         n_experts,
-        (s.hidden_dim,) * n_modalities,
+        feature_dims,
         hidden_dim=s.reweighter_dim,
         n_layers=s.reweighter_layers,
         dropout=s.reweighter_dropout,

@@ -45,8 +45,8 @@ def measure(names: Sequence[str], task: Task, prediction: Tensor, targets: Tenso
 
     Example:
         >>> logits, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
-        >>> {name: round(value, 3) for name, value in measure(["accuracy", "auroc"], "classification", logits, targets, 0.0).items()}
-        {'accuracy': 0.667, 'auroc': 0.5}
+        >>> measure(["accuracy", "auroc"], "classification", logits, targets, loss=0.0)
+        {'accuracy': 0.666..., 'auroc': 0.5}
     """
     prediction = prediction.double().cpu()
     return {name: _measure(name, task, prediction, targets.cpu(), loss) for name in names}

@@ -46,6 +46,7 @@ class Settings:
         released_losses: the released code's losses for regression.
         experts: which experts there are; "uniqueness" stands for those of all modalities.
         same_start: let all experts start as copies of one.
+        own_encoders: let each expert (or member of an ensemble) encode for itself; what is replaced is then the input.
         lr: learning rate of Adam.
         weight_decay: of AdamW.
         clip_norm: largest norm of the gradient.
@@ -88,6 +89,7 @@ class Settings:
     released_losses: bool = False
     experts: tuple[str, ...] = ()
     same_start: bool = False
+    own_encoders: bool = False
 
     lr: float = 1e-4
     weight_decay: float = 0.0
@@ -116,7 +118,10 @@ def preset(dataset: str, fusion: str) -> Settings:
     own = table["dataset"].get(dataset, {})
     chosen |= {name: value for name, value in own.items() if not isinstance(value, dict)}
     chosen |= own.get(fusion, {})
-    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()
+    }
+    return Settings(**values)
 
 
 def smoke(settings: Settings) -> Settings:

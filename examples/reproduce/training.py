@@ -105,9 +105,7 @@ def fit(
     return progress
 
 
-def predict(
-    learner: Learner, split: Split, accelerator: Accelerator, workers: int = 0
-) -> Tensor:
+def predict(learner: Learner, split: Split, accelerator: Accelerator, workers: int = 0) -> Tensor:
     """Return the outputs (N, C) for a split in evaluation mode; each process computes its part and gets all."""
     learner.eval()
     own = torch.arange(len(split)).tensor_split(accelerator.num_processes)[accelerator.process_index]
@@ -195,7 +193,7 @@ def _train_epoch(
 def _load(split: Split, batches: list[Tensor], workers: int) -> Iterator[tuple[Tensor, Batch]]:
     loader = DataLoader(
         split,
-        sampler=batches,  # type: ignore[arg-type]
+        sampler=batches,
         batch_size=None,
         num_workers=workers,
         generator=torch.Generator(),  # apart from torch's global one
