@@ -112,7 +112,8 @@ def _deep_encoder(shape: Sequence[int], s: Settings) -> nn.Module:
     if len(shape) == 3 and shape[0] == 3:
         return ScreenEncoder(s.encoder_dim, n_layers=s.encoder_layers)
     if len(shape) == 3:
-        return Conv3dEncoder(s.encoder_dim)
+        widths = [8 * max(s.encoder_dim * factor // 128, 1) for factor in (1, 2, 4, 8)]  # 16 to 128 for 256
+        return Conv3dEncoder(s.encoder_dim, hidden_dims=widths)
     raise ValueError(
         f"a modality must be (F,), (T, F), (X, Y, Z) or (3, H, W), however its shape is {tuple(shape)}; "
         "give it an encoder in examples/reproduce/encoders.py"

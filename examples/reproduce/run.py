@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 import i2moe
 from examples import fixtures
@@ -25,15 +26,15 @@ from examples.reproduce.checkpoint import save_checkpoint, write_text
 from examples.reproduce.encoders import ScreenEncoder
 from examples.reproduce.figures import draw
 from examples.reproduce.fusions import Fusion
-from examples.reproduce.learner import build_learner
+from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.results import collect, summarize
 from examples.reproduce.settings import Settings
-from examples.reproduce.training import fit, score, seed_of
+from examples.reproduce.training import Progress, fit, score, seed_of
 
-__all__ = ["Options", "accelerator_of", "open_data", "reproduce", "run_once"]
+__all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
 
-_SMOKE_SAMPLES = 48
+_SMOKE_SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,8 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
             split = _split(source, seed, options.split)
             data = open_data(source, root, split, settings, smoke=options.smoke)
             for method in methods:
-                run_once(
-                    dataset, data, method, options, settings, seed, split, folder / method / f"seed-{seed}",
-                    accelerator, console,
-                )  # fmt: skip
+                job = Job(dataset, options.fusion, method, seed, split, options.smoke, settings)
+                job.run(data, folder / method / f"seed-{seed}", accelerator_of(options), console, options.workers)
     if not accelerator.is_main_process:
         return []
     results = collect(folder)
@@ -117,61 +116,73 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     return results
 
 
-def run_once(
-    dataset: str,
-    data: MultimodalData,
-    name: str,
-    options: Options,
-    settings: Settings,
-    seed: int,
-    split: int,
-    folder: Path,
-    accelerator: Accelerator,
-    console: Console,
-) -> None:
-    """Train one method with one seed and leave checkpoint, model, history, figures and result in a folder."""
-    method = find_method(name)
-    settings = method.settings(settings)
-    identity = {"dataset": dataset, "fusion": options.fusion, "method": name, "seed": seed, "split": split}
-    identity |= {"smoke": options.smoke, "settings": asdict(settings)}
-    _claim(folder, json.loads(json.dumps(identity)), accelerator)
-    if (folder / "result.json").exists():
-        console.print(f"{name}, seed {seed}: done before", highlight=False)
-        return
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed.
 
-    torch.manual_seed(seed_of(seed))
-    learner = build_learner(dataset, data, options.fusion, method, settings)
-    for module in learner.modules():
-        if isinstance(module, ScreenEncoder) and module.start == "random":
-            console.print(
-                "no ImageNet weights (vgg11_bn-*.pth) in torch's hub folder: the screens' encoder starts random"
+    Args:
+        dataset: name of the data set.
+        fusion: name of the fusion.
+        method: name of the method.
+        seed: of everything drawn.
+        split: which split of the data.
+        smoke: whether this only tries the code.
+        settings: the hyper-parameters, which the method changes.
+    """
+
+    dataset: str
+    fusion: Fusion
+    method: str
+    seed: int
+    split: int
+    smoke: bool
+    settings: Settings
+
+    def run(
+        self, data: MultimodalData, folder: Path, accelerator: Accelerator, console: Console, workers: int = 0
+    ) -> None:
+        """Train, and leave model, history, figures and result in a folder, unless they are there.
+
+        Args:
+            data: the data.
+            folder: where to, and where a checkpoint may be.
+            accelerator: the device, the precision and the other processes.
+            console: where to say what happens.
+            workers: processes that read data.
+        """
+        method = find_method(self.method)
+        settings = method.settings(self.settings)
+        identity = json.loads(json.dumps(asdict(replace(self, settings=settings))))
+        _claim(folder, identity, accelerator)
+        name = f"{self.method}, seed {self.seed}"
+        if (folder / "result.json").exists():
+            console.print(f"{name}: done before", highlight=False)
+            return
+
+        torch.manual_seed(seed_of(self.seed))
+        learner = build_learner(self.dataset, data, self.fusion, method, settings)
+        _say_how_screens_start(learner, console)
+        n_steps = settings.epochs * -(-len(data.train) // settings.batch_size)
+        with _bar(name, n_steps, console) as after_step:
+            progress = fit(
+                learner,
+                data,
+                settings,
+                seed=self.seed,
+                accelerator=accelerator,
+                checkpoint=folder / "checkpoint.pt",
+                workers=workers,
+                after_step=after_step,
             )
-    n_steps = settings.epochs * -(-len(data.train) // settings.batch_size)
-    with _bar(f"{name}, seed {seed}", n_steps, console) as after_step:
-        progress = fit(
-            learner, data, settings, seed=seed, accelerator=accelerator, checkpoint=folder / "checkpoint.pt",
-            workers=options.workers, after_step=after_step,
-        )  # fmt: skip
-    scores = {
-        part: score(learner, data, part, data.metrics, accelerator, options.workers) for part in ("validation", "test")
-    }
-    if accelerator.is_main_process:
-        write_text(folder / "history.json", json.dumps(progress.history))
-        save_checkpoint(folder / "model.pt", learner.state_dict())
-        draw(learner, data, progress.history, folder, accelerator.device)
-        result = (
-            identity
-            | scores
-            | {
-                "epochs": progress.epoch,
-                "best_epoch": progress.best_epoch,
-                "n_parameters": sum(parameter.numel() for parameter in learner.parameters()),
-                "versions": {"i2moe": i2moe.__version__, "torch": torch.__version__},
-            }
-        )
-        write_text(folder / "result.json", json.dumps(result))
-        (folder / "checkpoint.pt").unlink()
-    accelerator.wait_for_everyone()
+        parts = ("validation", "test")
+        scores = {part: score(learner, data, part, data.metrics, accelerator, workers) for part in parts}
+        if accelerator.is_main_process:
+            write_text(folder / "history.json", json.dumps(progress.history))
+            save_checkpoint(folder / "model.pt", learner.state_dict())
+            draw(learner, data, progress.history, folder, accelerator.device)
+            write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
+            (folder / "checkpoint.pt").unlink()
+        accelerator.wait_for_everyone()
 
 
 def accelerator_of(options: Options) -> Accelerator:
@@ -207,6 +218,21 @@ def _split(source: Source, seed: int, split: int | None) -> int:
     return seed if source.n_splits is None else seed % source.n_splits
 
 
+def _facts(learner: Learner, progress: Progress) -> dict[str, Any]:
+    return {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "n_parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "versions": {"i2moe": i2moe.__version__, "torch": torch.__version__},
+    }
+
+
+def _say_how_screens_start(learner: Learner, console: Console) -> None:
+    starts = {module.start for module in learner.modules() if isinstance(module, ScreenEncoder)}
+    if "random" in starts:
+        console.print("The encoder of images starts at random: torch's hub folder has no vgg11_bn-*.pth (ImageNet).")
+
+
 @contextmanager
 def _root(dataset: str, options: Options) -> Iterator[Path | None]:
     if options.root is not None or not options.smoke or dataset not in fixtures.NAMES:
@@ -237,8 +263,6 @@ def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> 
 @contextmanager
 def _bar(title: str, n_steps: int, console: Console) -> Iterator[Any]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(
-        *columns, console=console, transient=True, disable=console.quiet or not sys.stdout.isatty()
-    ) as progress:
-        bar = progress.add_task(title, total=n_steps)
-        yield lambda: progress.advance(bar)
+    with Bar(*columns, console=console, transient=True, disable=console.quiet or not sys.stdout.isatty()) as bars:
+        bar = bars.add_task(title, total=n_steps)
+        yield lambda: bars.advance(bar)

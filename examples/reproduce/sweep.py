@@ -89,7 +89,7 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
     if unknown:
         raise ValueError(f"settings to vary must be some of {', '.join(SPACE)}, however they include {unknown}")
     settings = smoke(settings) if options.smoke else settings
-    source, accelerator = find_data(dataset), Accelerator(cpu=options.cpu)
+    source = find_data(dataset)
     splits = [seed if source.n_splits is None else seed % source.n_splits for seed in options.seeds]
     parts = [open_data(source, options.root, split, settings, smoke=options.smoke) for split in splits]
 
@@ -100,6 +100,7 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
         for seed, data in zip(options.seeds, parts, strict=True):
             torch.manual_seed(seed_of(seed))
             learner = build_learner(dataset, data, options.fusion, method, chosen)
+            accelerator = Accelerator(cpu=options.cpu)
             progress = fit(learner, data, chosen, seed=seed, accelerator=accelerator, workers=options.workers)
             scores.append(float("nan") if progress.best_score is None else progress.best_score)
         return mean(scores)

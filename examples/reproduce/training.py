@@ -69,7 +69,7 @@ def fit(
         data: what on; the test split is not touched.
         settings: how.
         seed: of the order and of everything drawn in training.
-        accelerator: the device, the precision and the other processes.
+        accelerator: the device, the precision and the other processes; a new one for each run.
         checkpoint: file to save to after each epoch and to go on from.
         workers: processes that read data.
         after_step: called after each step, to show that something happens.
@@ -78,7 +78,7 @@ def fit(
         What happened.
     """
     metric = data.metrics[0]
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     saved = load_checkpoint(checkpoint) if checkpoint else None
     progress, best = Progress(), copy.deepcopy(learner.state_dict())
@@ -101,7 +101,6 @@ def fit(
 
     learner.load_state_dict(best)
     accelerator.wait_for_everyone()
-    accelerator.free_memory()
     return progress
 
 
