@@ -15,8 +15,6 @@ from examples.reproduce.methods import METHODS
 
 __all__ = ["Comparison", "collect", "compare", "read_results", "summarize"]
 
-_BASELINE = "vanilla"
-
 
 class Comparison(NamedTuple):
     """A paired difference: its mean, the ends of its 95% interval (no numbers for one pair) and the number of pairs."""
@@ -75,23 +73,24 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def summarize(results: Sequence[Mapping[str, Any]], title: str = "") -> Table:
-    """Return a table: for each method mean ± deviation over the seeds and the paired difference to the fusion alone.
+def summarize(results: Sequence[Mapping[str, Any]], title: str = "", baseline: str = "vanilla") -> Table:
+    """Return a table: for each method mean ± deviation over the seeds and the paired difference to another.
 
     Args:
         results: of one data set and fusion.
         title: of the table.
+        baseline: the method that others are compared with.
     """
     metrics = list(results[0]["test"])
-    difference = f"{metrics[0]} - {_BASELINE}"
+    difference = f"{metrics[0]} - {baseline}"
     table = Table("method", "seeds", *metrics, difference, "parameters", title=title)
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         by_method.setdefault(result["method"], []).append(result)
-    baseline = _values(by_method.get(_BASELINE, []), metrics[0])
+    theirs = _values(by_method.get(baseline, []), metrics[0])
     for method, runs in by_method.items():
         scores = [_spread([run["test"][metric] for run in runs]) for metric in metrics]
-        gain = None if method == _BASELINE else compare(_values(runs, metrics[0]), baseline)
+        gain = None if method == baseline else compare(_values(runs, metrics[0]), theirs)
         parameters = f"{max(run['n_parameters'] for run in runs):,}"
         table.add_row(method, str(len(runs)), *scores, "" if gain is None else str(gain), parameters)
     return table

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -51,6 +52,7 @@ class Options:
         split: which split of the data, for all seeds.
         smoke: see that everything works, in seconds: tiny models, few samples, files made for it unless root is given.
         output: folder of the results; outputs/<dataset>-<fusion> by default.
+        baseline: the method that the others are compared with.
         fresh: begin anew where results or checkpoints are.
         cpu: leave the GPUs alone.
         mixed_precision: type of the numbers in most of the computation.
@@ -64,6 +66,7 @@ class Options:
     split: int | None = None
     smoke: bool = False
     output: Path | None = None
+    baseline: str = "vanilla"
     fresh: bool = False
     cpu: bool = False
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -87,15 +90,17 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
         FileNotFoundError: if files of the data are missing.
         ValueError: if there is no such data set, method or split, or the folder holds runs with other settings.
     """
-    methods = {name: find_method(name) for name in options.method}
+    methods = options.method
+    for name in (*methods, options.baseline):
+        find_method(name)
     source = find_data(dataset)
     accelerator = accelerator_of(options)
     console = Console(quiet=not accelerator.is_main_process)
     name = f"{dataset.replace('/', '-')}-{options.fusion}"
     folder = options.output or Path("outputs", name + "-smoke" * options.smoke)
     if accelerator.is_main_process and (options.fresh or options.smoke):
-        for method in methods:
-            shutil.rmtree(folder / method, ignore_errors=True)
+        for method, seed in product(methods, options.seeds):
+            shutil.rmtree(folder / method / f"seed-{seed}", ignore_errors=True)
     accelerator.wait_for_everyone()
 
     with _root(dataset, options) as root:
@@ -108,7 +113,9 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     if not accelerator.is_main_process:
         return []
     results = collect(folder)
-    table = summarize(results, f"{dataset}, {options.fusion}: test, mean ± deviation over seeds [95% interval]")
+    table = summarize(
+        results, f"{dataset}, {options.fusion}: test, mean ± deviation over seeds [95% interval]", options.baseline
+    )
     console.print(table)
     with (folder / "table.txt").open("w") as file:
         Console(file=file, width=160).print(table)
