@@ -38,13 +38,18 @@ class Method:
         return replace(settings, **self.changes)
 
 
+_GENTLE = {"experts_weight": 1.0, "interaction_weight": 0.02, "perturbation": "shuffle", "temperature": 5.0}
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "vanilla": Method("vanilla", "the fusion alone"),
         "shared-ensemble": Method("ensemble", "mean of E fusions on the same encoders: I2MoE's parameters"),
         "ensemble": Method("ensemble", "mean of E models, each with its own encoders", {"own_encoders": True}),
         "i2moe": Method("i2moe", "the paper's"),
-        "i2moe+experts": Method("i2moe", "each expert has the task's loss too", {"experts_weight": 1.0}),
+        "i2moe+experts": Method(
+            "i2moe", "each expert learns the task; gentle interaction losses, even weights", _GENTLE
+        ),
+        "i2moe+encoders": Method("i2moe", "the same, each with its own encoders", {**_GENTLE, "own_encoders": True}),
         "i2moe+supervision": Method("i2moe", "supervised weights and experts", {"supervision_weight": 1.0}),
         "no-interaction": Method("i2moe", "no interaction loss", {"perturbation": "none"}),
         "latent": Method("i2moe", "losses on the latent", {"compare": "latent"}),

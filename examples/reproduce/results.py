@@ -41,7 +41,7 @@ def compare(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Compari
 
     Example:
         >>> print(compare({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.5, 1: 1.0, 2: 2.5, 7: 0.0}))
-        +0.6667 [-0.0505, +1.3838]
+        +0.6667 [-0.0504, +1.3838]
     """
     from scipy.stats import t
 

@@ -35,7 +35,7 @@ from examples.reproduce.training import Progress, fit, score, seed_of
 
 __all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
 
-_SMOKE_SAMPLES = 24
+_SMOKE_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
     Args:
         root: folder of the data's files; data/<dataset> by default.
         fusion: what fuses the modalities.
-        method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+supervision, and the
+        method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+encoders, i2moe+supervision, and the
             ablations no-interaction, latent, global-weight, two-passes, few-rows, synergy-redundancy, zero, mean,
             shuffle, same-start, no-gate-loss, released-losses.
         seeds: each starts a run of every method; where the split of the data is free, it is another one for each seed.
