@@ -45,9 +45,9 @@ class Options:
     Args:
         root: folder of the data's files; data/<dataset> by default.
         fusion: what fuses the modalities.
-        method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+encoders, i2moe+supervision, and the
-            ablations no-interaction, latent, global-weight, two-passes, few-rows, synergy-redundancy, zero, mean,
-            shuffle, same-start, no-gate-loss, released-losses.
+        method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+encoders,
+            i2moe+supervision, and the ablations no-interaction, latent, global-weight, two-passes, few-rows,
+            synergy-redundancy, zero, mean, shuffle, same-start, no-gate-loss, released-losses.
         seeds: each starts a run of every method; where the split of the data is free, it is another one for each seed.
         split: which split of the data, for all seeds.
         smoke: see that everything works, in seconds: tiny models, few samples, files made for it unless root is given.
@@ -188,7 +188,7 @@ class Job:
             save_checkpoint(folder / "model.pt", learner.state_dict())
             draw(learner, data, progress.history, folder, accelerator.device)
             write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
-            (folder / "checkpoint.pt").unlink()
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
         accelerator.wait_for_everyone()
 
 
