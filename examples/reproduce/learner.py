@@ -1,0 +1,171 @@
+"""The model that is trained: encoders, fusion or experts, and every loss inside its forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from examples.datasets._interface import MultimodalData, Task
+from examples.reproduce.encoders import Encoders
+from examples.reproduce.fusions import Fusion, fusion_factory
+from examples.reproduce.methods import Ensemble, Method, interaction_moe
+from examples.reproduce.settings import Settings
+from i2moe import BackboneOutput, InteractionOutput, InteractionSupervision
+
+__all__ = ["Answer", "Learner", "build_learner", "task_loss"]
+
+
+class Answer(NamedTuple):
+    """What a model makes of a batch: outputs (B, C), the loss (None without targets) and its named, detached parts."""
+
+    prediction: Tensor
+    loss: Tensor | None
+    parts: dict[str, Tensor]
+
+
+class Learner(nn.Module):
+    """Encode, fuse, and compute the whole loss where wrappers for several processes expect it: in the forward pass.
+
+    Args:
+        encoders: from modalities to embeddings.
+        fusion: a fusion, an `Ensemble` or an `InteractionMoE`, called with the embeddings.
+        supervise: supervision of the weights, or None.
+        task: what the outputs mean.
+        settings: the factors of the losses.
+    """
+
+    def __init__(
+        self,
+        encoders: nn.Module,
+        fusion: nn.Module,
+        supervise: InteractionSupervision | None,
+        task: Task,
+        settings: Settings,
+    ) -> None:
+        super().__init__()
+        self.encoders, self.fusion, self.supervise = encoders, fusion, supervise
+        self.task, self.settings = task, settings
+
+    def forward(
+        self, modalities: Sequence[Tensor], targets: Tensor | None = None, rows: Tensor | None = None
+    ) -> Answer:
+        """Predict, and say how wrong that is.
+
+        Args:
+            modalities: M tensors (B, ...).
+            targets: (B,) classes or (B, C).
+            rows: (B,), which samples these are; the supervision's probes need it.
+        """
+        embeddings = self.encoders(modalities)
+        output = self.fusion(*embeddings)
+        if isinstance(output, InteractionOutput):
+            prediction, each, aux_loss = output.prediction, output.expert_predictions, output.aux_loss
+        elif isinstance(output, tuple):
+            prediction, each, aux_loss = output
+        else:
+            output = output if isinstance(output, BackboneOutput) else BackboneOutput(output)
+            prediction, each = output.prediction, None
+            aux_loss = prediction.new_zeros(()) if output.aux_loss is None else output.aux_loss
+        if targets is None:
+            return Answer(prediction, None, {})
+
+        parts = {"gate": self.settings.gate_weight * aux_loss}
+        if isinstance(output, InteractionOutput):
+            parts["task"] = self._task_loss(prediction, targets)
+            parts |= self._interaction_losses(output, embeddings, targets, rows)
+        else:
+            parts["task"] = self._task_loss(prediction, targets) if each is None else self._each_loss(each, targets)
+        loss = torch.stack(list(parts.values())).sum()
+        return Answer(prediction, loss, {name: part.detach() for name, part in parts.items()})
+
+    def _interaction_losses(
+        self, output: InteractionOutput, embeddings: Sequence[Tensor], targets: Tensor, rows: Tensor | None
+    ) -> dict[str, Tensor]:
+        s, parts = self.settings, {}
+        if output.interaction_loss is not None:
+            parts["interaction"] = s.interaction_weight * output.interaction_loss
+        if s.experts_weight:
+            parts["experts"] = s.experts_weight * self._each_loss(output.expert_predictions, targets)
+        if self.supervise is not None:
+            term: Tensor = self.supervise(output, tuple(embeddings), targets, index=rows)
+            parts["supervision"] = s.supervision_weight * term
+        return parts
+
+    def _task_loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return task_loss(self.task, prediction, targets, self.settings)
+
+    def _each_loss(self, each: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([self._task_loss(prediction, targets) for prediction in each.unbind(1)]).mean()
+
+
+def task_loss(task: Task, prediction: Tensor, targets: Tensor, settings: Settings) -> Tensor:
+    """Return cross-entropy, binary cross-entropy, or the smooth L1 or squared error, in float32.
+
+    Args:
+        task: which task.
+        prediction: (B, C).
+        targets: (B,) classes or (B, C).
+        settings: the class weights, and which loss a regression has.
+
+    Example:
+        >>> task_loss("regression", torch.tensor([[3.0]]), torch.tensor([[1.0]]), Settings())
+        tensor(1.5000)
+    """
+    prediction = prediction.float()
+    if task == "classification":
+        weights = prediction.new_tensor(settings.class_weights) if settings.class_weights else None
+        return F.cross_entropy(prediction, targets, weights)
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(prediction, targets)
+    return (F.smooth_l1_loss if settings.criterion == "smooth_l1" else F.mse_loss)(prediction, targets)
+
+
+def build_learner(dataset: str, data: MultimodalData, fusion: Fusion, method: Method, settings: Settings) -> Learner:
+    """Build the model of a run, its parameters drawn from torch's generator.
+
+    Args:
+        dataset: name of the data set.
+        data: the data.
+        fusion: name of the fusion.
+        method: what is made of it.
+        settings: the method's settings.
+    """
+    names, n_outputs = data.modality_names, len(data.output_names)
+
+    def encoders() -> Encoders:
+        return Encoders(dataset, data.shapes, settings)
+
+    shared = encoders()
+    fuse = fusion_factory(fusion, settings, n_modalities=len(names), n_tokens=shared.n_tokens, n_outputs=n_outputs)
+    if method.kind == "vanilla":
+        return Learner(shared, fuse(), None, data.task, settings)
+
+    def encode_and_fuse() -> nn.Module:
+        return _Encoded(encoders(), fuse())
+
+    own = settings.own_encoders
+    build, before = (encode_and_fuse, nn.Identity()) if own else (fuse, shared)
+    widths = [shape[-1] if own else settings.hidden_dim for shape in data.shapes]
+    if method.kind == "ensemble":
+        return Learner(before, Ensemble(build, len(names) + 2), None, data.task, settings)
+    experts = interaction_moe(build, settings, data.task, modality_names=names, feature_dims=widths)
+    supervise = None
+    if settings.supervision_weight:
+        supervise = InteractionSupervision(widths, n_outputs, data.task, interactions=experts.interactions)
+    return Learner(before, experts, supervise, data.task, settings)
+
+
+class _Encoded(nn.Module):
+    """A fusion with encoders of its own."""
+
+    def __init__(self, encoders: Encoders, fusion: nn.Module) -> None:
+        super().__init__()
+        self.encoders, self.fusion = encoders, fusion
+
+    def forward(self, *modalities: Tensor) -> Tensor | BackboneOutput:
+        output: Tensor | BackboneOutput = self.fusion(*self.encoders(modalities))
+        return output

@@ -1,0 +1,275 @@
+"""Runs: a data set, a fusion, methods and seeds, with everything they leave in one folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+import i2moe
+from examples import fixtures
+from examples.datasets import find as find_data
+from examples.datasets._interface import MultimodalData, Source, Split
+from examples.reproduce.checkpoint import save_checkpoint, write_text
+from examples.reproduce.encoders import ScreenEncoder
+from examples.reproduce.figures import draw
+from examples.reproduce.fusions import Fusion
+from examples.reproduce.learner import Learner, build_learner
+from examples.reproduce.methods import find as find_method
+from examples.reproduce.results import collect, summarize
+from examples.reproduce.settings import Settings
+from examples.reproduce.training import Progress, fit, score, seed_of
+
+__all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
+
+_SMOKE_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train a fusion, and what the methods make of it, and compare them.
+
+    Args:
+        root: folder of the data's files; data/<dataset> by default.
+        fusion: what fuses the modalities.
+        method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+encoders,
+            i2moe+supervision, and the ablations no-interaction, latent, global-weight, two-passes, few-rows,
+            synergy-redundancy, zero, mean, shuffle, same-start, no-gate-loss, released-losses.
+        seeds: each starts a run of every method; where the split of the data is free, it is another one for each seed.
+        split: which split of the data, for all seeds.
+        smoke: see that everything works, in seconds: tiny models, few samples, files made for it unless root is given.
+        output: folder of the results; outputs/<dataset>-<fusion> by default.
+        baseline: the method that the others are compared with.
+        fresh: begin anew where results or checkpoints are.
+        cpu: leave the GPUs alone.
+        mixed_precision: type of the numbers in most of the computation.
+        workers: processes that read data; 0 reads in this one.
+    """
+
+    root: Path | None = None
+    fusion: Fusion = "transformer"
+    method: tuple[str, ...] = ("vanilla", "i2moe")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    split: int | None = None
+    smoke: bool = False
+    output: Path | None = None
+    baseline: str = "vanilla"
+    fresh: bool = False
+    cpu: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    workers: int = 0
+
+
+def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[str, Any]]:
+    """Run every method with every seed, write results, table and figures, and print the table.
+
+    What is done is not done again; what was interrupted goes on.
+
+    Args:
+        dataset: name of the data set.
+        options: what to run.
+        settings: the hyper-parameters, which methods change.
+
+    Returns:
+        The results in the folder, those of earlier runs included.
+
+    Raises:
+        FileNotFoundError: if files of the data are missing.
+        ValueError: if there is no such data set, method or split, or the folder holds runs with other settings.
+    """
+    methods = options.method
+    for name in (*methods, options.baseline):
+        find_method(name)
+    source = find_data(dataset)
+    accelerator = accelerator_of(options)
+    console = Console(quiet=not accelerator.is_main_process)
+    name = f"{dataset.replace('/', '-')}-{options.fusion}"
+    folder = options.output or Path("outputs", name + "-smoke" * options.smoke)
+    if accelerator.is_main_process and (options.fresh or options.smoke):
+        for method, seed in product(methods, options.seeds):
+            shutil.rmtree(folder / method / f"seed-{seed}", ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+    with _root(dataset, options) as root:
+        for seed in options.seeds:
+            split = _split(source, seed, options.split)
+            data = open_data(source, root, split, settings, smoke=options.smoke)
+            for method in methods:
+                job = Job(dataset, options.fusion, method, seed, split, options.smoke, settings)
+                job.run(data, folder / method / f"seed-{seed}", accelerator_of(options), console, options.workers)
+    if not accelerator.is_main_process:
+        return []
+    results = collect(folder)
+    table = summarize(
+        results, f"{dataset}, {options.fusion}: test, mean ± deviation over seeds [95% interval]", options.baseline
+    )
+    console.print(table)
+    with (folder / "table.txt").open("w") as file:
+        Console(file=file, width=160).print(table)
+    console.print(f"Everything is in {folder}", soft_wrap=True)
+    return results
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with one seed.
+
+    Args:
+        dataset: name of the data set.
+        fusion: name of the fusion.
+        method: name of the method.
+        seed: of everything drawn.
+        split: which split of the data.
+        smoke: whether this only tries the code.
+        settings: the hyper-parameters, which the method changes.
+    """
+
+    dataset: str
+    fusion: Fusion
+    method: str
+    seed: int
+    split: int
+    smoke: bool
+    settings: Settings
+
+    def run(
+        self, data: MultimodalData, folder: Path, accelerator: Accelerator, console: Console, workers: int = 0
+    ) -> None:
+        """Train, and leave model, history, figures and result in a folder, unless they are there.
+
+        Args:
+            data: the data.
+            folder: where to, and where a checkpoint may be.
+            accelerator: the device, the precision and the other processes.
+            console: where to say what happens.
+            workers: processes that read data.
+        """
+        method = find_method(self.method)
+        settings = method.settings(self.settings)
+        identity = json.loads(json.dumps(asdict(replace(self, settings=settings))))
+        _claim(folder, identity, accelerator)
+        name = f"{self.method}, seed {self.seed}"
+        if (folder / "result.json").exists():
+            console.print(f"{name}: done before", highlight=False)
+            return
+
+        torch.manual_seed(seed_of(self.seed))
+        learner = build_learner(self.dataset, data, self.fusion, method, settings)
+        _say_how_screens_start(learner, console)
+        n_steps = settings.epochs * -(-len(data.train) // settings.batch_size)
+        with _bar(name, n_steps, console) as after_step:
+            progress = fit(
+                learner,
+                data,
+                settings,
+                seed=self.seed,
+                accelerator=accelerator,
+                checkpoint=folder / "checkpoint.pt",
+                workers=workers,
+                after_step=after_step,
+            )
+        parts = ("validation", "test")
+        scores = {part: score(learner, data, part, data.metrics, accelerator, workers) for part in parts}
+        if accelerator.is_main_process:
+            write_text(folder / "history.json", json.dumps(progress.history))
+            save_checkpoint(folder / "model.pt", learner.state_dict())
+            draw(learner, data, progress.history, folder, accelerator.device)
+            write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+        accelerator.wait_for_everyone()
+
+
+def accelerator_of(options: Options) -> Accelerator:
+    """Return the device, the precision and the processes that the options and the launcher ask for."""
+    return Accelerator(cpu=options.cpu, mixed_precision=options.mixed_precision)
+
+
+def open_data(source: Source, root: Path | None, split: int, settings: Settings, *, smoke: bool) -> MultimodalData:
+    """Open a data set as the settings want it.
+
+    Args:
+        source: the data set.
+        root: folder of its files.
+        split: which way to split the samples.
+        settings: say whether samples that lack a modality are left out.
+        smoke: keep few samples.
+    """
+    data = source.open(root, split)
+    data = data.complete() if settings.complete else data
+    if not smoke:
+        return data
+    return replace(data, train=_few(data.train), validation=_few(data.validation), test=_few(data.test))
+
+
+def _few(split: Split) -> Split:
+    """Keep some samples from the whole length of a split."""
+    return split.select(torch.linspace(0, len(split) - 1, min(len(split), _SMOKE_SAMPLES)).long())
+
+
+def _split(source: Source, seed: int, split: int | None) -> int:
+    if split is not None:
+        return split
+    return seed if source.n_splits is None else seed % source.n_splits
+
+
+def _facts(learner: Learner, progress: Progress) -> dict[str, Any]:
+    return {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "n_parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "versions": {"i2moe": i2moe.__version__, "torch": torch.__version__},
+    }
+
+
+def _say_how_screens_start(learner: Learner, console: Console) -> None:
+    starts = {module.start for module in learner.modules() if isinstance(module, ScreenEncoder)}
+    if "random" in starts:
+        console.print("The encoder of images starts at random: torch's hub folder has no vgg11_bn-*.pth (ImageNet).")
+
+
+@contextmanager
+def _root(dataset: str, options: Options) -> Iterator[Path | None]:
+    if options.root is not None or not options.smoke or dataset not in fixtures.NAMES:
+        yield options.root
+        return
+    with TemporaryDirectory() as folder:
+        fixtures.find(dataset)(Path(folder))
+        yield Path(folder)
+
+
+def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> None:
+    """Make the folder this run's, unless it is another's."""
+    path = folder / "settings.json"
+    found = json.loads(path.read_text()) if path.exists() else identity
+    if found != identity:
+        ours, theirs = ({**run, **run["settings"]} for run in (identity, found))
+        differ = [key for key in ours if key != "settings" and ours[key] != theirs.get(key)]
+        changes = ", ".join(f"{key} {theirs.get(key)} (now {ours[key]})" for key in differ)
+        raise ValueError(
+            f"{folder} must hold a run with these settings, however it holds one with {changes}; "
+            "choose another --output, or --fresh to begin anew"
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_text(path, json.dumps(identity, indent=1))
+
+
+@contextmanager
+def _bar(title: str, n_steps: int, console: Console) -> Iterator[Any]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Bar(*columns, console=console, transient=True, disable=console.quiet or not sys.stdout.isatty()) as bars:
+        bar = bars.add_task(title, total=n_steps)
+        yield lambda: bars.advance(bar)

@@ -1,0 +1,220 @@
+"""The training loop: one for every data set, fusion and method.
+
+Each epoch draws its random numbers and its order from (seed, epoch, process). What an epoch does therefore depends on
+nothing but the state at its start, which is saved: a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from examples.datasets._interface import Batch, MultimodalData, Split
+from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
+from examples.reproduce.learner import Learner, task_loss
+from examples.reproduce.metrics import is_better, measure
+from examples.reproduce.settings import Settings
+
+__all__ = ["Progress", "epoch_batches", "fit", "predict", "score", "seed_of"]
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass
+class Progress:
+    """How far a run is, all that its checkpoint holds besides the model and the optimizer.
+
+    Args:
+        epoch: epochs done.
+        best_epoch: the one with the best validation score, counted from 1.
+        best_score: the validation score then.
+        history: what each epoch logged.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def is_over(self, settings: Settings) -> bool:
+        """Whether all epochs are done, or none was better for too long."""
+        waited = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
+        return self.epoch >= settings.epochs or waited
+
+
+def fit(
+    learner: Learner,
+    data: MultimodalData,
+    settings: Settings,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    checkpoint: Path | None = None,
+    workers: int = 0,
+    after_step: Callable[[], None] = lambda: None,
+) -> Progress:
+    """Train, and go back to the epoch that was best on the validation split.
+
+    Args:
+        learner: what to train.
+        data: what on; the test split is not touched.
+        settings: how.
+        seed: of the order and of everything drawn in training.
+        accelerator: the device, the precision and the other processes; a new one for each run.
+        checkpoint: file to save to after each epoch and to go on from.
+        workers: processes that read data.
+        after_step: called after each step, to show that something happens.
+
+    Returns:
+        What happened.
+    """
+    metric = data.metrics[0]
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    saved = load_checkpoint(checkpoint) if checkpoint else None
+    progress, best = Progress(), copy.deepcopy(learner.state_dict())
+    if saved is not None:
+        progress, best = Progress(**saved["progress"]), saved["best"]
+        _restore(saved, learner, optimizer, accelerator)
+
+    while not progress.is_over(settings):
+        logged = _train_epoch(
+            wrapped, optimizer, data, settings, (seed, progress.epoch), accelerator, workers, after_step
+        )
+        value = score(learner, data, "validation", (metric,), accelerator, workers)[metric]
+        progress.epoch += 1
+        progress.history.append({"epoch": progress.epoch, **logged, f"validation {metric}": value})
+        if is_better(metric, value, progress.best_score):
+            progress.best_epoch, progress.best_score = progress.epoch, value
+            best = copy.deepcopy(learner.state_dict())
+        if checkpoint and accelerator.is_main_process:
+            save_checkpoint(checkpoint, _state(progress, best, learner, optimizer, accelerator))
+
+    learner.load_state_dict(best)
+    accelerator.wait_for_everyone()
+    return progress
+
+
+def predict(learner: Learner, split: Split, accelerator: Accelerator, workers: int = 0) -> Tensor:
+    """Return the outputs (N, C) for a split in evaluation mode; each process computes its part and gets all."""
+    learner.eval()
+    own = torch.arange(len(split)).tensor_split(accelerator.num_processes)[accelerator.process_index]
+    outputs = []
+    with torch.no_grad():
+        for _, batch in _load(split, list(own.split(_EVALUATION_BATCH)), workers):
+            modalities = [x.to(accelerator.device) for x in batch.modalities]
+            outputs.append(learner(modalities).prediction.float().cpu())
+    gathered: list[Tensor] = gather_object(outputs)
+    return torch.cat(gathered)
+
+
+def score(
+    learner: Learner,
+    data: MultimodalData,
+    split: str,
+    metrics: tuple[str, ...],
+    accelerator: Accelerator,
+    workers: int = 0,
+) -> dict[str, float]:
+    """Return metrics of a split."""
+    chosen = data.splits[split]
+    prediction = predict(learner, chosen, accelerator, workers)
+    loss = float(task_loss(data.task, prediction, chosen.targets, learner.settings))
+    return dict(measure(metrics, data.task, prediction, chosen.targets, loss))
+
+
+def epoch_batches(n_samples: int, batch_size: int, seed: int) -> list[Tensor]:
+    """Cut a random order into batches of nearly equal size, so that none is tiny.
+
+    Example:
+        >>> [len(batch) for batch in epoch_batches(33, 16, seed=0)]
+        [11, 11, 11]
+    """
+    order = torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed))
+    return list(order.tensor_split(-(-n_samples // batch_size)))
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix numbers into one seed; different numbers give unrelated seeds.
+
+    Example:
+        >>> seed_of(0, 1) == seed_of(0, 1), seed_of(0, 1) == seed_of(1, 0)
+        (True, False)
+    """
+    from numpy.random import SeedSequence
+
+    return int(SeedSequence(numbers).generate_state(1)[0])
+
+
+def _train_epoch(
+    wrapped: torch.nn.Module,
+    optimizer: Any,
+    data: MultimodalData,
+    settings: Settings,
+    when: tuple[int, int],
+    accelerator: Accelerator,
+    workers: int,
+    after_step: Callable[[], None],
+) -> Mapping[str, float]:
+    """Train on every sample once, and return the mean of each loss."""
+    n_processes, process = accelerator.num_processes, accelerator.process_index
+    torch.manual_seed(seed_of(*when, process))
+    wrapped.train()
+    batches = epoch_batches(len(data.train), settings.batch_size, seed_of(*when))
+    own = [rows.tensor_split(n_processes)[process] for rows in batches]
+    totals: dict[str, Tensor] = {}
+    for whole, (rows, batch) in zip(batches, _load(data.train, own, workers), strict=True):
+        modalities = batch.modalities if data.augment is None else data.augment(batch.modalities, None)
+        modalities = tuple(x.to(accelerator.device) for x in modalities)
+        answer = wrapped(modalities, batch.targets.to(accelerator.device), rows.to(accelerator.device))
+        # Processes average their gradients, whatever the size of their parts.
+        accelerator.backward(answer.loss * (n_processes * len(rows) / len(whole)))
+        accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, part in {"loss": answer.loss.detach(), **answer.parts}.items():
+            totals[name] = totals.get(name, 0) + part.double() * len(rows)
+        after_step()
+    names = list(totals)
+    sums = accelerator.reduce(torch.stack([totals[name] for name in names]).float(), "sum")
+    return dict(zip(names, (sums / len(data.train)).tolist(), strict=True))
+
+
+def _load(split: Split, batches: list[Tensor], workers: int) -> Iterator[tuple[Tensor, Batch]]:
+    loader = DataLoader(
+        split,
+        sampler=batches,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),  # apart from torch's global one
+    )
+    return zip(batches, loader, strict=True)
+
+
+def _state(
+    progress: Progress, best: dict[str, Any], learner: Learner, optimizer: Any, accelerator: Accelerator
+) -> dict[str, Any]:
+    scaler = accelerator.scaler
+    return {
+        "progress": vars(progress),
+        "best": best,
+        "model": learner.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+
+
+def _restore(saved: dict[str, Any], learner: Learner, optimizer: Any, accelerator: Accelerator) -> None:
+    learner.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    if accelerator.scaler is not None and saved["scaler"] is not None:
+        accelerator.scaler.load_state_dict(saved["scaler"])

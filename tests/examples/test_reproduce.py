@@ -1,0 +1,245 @@
+"""The command: every data set from end to end, kills, several processes, results, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from examples.datasets import find as find_data
+from examples.fixtures import find as find_fixture
+from examples.reproduce.__main__ import main
+from examples.reproduce.results import collect, compare, summarize
+from examples.reproduce.settings import Settings, preset, smoke
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _another_accelerator() -> None:
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    folders: dict[str, Path] = {}
+
+    def write(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            find_fixture(name)(folders[name])
+        return folders[name]
+
+    return write
+
+
+@pytest.mark.parametrize("dataset", ["adni", "mimic", "mmimdb", "mosi", "enrico"])
+def test_every_gated_data_set_runs_from_end_to_end(
+    dataset: str, written: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fusion in ("transformer", "interpretcc"):
+        arguments = ["--root", str(written(dataset)), "--smoke", "--seeds", "0", "--cpu", "--fusion", fusion]
+        main([dataset, *arguments, "--method", "vanilla", "i2moe", "--output", str(tmp_path / fusion)])
+        results = [json.loads(line) for line in (tmp_path / fusion / "results.jsonl").read_text().splitlines()]
+        assert [result["method"] for result in results] == ["vanilla", "i2moe"]
+        assert all(set(result["test"]) == set(find_data(dataset).open(written(dataset)).metrics) for result in results)
+        assert results[1]["n_parameters"] > results[0]["n_parameters"]
+        for name in ("losses.png", "weights.png", "model.pt", "history.json"):
+            assert (tmp_path / fusion / "i2moe" / "seed-0" / name).stat().st_size > 100
+        assert not (tmp_path / fusion / "vanilla" / "seed-0" / "weights.png").exists()
+    assert "i2moe" in capsys.readouterr().out
+
+
+def test_half_precision_runs(tmp_path: Path) -> None:
+    options = ["--smoke", "--seeds", "0", "--cpu", "--mixed-precision", "bf16", "--fusion", "switchgate"]
+    main(["synthetic", *options, "--method", "i2moe+supervision", "--output", str(tmp_path)])
+    (result,) = collect(tmp_path)
+    assert 0 <= result["test"]["accuracy"] <= 1
+
+
+def test_smoke_makes_its_files_and_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        main(["mimic", "--smoke", "--seeds", "0", "--cpu", "--fusion", "lrtf", "--method", "vanilla"])
+        (result,) = (tmp_path / "outputs/mimic-lrtf-smoke").glob("vanilla/seed-0/result.json")
+        assert result.stat().st_mtime > time.time() - 60
+        os.utime(result, (0, 0))
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    run_it = ["-m", "examples.reproduce", "synthetic", "--fusion", "lrtf", "--method", "i2moe", "--cpu"]
+    return [
+        *run_it,
+        "--seeds",
+        "0",
+        "--split",
+        "0",
+        "--epochs",
+        "5",
+        "--hidden-dim",
+        "8",
+        "--output",
+        str(folder),
+        *options,
+    ]
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "i2moe/seed-0/result.json").read_text())
+    result["weights"] = torch.load(folder / "i2moe/seed-0/model.pt", weights_only=True)
+    return result
+
+
+def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
+    """By SIGKILL, at whatever moment after the first checkpoint it comes."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], cwd=ROOT, env=environment)
+    checkpoint = tmp_path / "killed/i2moe/seed-0/checkpoint.pt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= torch.load(checkpoint, weights_only=True)["progress"]["epoch"] < 5
+
+    for folder in ("killed", "whole"):
+        main(command(tmp_path / folder)[2:])
+    killed, whole = (result_of(tmp_path / folder) for folder in ("killed", "whole"))
+    weights = killed.pop("weights"), whole.pop("weights")
+    assert killed == whole
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Without dropout and noise, which processes draw apart."""
+    options = [
+        "--dropout",
+        "0",
+        "--reweighter-dropout",
+        "0",
+        "--perturbation",
+        "zero",
+        "--fraction",
+        "1",
+        "--epochs",
+        "2",
+    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *launcher, *command(tmp_path / "two", *options)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    main(command(tmp_path / "one", *options)[2:])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    one, two = (json.loads((tmp_path / n / "i2moe/seed-0/history.json").read_text()) for n in ("one", "two"))
+    assert len(one) == 2
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert theirs[name] == pytest.approx(ours[name], abs=1e-5), name
+    assert output.count("Everything is in") == 1
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    ours, baseline = {0: 0.7, 1: 0.9, 2: 0.8}, {2: 0.75, 0: 0.66, 1: 0.85, 5: 0.0}
+    from scipy.stats import ttest_rel
+
+    found = compare(ours, baseline)
+    assert found is not None
+    interval = ttest_rel([0.7, 0.9, 0.8], [0.66, 0.85, 0.75]).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert compare({0: 1.0}, {1: 1.0}) is None
+
+    for method, seed, value in [("i2moe", 0, 0.7), ("i2moe", 1, 0.9), ("vanilla", 0, 0.6)]:
+        path = tmp_path / method / f"seed-{seed}" / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"method": method, "seed": seed, "test": {"auroc": value}, "n_parameters": 10}))
+    results = collect(tmp_path)
+    assert [(result["method"], result["seed"]) for result in results] == [("vanilla", 0), ("i2moe", 0), ("i2moe", 1)]
+    table = summarize(results)
+    assert [list(column.cells) for column in table.columns][2:4] == [["0.6000", "0.8000 ± 0.1414"], ["", "+0.1000"]]
+
+
+def test_the_presets_are_the_papers() -> None:
+    mosi = preset("mosi", "transformer")
+    assert (mosi.interaction_weight, mosi.n_layers, mosi.epochs, mosi.dropout, mosi.lr) == (0.005, 1, 30, 0.5, 1e-4)
+    enrico = preset("enrico", "interpretcc")
+    assert (enrico.tau, enrico.threshold, enrico.temperature, enrico.batch_size) == (0.5, 0.4, 4, 64)
+    assert preset("adni", "moepp").n_experts == 8
+    assert preset("adni", "switchgate").n_experts == 16
+    assert preset("unknown", "lf") == Settings()
+    assert smoke(mosi).epochs == 2
+
+
+def test_done_runs_are_kept_and_other_settings_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["synthetic", "--fusion", "lrtf", "--cpu", "--method", "vanilla", "--seeds", "0", "--epochs", "1"]
+    options += ["--output", str(tmp_path)]
+    main(options)
+    written = (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns
+    main(options)
+    assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
+    assert "vanilla, seed 0: done before" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"holds one with lr 0\.002 \(now 0\.5\)"):
+        main([*options, "--lr", "0.5"])
+
+
+def test_the_help_shows_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert "sweep DATASET" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["mosi", "--fusion", "moepp", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "factor lambda of the interaction loss. (default: 0.001)" in text
+    assert "--fusion {transformer,switchgate,interpretcc,moepp,ef,lf,lrtf}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imagenet"], "error: a data set must be one of adni"),
+        (["watch", "--method", "magic"], "error: a method must be one of vanilla"),
+        (["watch", "--split", "9", "--cpu"], "error: split must lie between 0 and 4, however it is 9"),
+        (["mosi", "--root", "nowhere", "--cpu"], "error: these files must exist"),
+        (["sweep", "watch", "--over", "magic"], "error: settings to vary must be some of lr"),
+    ],
+)
+def test_mistakes_end_with_one_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main([*arguments, "--output", str(tmp_path)] if len(arguments) > 1 else arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["watch", "--fusion", "glue"], ["watch", "--epochs", "many"], ["watch", "--lrr", "1"]]
+)
+def test_bad_options_end_with_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_sweep_goes_on_and_prints_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["sweep", "synthetic", "--fusion", "lrtf", "--smoke", "--cpu", "--seeds", "0", "--over", "lr", "dropout"]
+    for trials in ("1", "3"):
+        main([*options, "--output", str(tmp_path), "--trials", trials])
+    trials_done = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert len(trials_done) == 3
+    assert trials_done[0]["lr"] == preset("synthetic", "lrtf").lr
+    printed = capsys.readouterr().out
+    best = max(trials_done, key=lambda trial: float(trial["validation"]))
+    assert f"--lr {best['lr']:.3g} --dropout {best['dropout']:.3g}" in printed

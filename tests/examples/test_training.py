@@ -1,0 +1,199 @@
+"""The training loop: what a method trains, resuming, seeds, and what is chosen by the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from examples.datasets import find as find_data
+from examples.datasets._interface import MultimodalData, Split
+from examples.reproduce import methods, run, training
+from examples.reproduce.checkpoint import writing
+from examples.reproduce.fusions import Fusion
+from examples.reproduce.learner import Learner, build_learner
+from examples.reproduce.methods import METHODS
+from examples.reproduce.settings import Settings
+from examples.reproduce.training import epoch_batches, fit, predict, score
+from i2moe import InteractionMoE
+
+SETTINGS = Settings(
+    hidden_dim=8, n_layers=1, n_heads=2, dropout=0.1, reweighter_dim=8, lr=1e-2, batch_size=16, epochs=4
+)
+
+
+def tiny_data() -> MultimodalData:
+    """Two modalities; the class is the sign of a sum over both."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 90, 4, generator=generator)
+    whole = Split((x[0], x[1]), (x.sum((0, 2)) > 0).long())
+    train, validation, test = (whole.select(rows) for rows in torch.arange(90).tensor_split([50, 70]))
+    return MultimodalData(
+        train, validation, test, ("a", "b"), ("no", "yes"), "classification", ("accuracy", "auroc", "loss")
+    )
+
+
+def learner_of(method: str, settings: Settings = SETTINGS, fusion: Fusion = "lrtf", seed: int = 0) -> Learner:
+    torch.manual_seed(seed)
+    chosen = methods.find(method)
+    return build_learner("tiny", tiny_data(), fusion, chosen, chosen.settings(settings))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_all_its_parameters(method: str) -> None:
+    learner, data = learner_of(method), tiny_data()
+    batch = data.train[range(32)]
+    answer = learner(batch.modalities, batch.targets, torch.arange(32))
+    answer.loss.backward()
+    names = {name for name, parameter in learner.named_parameters() if parameter.grad is None}
+    assert not names
+    torch.testing.assert_close(torch.stack(list(answer.parts.values())).sum(), answer.loss)
+    assert ("interaction" in answer.parts) == (METHODS[method].kind == "i2moe" and method != "no-interaction")
+
+
+def test_ablations_are_what_they_say() -> None:
+    def experts(method: str) -> InteractionMoE:
+        fusion = learner_of(method, fusion="transformer").fusion
+        assert isinstance(fusion, InteractionMoE)
+        return fusion
+
+    assert experts("no-interaction").perturbation is None
+    assert type(experts("shuffle").perturbation).__name__ == "Shuffle"
+    assert experts("synergy-redundancy").expert_names == ("synergy", "redundancy")
+    same, different = experts("same-start"), experts("i2moe")
+    first, second = (list(same.experts[e].parameters()) for e in (0, 3))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(different.experts[0].head.weight, different.experts[3].head.weight)  # type: ignore[union-attr,arg-type]
+    count = {name: sum(p.numel() for p in learner_of(name).parameters()) for name in ("vanilla", "ensemble")}
+    assert count["ensemble"] == 4 * count["vanilla"]
+
+
+def test_members_of_an_ensemble_learn_as_if_alone() -> None:
+    """Their losses do not mix: with the same batches, each member is the model that would be trained without others."""
+    settings = replace(SETTINGS, dropout=0.0, clip_norm=1e9)
+    ensemble, data = learner_of("ensemble", settings), tiny_data()
+    alone = learner_of("vanilla", settings)
+    members: Any = ensemble.fusion.members
+    member = members[2]
+    alone.encoders.load_state_dict(member.encoders.state_dict())
+    alone.fusion.load_state_dict(member.fusion.state_dict())
+    start = {name: value.clone() for name, value in alone.fusion.state_dict().items()}
+    for learner in (ensemble, alone):
+        fit(learner, data, replace(settings, epochs=1), seed=0, accelerator=Accelerator(cpu=True))
+    for name, value in alone.fusion.state_dict().items():
+        torch.testing.assert_close(member.fusion.state_dict()[name], value, rtol=0, atol=3e-3)  # of Adam's epsilon
+        assert (value - start[name]).abs().max() > 2e-2
+
+
+class Killed(Exception):  # noqa: N818
+    """What stands for the end of the process."""
+
+
+def killer(step: int) -> Callable[[], None]:
+    steps = iter(range(step, -1, -1))
+
+    def after_step() -> None:
+        if next(steps) == 0:
+            raise Killed
+
+    return after_step
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 9])
+@pytest.mark.parametrize("method", ["i2moe", "i2moe+supervision"])
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(method: str, step: int, tmp_path: Path) -> None:
+    whole, killed, resumed = (learner_of(method) for _ in range(3))
+    arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True)}
+    path = tmp_path / "checkpoint.pt"
+    expected = fit(whole, tiny_data(), SETTINGS, **arguments)
+    with pytest.raises(Killed):
+        fit(killed, tiny_data(), SETTINGS, checkpoint=path, after_step=killer(step), **arguments)
+    torch.manual_seed(99)  # another process has another state
+    found = fit(resumed, tiny_data(), SETTINGS, checkpoint=path, **arguments)
+    assert found == expected
+    assert found.epoch == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with writing(path) as file:
+            file.write(b"half of the n")
+            raise Killed
+
+    with pytest.raises(Killed):
+        write_half()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_best_epoch_by_validation_is_kept_and_training_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.9, 0.7, 0.9, 0.2, 1.0])
+    states = []
+
+    def scripted(learner: Learner, *_: object) -> dict[str, float]:
+        states.append({name: value.clone() for name, value in learner.state_dict().items()})
+        return {"accuracy": next(scores)}
+
+    monkeypatch.setattr(training, "score", scripted)
+    learner = learner_of("vanilla")
+    settings = replace(SETTINGS, epochs=6, patience=3)
+    progress = fit(learner, tiny_data(), settings, seed=0, accelerator=Accelerator(cpu=True))
+    assert (progress.epoch, progress.best_epoch, progress.best_score) == (5, 2, 0.9)
+    assert all(torch.equal(value, states[1][name]) for name, value in learner.state_dict().items())
+
+
+def test_training_does_not_touch_the_test_split() -> None:
+    class Forbidden(Split):
+        def __getitem__(self, rows: object) -> Any:
+            pytest.fail("the test split was read")
+
+    data = tiny_data()
+    test = Forbidden(data.test.modalities, data.test.targets)
+    fit(learner_of("vanilla"), replace(data, test=test), SETTINGS, seed=0, accelerator=Accelerator(cpu=True))
+
+
+def test_seeds_differ_in_everything() -> None:
+    histories, starts = [], []
+    for seed in (0, 1):
+        learner = learner_of("vanilla", seed=training.seed_of(seed))
+        starts.append(torch.nn.utils.parameters_to_vector(learner.parameters()).detach().clone())
+        histories.append(fit(learner, tiny_data(), SETTINGS, seed=seed, accelerator=Accelerator(cpu=True)).history)
+    assert not torch.equal(starts[0], starts[1])
+    assert histories[0][0]["loss"] != histories[1][0]["loss"]
+    orders = {tuple(torch.cat(epoch_batches(50, 16, training.seed_of(*when))).tolist()) for when in
+              [(0, 0), (0, 1), (1, 0), (1, 1)]}  # fmt: skip
+    assert len(orders) == 4
+    source, watch = find_data("support2"), find_data("watch")
+    assert [run._split(source, seed, None) for seed in (0, 7)] == [0, 7]
+    assert [run._split(watch, seed, None) for seed in (1, 7)] == [1, 2]
+    assert run._split(find_data("mosi"), 7, None) == 0
+
+
+@pytest.mark.parametrize(("n", "size"), [(50, 16), (7, 16), (33, 16), (64, 32)])
+def test_batches_are_a_partition_of_nearly_equal_parts(n: int, size: int) -> None:
+    batches = epoch_batches(n, size, seed=1)
+    assert sorted(torch.cat(batches).tolist()) == list(range(n))
+    lengths = [len(batch) for batch in batches]
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_evaluation_draws_nothing_and_keeps_the_order() -> None:
+    learner, data = learner_of("i2moe"), tiny_data()
+    before = torch.get_rng_state()
+    first = predict(learner, data.test, Accelerator(cpu=True))
+    assert torch.equal(before, torch.get_rng_state())
+    with torch.no_grad():
+        torch.testing.assert_close(first[3:4], learner(data.test[[3]].modalities).prediction)
+    scores = score(learner, data, "test", ("loss",), Accelerator(cpu=True))
+    assert scores["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(first, data.test.targets)), rel=1e-6)
