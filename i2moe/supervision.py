@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from i2moe._answers import make_answers
 from i2moe._probes import Folds, Moments, Probes
 from i2moe._shares import SMALL, columns, interaction_shares
+from i2moe._supervision_checks import check_factors, check_index, check_probes, check_shares, check_source
 from i2moe._tasks import Task
 from i2moe._types import Modality
 from i2moe.losses import Interaction
@@ -113,7 +114,7 @@ class InteractionSupervision(nn.Module):
         weight_decay: float = 1e-3,
     ) -> None:
         super().__init__()
-        _check_factors(weights_weight=weights_weight, experts_weight=experts_weight, weight_decay=weight_decay)
+        check_factors(weights_weight=weights_weight, experts_weight=experts_weight, weight_decay=weight_decay)
         if not 0 <= shared <= 1:
             raise ValueError(f"shared must lie in [0, 1], however it is {shared}")
         self._answers = make_answers(task, n_outputs)
@@ -130,7 +131,7 @@ class InteractionSupervision(nn.Module):
         self.probes: Probes | None = None
         self.folds: Folds | None = None
         if feature_dims is not None:
-            _check_probes(feature_dims, hidden_dim, n_folds)
+            check_probes(feature_dims, hidden_dim, n_folds)
             self.folds = Folds(sum(feature_dims), n_folds)
             self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
         self.feature_dims: tuple[int, ...] = () if feature_dims is None else tuple(feature_dims)
@@ -234,13 +235,13 @@ class InteractionSupervision(nn.Module):
             TypeError: as for the module itself.
             ValueError: as for the module itself.
         """
-        _check_source(self.probes is not None, unimodal, joint)
+        check_source(self.probes is not None, unimodal, joint)
         if self.probes is None:
             if joint is None:
                 raise ValueError("joint must be given where there are no probes, however it is None")
             return self._targets(self._given(unimodal, joint), available)[0]
         features = self._pool(modalities, available)
-        _check_index(index, len(features))
+        check_index(index, len(features))
         outputs = self.probes(features)
         return self._targets(self._judged(outputs, self._judges(features, index)), available)[0]
 
@@ -348,42 +349,27 @@ class InteractionSupervision(nn.Module):
     ) -> None:
         n_samples, n_experts = out.weights.shape
         self._answers.check_target(target, n_samples)
-        _check_index(index, n_samples)
+        check_index(index, n_samples)
+        looks_at_values = self._looks_at_values(target)
+        if looks_at_values:
+            self._answers.check_values(target)
         if shares is not None:
-            self._check_shares(shares, out.weights, unimodal, joint)
+            alone = self.probes is None and unimodal is None and joint is None
+            check_shares(shares, out.weights, alone, looks_at_values)
             return
         n_modalities = len(unimodal or ()) if self.probes is None else len(self.feature_dims)
         expected = n_modalities + 2 if self.interactions is None else len(self.interactions)
-        _check_source(self.probes is not None, unimodal, joint)
+        check_source(self.probes is not None, unimodal, joint)
         if n_experts != expected:
             raise ValueError(
                 f"the model must have {expected} experts, two more than modalities, however it has {n_experts}; "
                 "pass interactions=model.interactions where it has not all"
             )
-        if self._looks_at_values(target):
-            self._answers.check_values(target)
+        if looks_at_values:
             for i, predictions in enumerate(unimodal or ()):
                 self._answers.check_predictions(predictions, f"unimodal[{i}]")
             if joint is not None:
                 self._answers.check_predictions(joint, "joint")
-
-    def _check_shares(
-        self, shares: Tensor, weights: Tensor, unimodal: Sequence[Tensor] | None, joint: Tensor | None
-    ) -> None:
-        if self.probes is not None or unimodal is not None or joint is not None:
-            raise ValueError(
-                "shares must come from the caller or be found out here, however both are asked for; "
-                "leave feature_dims None, unimodal and joint out, to hand in shares"
-            )
-        if shares.shape != weights.shape:
-            raise ValueError(
-                f"shares must be (B, E) = {tuple(weights.shape)} as the weights, however they are {tuple(shares.shape)}"
-            )
-        if self._looks_at_values(shares) and not bool(((shares >= 0).all(-1) & (shares.sum(-1) <= 1 + 1e-3)).all()):
-            raise ValueError(
-                f"shares must be at least 0 and sum to at most 1, however they lie in [{shares.min():.3g}, "
-                f"{shares.max():.3g}] and sum to at most {shares.sum(-1).max():.3g}"
-            )
 
     def _looks_at_values(self, target: Tensor) -> bool:
         """Always on the CPU; elsewhere it would wait for the device, so only at the first call."""
@@ -391,44 +377,3 @@ class InteractionSupervision(nn.Module):
             return False
         first, self._saw_values = not self._saw_values, True
         return first or target.device.type == "cpu"
-
-
-def _check_factors(**factors: float) -> None:
-    for name, value in factors.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, however it is {value}")
-
-
-def _check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) -> None:
-    if len(feature_dims) < 2 or min(feature_dims) < 1:
-        raise ValueError(
-            f"feature_dims must be the positive widths of at least two modalities, however they are {feature_dims}"
-        )
-    for name, value in (("hidden_dim", hidden_dim), ("n_folds", n_folds)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, however it is {value}")
-
-
-def _check_index(index: Tensor | None, n_samples: int) -> None:
-    if index is None:
-        return
-    if not isinstance(index, Tensor):
-        raise TypeError(f"index must be a tensor of integers, however it is a {type(index).__name__}")
-    if index.shape != (n_samples,) or index.is_floating_point():
-        raise ValueError(
-            f"index must be integers (B,) = ({n_samples},), the sample of the data set each row is, however it is "
-            f"{index.dtype} {tuple(index.shape)}"
-        )
-
-
-def _check_source(probing: bool, unimodal: Sequence[Tensor] | None, joint: Tensor | None) -> None:
-    if probing and (unimodal is not None or joint is not None):
-        raise ValueError(
-            "predictions must come from probes or from the caller, however both are given; "
-            "leave feature_dims None to hand in unimodal predictions"
-        )
-    if not probing and (unimodal is None or len(unimodal) < 2):
-        raise ValueError(
-            f"unimodal must hold the predictions of at least two modalities where feature_dims is None, "
-            f"however it is {'None' if unimodal is None else f'of length {len(unimodal)}'}"
-        )

@@ -26,6 +26,7 @@ CORE = (
     "_means",
     "_probes",
     "_shares",
+    "_supervision_checks",
     "_tasks",
     "_types",
     "_vmap",
