@@ -91,7 +91,7 @@ def _headline(report: InteractionReport) -> str:
 
 
 def _experts(report: InteractionReport) -> str:
-    overall, largest = report.overall, report.weights.argmax(1)
+    overall, largest = report.overall, _largest(report)
     header = ["expert", "weight", f"{report.confidence:.0%} interval", "std", "largest for"]
     rows = [
         [
@@ -99,7 +99,7 @@ def _experts(report: InteractionReport) -> str:
             _number(overall.mean[e]),
             f"[{_number(overall.low[e])}, {_number(overall.high[e])}]",
             _number(overall.std[e]),
-            f"{(largest == e).double().mean():.1%}",
+            f"{largest[e]:.1%}",
         ]
         for e, name in enumerate(report.expert_names)
     ]
@@ -107,6 +107,12 @@ def _experts(report: InteractionReport) -> str:
         header.append("agreement")
         rows = [[*row, _number(value)] for row, value in zip(rows, report.agreement, strict=True)]
     return table(header, rows)
+
+
+def _largest(report: InteractionReport) -> Tensor:
+    """The share of the samples for which each expert weighs most (E,); equal weights share the sample."""
+    winners = report.weights == report.weights.amax(1, keepdim=True)
+    return (winners / winners.sum(1, keepdim=True)).double().mean(0)
 
 
 def _groups(report: InteractionReport) -> str:

@@ -119,6 +119,6 @@ def _class_indices(target: Tensor, n_classes: int) -> Tensor:
     if target.min() < 0 or target.max() >= n_classes:
         raise ValueError(
             f"class indices must lie in [0, {n_classes}), the model's outputs, however they lie in "
-            f"[{target.min()}, {target.max()}]; drop samples without a class"
+            f"[{target.min()}, {target.max()}]; count classes from 0, drop samples without one"
         )
     return target

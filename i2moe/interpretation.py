@@ -212,7 +212,7 @@ def _split(batch: Any) -> tuple[Any, Tensor]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"a batch must be (modalities, target) with a tensor as target, however the target is a "
-            f"{type(target).__name__}; regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
+            f"{type(target).__name__}; number class names, regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
         ) from error
 
 

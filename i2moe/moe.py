@@ -21,7 +21,7 @@ from i2moe.reweighting import Reweighter
 __all__ = ["InteractionMoE", "InteractionOutput"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InteractionOutput:
     """What `InteractionMoE` returns.
 
@@ -43,6 +43,11 @@ class InteractionOutput:
     interaction_loss: Tensor | None
     interaction_losses: dict[str, Tensor]
     views: Tensor | None
+
+    def __repr__(self) -> str:
+        """Show shapes, not numbers."""
+        shapes = [f"{name} {tuple(x.shape)}" for name, x in self.to_dict().items() if isinstance(x, Tensor)]
+        return f"InteractionOutput({', '.join(shapes)})"
 
     @property
     def losses(self) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ def _pool(index: int, modality: Modality) -> Tensor:
     if not floating:
         raise TypeError(
             f"the reweighter must have a floating-point tensor in every modality, however modality {index} has none; "
-            "embed it first, or pass InteractionMoE a reweighter of your own"
+            "embed it first, or pass InteractionMoE a StaticReweighter or one of your own"
         )
     return torch.cat([_pool_tensor(leaf) for leaf in floating], dim=-1)
 

@@ -347,6 +347,8 @@ class InteractionSupervision(nn.Module):
         joint: Tensor | None,
         shares: Tensor | None,
     ) -> None:
+        if not isinstance(out, InteractionOutput):
+            raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
         n_samples, n_experts = out.weights.shape
         self._answers.check_target(target, n_samples)
         check_index(index, n_samples)

@@ -631,6 +631,10 @@ class TestUsageWarnings:
             checksums=torch.zeros(n),
         )
 
+    def test_equal_weights_share_the_samples(self) -> None:
+        summary = self.report(torch.full((6, 4), 0.25)).summary()
+        assert summary.count("25.0%") == 4
+
     def test_experts_that_are_alike(self) -> None:
         weights = torch.eye(4).repeat_interleave(2, dim=0)
         (warning,) = self.report(weights, apart=False).usage_warnings()

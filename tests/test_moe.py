@@ -715,3 +715,9 @@ def test_default_parts() -> None:
     assert isinstance(make(perturbation="mean").perturbation, Mean)
     first, second = (torch.cat([p.flatten() for p in model.experts[e].parameters()]) for e in (0, 1))
     assert not torch.isclose(first, second).any()  # experts start different
+
+
+def test_an_output_shows_shapes() -> None:
+    out = make().eval()(*batch())
+    assert repr(out).startswith("InteractionOutput(prediction (")
+    assert "views" not in repr(out)

@@ -180,6 +180,8 @@ class MMoE(nn.Module):
             UserWarning: if a category is too rare for an expert.
         """
         recipe = Recipe() if recipe is None else recipe
+        if not isinstance(recipe, Recipe):
+            raise TypeError(f"recipe must be a Recipe, however it is {recipe!r}; Recipe(Training(n_epochs=...))")
         bound = self._bind((modalities,))
         known = {"unimodal": unimodal_predictions, "multimodal": multimodal_predictions}
         fitting = Fitting(self, bound, target, recipe, groups, unimodal_predictions, multimodal_predictions, categories)

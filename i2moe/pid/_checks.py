@@ -128,9 +128,9 @@ def checked_labels(labels: Values, name: str) -> Tensor:
     return found.long()
 
 
-def checked_counts(n_clusters: Sequence[int], n_samples: int) -> tuple[int, ...]:
+def checked_counts(n_clusters: int | Sequence[int], n_samples: int) -> tuple[int, ...]:
     """Numbers of clusters that this many samples allow."""
-    counts = tuple(n_clusters)
+    counts = (n_clusters,) if isinstance(n_clusters, int) else tuple(n_clusters)
     if not counts or not all(2 <= count <= n_samples for count in counts):
         raise ValueError(
             f"`n_clusters` must be numbers in 2..n, however: {counts} for {n_samples} samples; "

@@ -68,7 +68,7 @@ def estimate_pid(
     features_2: Values,
     target: Values,
     *,
-    n_clusters: Sequence[int] = (4, 8, 16),
+    n_clusters: int | Sequence[int] = (4, 8, 16),
     n_bins: int | None = None,
     cluster: Clustering | None = None,
     seed: int = 0,
@@ -87,7 +87,7 @@ def estimate_pid(
         features_1: (n,) or (n, ...), modality 1.
         features_2: (n,) or (n, ...), modality 2.
         target: (n,), classes as integers, or numbers to cut into `n_bins`.
-        n_clusters: the numbers of clusters to try; each is used for both modalities.
+        n_clusters: the numbers of clusters to try, or one; each is used for both modalities.
         n_bins: cut a continuous target into that many bins of equal counts.
         cluster: `cluster(features, n_clusters)`, from (n, D) to integer labels (n,); default `kmeans`.
         seed: of the shuffle behind `PIDEstimate.chance`.
