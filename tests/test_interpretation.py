@@ -878,7 +878,7 @@ class TestErrors:
             ("classification", torch.randn(10), "class indices .* of torch.float32; use"),
             ("classification", torch.zeros(10, 1, dtype=torch.long), r"\(10, 1\) of torch.int64; use target.squeeze"),
             ("classification", torch.full((10,), 3), r"lie in \[0, 3\)"),
-            ("classification", torch.full((10,), -100), "drop samples without a class"),
+            ("classification", torch.full((10,), -100), "count classes from 0, drop samples without one"),
             ("classification", torch.zeros(9, dtype=torch.long), "one row for each of the 10"),
             ("multilabel", torch.zeros(10, 2), r"shape \(10, 3\)"),
             ("multilabel", torch.full((10, 3), 2), r"0 or 1 for each label, however it lies in \[2, 2\]"),
