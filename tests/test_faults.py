@@ -1,0 +1,87 @@
+"""What goes wrong around a training: processes, kills, damaged files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from i2moe.interpretation import InteractionReport
+
+ROOT = Path(__file__).parent.parent
+
+TRAINING = """
+import torch
+from torch import nn
+from i2moe import InteractionMoE, InteractionSupervision, explain
+from i2moe.perturbations import Gaussian
+
+torch.set_num_threads(1)
+torch.manual_seed(3)
+model = InteractionMoE(lambda: nn.Bilinear(5, 4, 3), 2, feature_dims=(5, 4), perturbation=Gaussian(fraction=0.5))
+supervise = InteractionSupervision((5, 4), 3)
+optimizer = torch.optim.Adam([*model.parameters(), *supervise.parameters()])
+batch, target = (torch.randn(32, 5), torch.randn(32, 4)), torch.randint(3, (32,))
+for _ in range(3):
+    out = model(*batch)
+    loss = nn.functional.cross_entropy(out.prediction, target) + out.interaction_loss + supervise(out, batch, target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+report = explain(model, [(batch, target)])
+print(loss.item(), report.weights.sum(0).tolist(), report.comprehensiveness.sum(0).tolist())
+"""
+
+SAVING = """
+import sys
+from i2moe.interpretation import InteractionReport
+
+report = InteractionReport.example()
+print("ready", flush=True)
+while True:
+    report.save(sys.argv[1])
+"""
+
+
+def test_two_processes_with_one_seed_agree_to_the_last_digit() -> None:
+    results = [
+        subprocess.run(
+            [sys.executable, "-c", TRAINING],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert results[0] == results[1]
+    assert "nan" not in results[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.zip"
+    InteractionReport.example().save(path)
+    for _ in range(3):
+        saving = subprocess.Popen([sys.executable, "-c", SAVING, path], cwd=ROOT, stdout=subprocess.PIPE)
+        assert saving.stdout is not None
+        assert saving.stdout.readline().strip() == b"ready"
+        saving.send_signal(signal.SIGKILL)
+        saving.wait()
+        saving.stdout.close()
+        assert len(InteractionReport.load(path)) == len(InteractionReport.example())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
+def test_a_cut_report_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "report.zip"
+    InteractionReport.example().save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ValueError, match="must be a whole file written by InteractionReport.save, however"):
+        InteractionReport.load(path)
