@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,11 @@ def test_two_processes_with_one_seed_agree_to_the_last_digit() -> None:
 def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
     path = tmp_path / "report.zip"
     InteractionReport.example().save(path)
-    for _ in range(3):
+    for delay in (0.01, 0.05, 0.1):
         saving = subprocess.Popen([sys.executable, "-c", SAVING, path], cwd=ROOT, stdout=subprocess.PIPE)
         assert saving.stdout is not None
         assert saving.stdout.readline().strip() == b"ready"
+        time.sleep(delay)  # somewhere within one of many saves
         saving.send_signal(signal.SIGKILL)
         saving.wait()
         saving.stdout.close()
@@ -83,5 +85,5 @@ def test_a_cut_report_is_refused(tmp_path: Path, share: float) -> None:
     InteractionReport.example().save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ValueError, match="must be a whole file written by InteractionReport.save, however"):
+    with pytest.raises(ValueError, match=r"must be a whole file written by InteractionReport\.save, however"):
         InteractionReport.load(path)
