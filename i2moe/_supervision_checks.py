@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-__all__ = ["check_factors", "check_index", "check_probes", "check_shares", "check_source"]
+from i2moe._types import Modality, leaves
+
+__all__ = ["check_available", "check_factors", "check_index", "check_probes", "check_shares", "check_source"]
 
 
 def check_factors(**factors: float) -> None:
@@ -23,6 +26,14 @@ def check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) -> 
     for name, value in (("hidden_dim", hidden_dim), ("n_folds", n_folds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, however it is {value}")
+
+
+def check_available(available: Tensor | None, modalities: Sequence[Modality]) -> None:
+    expected = (leaves(modalities)[0].shape[0], len(modalities))
+    if available is not None and (available.dtype != torch.bool or available.shape != expected):
+        raise ValueError(
+            f"available must be bool (B, M) = {expected}, however it is {available.dtype} {tuple(available.shape)}"
+        )
 
 
 def check_index(index: Tensor | None, n_samples: int) -> None:

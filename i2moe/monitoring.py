@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,11 +131,17 @@ class WeightMonitor:
 
         Raises:
             RuntimeError: if there were no weights.
+            ValueError: if weights were not finite.
         """
         if not self._sums:
             raise RuntimeError("a monitor must have seen weights, however it was not called; call it with each output")
         mean, square, largest, entropy = (torch.stack(self._sums).cpu().double().sum(0) / self._n_samples).tolist()
         spread = max(max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True))
+        if not all(math.isfinite(value) for value in mean):
+            raise ValueError(
+                "weights must be finite, however some of the last ones were NaN or infinite; look for NaN in the "
+                "inputs, or for a diverged training"
+            )
         found = self._find(mean, largest, spread)
         health = WeightHealth(
             self._n_samples,
@@ -201,6 +208,11 @@ class TemperatureSchedule:
             raise ValueError(f"temperatures must be positive, however they are {start} and {end}")
         if n_steps < 1:
             raise ValueError(f"n_steps must be at least 1, however it is {n_steps}")
+        if not hasattr(reweighter, "temperature"):
+            raise TypeError(
+                f"reweighter must have a temperature, however it is a {type(reweighter).__name__}; "
+                "pass model.reweighter"
+            )
         self.reweighter = reweighter
         self.start = start
         self.end = end

@@ -76,6 +76,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         >>> smaller(torch.randn(5, 8), torch.randn(5, 4)).weights.shape
         torch.Size([5, 2])
     """
+    _check_model(model)
     _check_known(model, keep)
     wanted = [name in keep or name.split("/")[0] in keep for name in model.expert_names]
     kept = [e for e, is_wanted in enumerate(wanted) if is_wanted]
@@ -100,7 +101,8 @@ class TopExperts(nn.Module):
 
     The k largest weights of a sample are scaled to sum to 1, the others are 0 and their experts do not see the sample:
     k / E of the arithmetic. With k = E predictions are the model's own, exactly. Which rows an expert sees depends on
-    the data: on a GPU this waits for the weights, and it cannot be exported; `prune` can.
+    the data: on a GPU this waits for the weights, and it cannot be exported; `prune` can. `explain` reads the model,
+    not this: measure what it costs by your own metric.
 
     Args:
         model: the model, shared.
@@ -118,6 +120,7 @@ class TopExperts(nn.Module):
 
     def __init__(self, model: InteractionMoE, k: int) -> None:
         super().__init__()
+        _check_model(model)
         n_experts = len(model.expert_names)
         if not 1 <= k <= n_experts:
             raise ValueError(f"k must lie between 1 and the number of experts {n_experts}, however it is {k}")
@@ -199,6 +202,13 @@ class _Selected(nn.Module):
         weights = self.reweighter(*args, **kwargs)
         remaining = torch.stack([weights.select(1, e) for e in self.kept], dim=1)
         return remaining / remaining.sum(1, keepdim=True)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, InteractionMoE):
+        raise TypeError(
+            f"model must be an InteractionMoE, however it is a {type(model).__name__}; pass the part of it that is one"
+        )
 
 
 def _check_known(model: InteractionMoE, keep: Sequence[str]) -> None:

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from i2moe._answers import make_answers
 from i2moe._probes import Folds, Moments, Probes
 from i2moe._shares import SMALL, columns, interaction_shares
-from i2moe._supervision_checks import check_factors, check_index, check_probes, check_shares, check_source
+from i2moe._supervision_checks import (
+    check_available,
+    check_factors,
+    check_index,
+    check_probes,
+    check_shares,
+    check_source,
+)
 from i2moe._tasks import Task
 from i2moe._types import Modality
 from i2moe.losses import Interaction
@@ -267,6 +274,11 @@ class InteractionSupervision(nn.Module):
             raise ValueError(
                 f"there must be a modality for each of feature_dims {widths}, however there are {len(modalities)}"
             )
+        if any(modality is None for modality in modalities):
+            raise ValueError(
+                "modalities must all be tensors here, however one is None; pass zeros of its width, and available="
+            )
+        check_available(available, modalities)
         pooled = [_pool(i, modality).detach() for i, modality in enumerate(modalities)]
         if tuple(x.shape[-1] for x in pooled) != widths:
             raise ValueError(

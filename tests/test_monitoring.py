@@ -131,6 +131,15 @@ def test_mistakes() -> None:
         TemperatureSchedule(StaticReweighter(4), start=0, end=1, n_steps=3)
     with pytest.raises(ValueError, match="n_steps must be at least 1"):
         TemperatureSchedule(StaticReweighter(4), start=2, end=1, n_steps=0)
+    model: Any = InteractionMoE(lambda: nn.Bilinear(3, 3, 2), 2)
+    with pytest.raises(
+        TypeError, match=r"must have a temperature, however it is a InteractionMoE; pass model\.reweighter"
+    ):
+        TemperatureSchedule(model, start=2, end=1, n_steps=3)
+    monitor = WeightMonitor(NAMES)
+    monitor(output(torch.full((2, 4), torch.nan)))
+    with pytest.raises(ValueError, match="weights must be finite, however some of the last ones were NaN"):
+        monitor.finish()
 
 
 @pytest.mark.parametrize("make", [lambda: Reweighter(4, (3, 3)), lambda: StaticReweighter(4)])

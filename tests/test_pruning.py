@@ -200,3 +200,9 @@ def test_samples_that_compete_are_refused() -> None:
         ValueError, match=r"\(SwitchLayer\) lets the samples of a batch influence each other; use prune"
     ):
         TopExperts(model, 1).eval()(torch.randn(4, 8), torch.randn(4, 8))
+
+
+@pytest.mark.parametrize("use", [lambda model: prune(model, ["synergy"]), lambda model: TopExperts(model, 1)])
+def test_a_model_around_the_model_is_refused(use: Any) -> None:
+    with pytest.raises(TypeError, match="model must be an InteractionMoE, however it is a Sequential; pass the part"):
+        use(nn.Sequential(make()))

@@ -668,3 +668,13 @@ DEFAULTS: dict[str, Any] = {"feature_dims": WIDTHS, "n_outputs": 3}
 def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         InteractionSupervision(**(DEFAULTS | options))
+
+
+def test_masks_and_gaps_that_do_not_fit() -> None:
+    supervise, x, y = InteractionSupervision(WIDTHS, 3), modalities(), torch.zeros(6, dtype=torch.long)
+    out = model()(*x)
+    for available in (torch.ones(6, 3), torch.ones(6, 2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"available must be bool \(B, M\) = \(6, 3\), however it is"):
+            supervise(out, x, y, available=available)
+    with pytest.raises(ValueError, match="however one is None; pass zeros of its width, and available="):
+        supervise(out, (x[0], None, x[2]), y)

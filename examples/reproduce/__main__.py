@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         command(arguments[1:] if command is not _run else arguments)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on after the last finished epoch")
 
 
 def _run(arguments: list[str]) -> None:

@@ -61,11 +61,20 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     Args:
         folder: of the runs, `<folder>/<method>/seed-<seed>/result.json`.
     """
-    results = [json.loads(path.read_text()) for path in folder.glob("*/seed-*/result.json")]
+    results = [_read(path) for path in folder.glob("*/seed-*/result.json")]
     order = list(METHODS)
     results.sort(key=lambda result: (order.index(result["method"]), result["seed"]))
     write_text(folder / "results.jsonl", "".join(json.dumps(result) + "\n" for result in results))
     return results
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} must be a result, however it is damaged ({error}); delete it, and run again"
+        ) from error
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

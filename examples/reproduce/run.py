@@ -91,6 +91,7 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
         ValueError: if there is no such data set, method or split, or the folder holds runs with other settings.
     """
     methods = options.method
+    _check_options(options)
     for name in (*methods, options.baseline):
         find_method(name)
     source = find_data(dataset)
@@ -166,6 +167,8 @@ class Job:
             console.print(f"{name}: done before", highlight=False)
             return
 
+        going_on = "goes on after its checkpoint" if (folder / "checkpoint.pt").exists() else "begins"
+        console.print(f"{name}: {going_on}", highlight=False)
         torch.manual_seed(seed_of(self.seed))
         learner = build_learner(self.dataset, data, self.fusion, method, settings)
         _say_how_screens_start(learner, console)
@@ -189,7 +192,19 @@ class Job:
             draw(learner, data, progress.history, folder, accelerator.device)
             write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
             (folder / "checkpoint.pt").unlink(missing_ok=True)
+        metric, value = next(iter(scores["test"].items()))
+        console.print(
+            f"{name}: test {metric} {value:.3f}, epoch {progress.best_epoch} of {progress.epoch}", highlight=False
+        )
         accelerator.wait_for_everyone()
+
+
+def _check_options(options: Options) -> None:
+    for name, values in (("method", options.method), ("seeds", options.seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"--{name} must name at least one, each once, however it is {values}")
+    if options.workers < 0:
+        raise ValueError(f"--workers must be at least 0, however it is {options.workers}")
 
 
 def accelerator_of(options: Options) -> Accelerator:
@@ -254,7 +269,8 @@ def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> 
     """Make the folder this run's, unless it is another's."""
     path = folder / "settings.json"
     found = json.loads(path.read_text()) if path.exists() else identity
-    if found != identity:
+    begun = any((folder / name).exists() for name in ("checkpoint.pt", "result.json"))
+    if found != identity and begun:
         ours, theirs = ({**run, **run["settings"]} for run in (identity, found))
         differ = [key for key in ours if key != "settings" and ours[key] != theirs.get(key)]
         changes = ", ".join(f"{key} {theirs.get(key)} (now {ours[key]})" for key in differ)

@@ -101,6 +101,11 @@ class Settings:
     class_weights: tuple[float, ...] = ()
     complete: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch_size", "epochs", "hidden_dim", "n_tokens", "n_layers", "n_heads", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, however it is {getattr(self, name)}")
+
 
 def preset(dataset: str, fusion: str) -> Settings:
     """Return the settings of a data set and a fusion, those of the paper where it has them.

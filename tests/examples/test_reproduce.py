@@ -194,6 +194,9 @@ def test_done_runs_are_kept_and_other_settings_refused(tmp_path: Path, capsys: p
     main(options)
     assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
     assert "vanilla, seed 0: done before" in capsys.readouterr().out
+    (tmp_path / "vanilla/seed-0/result.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"result\.json must be a result, however it is damaged"):
+        main(options)
     with pytest.raises(SystemExit, match=r"holds one with lr 0\.002 \(now 0\.5\)"):
         main([*options, "--lr", "0.5"])
 
@@ -216,6 +219,9 @@ def test_the_help_shows_presets(capsys: pytest.CaptureFixture[str]) -> None:
         (["watch", "--method", "magic"], "error: a method must be one of vanilla"),
         (["watch", "--split", "9", "--cpu"], "error: split must lie between 0 and 4, however it is 9"),
         (["mosi", "--root", "nowhere", "--cpu"], "error: these files must exist"),
+        (["watch", "--cpu", "--seeds"], r"error: --seeds must name at least one, each once, however it is \(\)"),
+        (["watch", "--cpu", "--method", "vanilla", "vanilla"], "error: --method must name at least one, each once"),
+        (["watch", "--cpu", "--workers", "-1"], "error: --workers must be at least 0, however it is -1"),
         (["sweep", "watch", "--over", "magic"], "error: settings to vary must be some of lr"),
     ],
 )
@@ -225,7 +231,14 @@ def test_mistakes_end_with_one_message(arguments: list[str], message: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "arguments", [["watch", "--fusion", "glue"], ["watch", "--epochs", "many"], ["watch", "--lrr", "1"]]
+    "arguments",
+    [
+        ["watch", "--fusion", "glue"],
+        ["watch", "--epochs", "many"],
+        ["watch", "--lrr", "1"],
+        ["watch", "--batch-size", "0"],
+        ["watch", "--lr", "-1"],
+    ],
 )
 def test_bad_options_end_with_status_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
