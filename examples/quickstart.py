@@ -267,8 +267,8 @@ def compare(results: Results, name: str, other: str) -> str:
     """Compare two models fold by fold."""
     gains = [100 * (a.accuracy - b.accuracy) for a, b in zip(results[name], results[other], strict=True)]
     return (
-        f"{name} was more accurate than {other} on {sum(gain > 0 for gain in gains)} of {len(gains)} folds, "
-        f"by {spread(gains, '+.1f')} points: {judgment(gains)}."
+        f"{name} against {other}: {spread(gains, '+.1f')} points of accuracy, better on "
+        f"{sum(gain > 0 for gain in gains)} of {len(gains)} folds: {judgment(gains)}."
     )
 
 
@@ -321,7 +321,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report, probed = results[SUPERVISED][0].report, results[SUPERVISED][0].probed
     assert report is not None
     assert probed is not None
-    console.print(f"\nReport of {SUPERVISED} on the test subjects of fold 1\n\n{report.summary()}", highlight=False)
+    console.print(
+        f"\nReport of {SUPERVISED} on the test subjects of fold 1\n\n{report.summary()}",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(
         "\nMean weights by the probes, which judge these people without having memorized them: "
         + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(report.expert_names, probed.tolist(), strict=True))
