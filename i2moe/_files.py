@@ -20,7 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(unfinished, "xb") as file:
+        with open(unfinished, "wb") as file:  # a killed process of the same number may have left one
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -79,6 +79,14 @@ def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
         assert len(InteractionReport.load(path)) == len(InteractionReport.example())
 
 
+def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
+    left = tmp_path / f".report.zip.{os.getpid()}.tmp"  # containers give the same number again
+    left.write_bytes(b"half a rep")
+    InteractionReport.example().save(tmp_path / "report.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.zip"]
+    assert len(InteractionReport.load(tmp_path / "report.zip")) == len(InteractionReport.example())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
 def test_a_cut_report_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "report.zip"
