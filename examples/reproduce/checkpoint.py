@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from i2moe._files import replacing
 
 __all__ = ["load_checkpoint", "save_checkpoint", "write_text", "writing"]
 
@@ -31,15 +32,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         b'all of it'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:
