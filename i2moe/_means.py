@@ -1,11 +1,11 @@
-"""Means over samples and views, of which some may not exist."""
+"""Means over samples and views, of which some may not exist, and over experts."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["mean", "of_rows", "view_weights"]
+__all__ = ["mean", "of_rows", "view_weights", "weighted_sum"]
 
 
 def view_weights(interaction: int | str, replaced: Tensor | None, available: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,3 +41,8 @@ def of_rows(weights: Tensor, n_rows: int) -> Tensor:
     """Turn weights of samples (B, V - 1) into those of their rows, (V - 1, R)."""
     n_samples, n_views = weights.shape
     return weights.mT.unsqueeze(-1).expand(-1, -1, n_rows // n_samples).reshape(n_views, n_rows)
+
+
+def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
+    """Mix the predictions (B, E, ...) of the experts by weights (B, E): (B, ...)."""
+    return (weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2)) * predictions).sum(1)

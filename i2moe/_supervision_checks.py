@@ -29,8 +29,10 @@ def check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) -> 
 
 
 def check_available(available: Tensor | None, modalities: Sequence[Modality]) -> None:
+    if available is None:
+        return
     expected = (leaves(modalities)[0].shape[0], len(modalities))
-    if available is not None and (available.dtype != torch.bool or available.shape != expected):
+    if available.dtype != torch.bool or available.shape != expected:
         raise ValueError(
             f"available must be bool (B, M) = {expected}, however it is {available.dtype} {tuple(available.shape)}"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
+from i2moe._means import weighted_sum
 from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank
 from i2moe.losses import Interaction, InteractionLosses, Losses
@@ -234,7 +235,6 @@ class InteractionMoE(nn.Module):
         outputs = self.experts(arrange, views)
         predictions = outputs.predictions  # (B, E, ...)
 
-        spread = weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
         interaction_losses = None
         if outputs.views is not None:
             compared = (
@@ -254,7 +254,7 @@ class InteractionMoE(nn.Module):
                 )
 
         return InteractionOutput(
-            prediction=(spread * predictions).sum(1),
+            prediction=weighted_sum(predictions, weights),
             weights=weights,
             expert_predictions=predictions,
             aux_loss=outputs.aux_loss,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._available import weigh_available
+from i2moe._means import weighted_sum
 from i2moe._types import Modality, map_leaves
 from i2moe.experts import mixing_layer
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -158,7 +159,7 @@ class TopExperts(nn.Module):
         assert predictions is not None  # each sample has an expert
 
         return InteractionOutput(
-            prediction=(weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2)) * predictions).sum(1),
+            prediction=weighted_sum(predictions, weights),
             weights=weights,
             expert_predictions=predictions,
             aux_loss=weights.new_zeros(()),
