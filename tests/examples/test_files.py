@@ -27,20 +27,6 @@ from examples.fixtures.adni import write as write_adni
 FILES = ("adni", "mimic", "mmimdb", "mosi", "enrico")
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Write each data set once; tests that spoil files copy the folder."""
-    folders: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            find_fixture(name)(folders[name])
-        return folders[name]
-
-    return write
-
-
 def parts(data: MultimodalData, modality: int) -> torch.Tensor:
     """One modality of all splits, in order."""
     return torch.cat([split[range(len(split))].modalities[modality] for split in data.splits.values()])

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
-import torch
 from rich.console import Console
 
 from examples import mmoe_watch
 from examples.datasets.watch import CLASS_NAMES, load_watch
 
 mpl.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Undo what `main` sets."""
-    n_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def test_main_prints_the_report_and_goes_on(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.image
@@ -21,14 +20,6 @@ from examples.quickstart import MODELS, SUPERVISED
 from i2moe import InteractionMoE
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Undo what `main` sets."""
-    n_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def test_main_ends_with_a_report_and_its_figures(

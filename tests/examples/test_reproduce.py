@@ -17,7 +17,6 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from examples.datasets import find as find_data
-from examples.fixtures import find as find_fixture
 from examples.reproduce.__main__ import main
 from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
@@ -29,19 +28,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def _another_accelerator() -> None:
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folders: dict[str, Path] = {}
-
-    def write(name: str) -> Path:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            find_fixture(name)(folders[name])
-        return folders[name]
-
-    return write
 
 
 @pytest.mark.parametrize("dataset", ["adni", "mimic", "mmimdb", "mosi", "enrico"])
