@@ -84,11 +84,7 @@ class Fill(nn.Module):
         Raises:
             TypeError: if there is no floating-point tensor.
         """
-        if not any(leaf.is_floating_point() for leaf in leaves(modality)):
-            raise TypeError(
-                f"a modality must have a floating-point tensor to be filled by {type(self).__name__}, however it has "
-                f"{[str(leaf.dtype) for leaf in leaves(modality)]}; embed it first, or use fill='shuffle'"
-            )
+        _floating(modality, type(self).__name__)
         filled: Modality = map_leaves(lambda x: floating(x) if x.is_floating_point() else self.other(x), modality)
         return filled
 
@@ -333,15 +329,20 @@ def _where_present(present: Tensor, x: Tensor, stand_in: Tensor) -> Tensor:
     return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, stand_in)
 
 
+def _floating(modality: Modality, filler: str) -> list[Tensor]:
+    """The floating-point tensors of a modality, of which there must be one."""
+    found = [leaf for leaf in leaves(modality) if leaf.is_floating_point()]
+    if not found:
+        raise TypeError(
+            f"a modality must have a floating-point tensor to be filled by {filler}, however it has "
+            f"{[str(leaf.dtype) for leaf in leaves(modality)]}; embed it first, or use fill='shuffle'"
+        )
+    return found
+
+
 def _widths(modality: Modality) -> list[int]:
     """The widths of a modality's floating-point tensors; one number per sample is 1 wide."""
-    widths = [1 if x.ndim == 1 else x.shape[-1] for x in leaves(modality) if x.is_floating_point()]
-    if not widths:
-        raise TypeError(
-            "a learned or mean fill must have a floating-point tensor, however the modality has none; embed it first, "
-            "or use fill='zero' or 'shuffle'"
-        )
-    return widths
+    return [1 if x.ndim == 1 else x.shape[-1] for x in _floating(modality, "a vector")]
 
 
 def _width(modality: Modality) -> int:
