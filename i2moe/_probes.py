@@ -48,12 +48,16 @@ class Probes(nn.Module):
         n_outputs: number of outputs C.
         hidden_dim: width H of the hidden layers.
         n_folds: number of folds K.
+        speed: how many times faster the weights move than what else Adam moves; the vector holds them divided by it.
     """
 
-    def __init__(self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int) -> None:
+    def __init__(
+        self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int, speed: float = 1.0
+    ) -> None:
         super().__init__()
         self.feature_dims: list[int] = list(feature_dims)
         self.n_folds = n_folds
+        self.speed = speed
         n_probes = n_folds * (len(feature_dims) + 1)
         start = (
             torch.cat([_uniform(width, n_folds * hidden_dim) * math.sqrt(3 / width) for width in feature_dims]),
@@ -65,7 +69,7 @@ class Probes(nn.Module):
             torch.zeros(n_probes, 1, n_outputs),
         )
         self.shapes: list[torch.Size] = [part.shape for part in start]
-        self.vector: nn.Parameter = nn.Parameter(torch.cat([part.flatten() for part in start]))
+        self.vector: nn.Parameter = nn.Parameter(torch.cat([part.flatten() for part in start]) / speed)
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict from the modalities' features side by side (B, D).
@@ -73,7 +77,7 @@ class Probes(nn.Module):
         Returns:
             (K, M + 1, B, C); the last of the M + 1 is the joint probe.
         """
-        own_weight, joint_weight, input_bias, *deeper = self.unpack(self.vector)
+        own_weight, joint_weight, input_bias, *deeper = self.unpack(self.vector * self.speed)
         hidden_weight, hidden_bias, output_weight, output_bias = deeper
 
         own = zip(features.split(self.feature_dims, 1), own_weight.split(self.feature_dims), strict=True)
@@ -94,7 +98,7 @@ class Probes(nn.Module):
 
     def squared_norm(self) -> Tensor:
         """Sum the squares of all weights."""
-        return torch.dot(self.vector, self.vector)
+        return self.speed**2 * torch.dot(self.vector, self.vector)
 
 
 class Folds(nn.Module):

@@ -54,7 +54,7 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     length = along[:, -1]
 
     covered = (along[:, :-1] / length.clamp_min(SMALL).unsqueeze(-1)).clamp(0, 1)
-    covered = (covered**3 * (10 - 15 * covered + 6 * covered.square())).clamp(max=1)  # (B, M), rounding can exceed 1
+    covered = (covered * covered * covered * ((6 * covered - 15) * covered + 10)).clamp(max=1)  # rounding can exceed 1
     highest, order = covered.topk(2)
     first, second = highest[:, :1], highest[:, 1:]
     uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)

@@ -18,12 +18,12 @@ def check_factors(**factors: float) -> None:
             raise ValueError(f"{name} must be at least 0, however it is {value}")
 
 
-def check_probes(feature_dims: Sequence[int], hidden_dim: int, n_folds: int) -> None:
+def check_probes(feature_dims: Sequence[int], **numbers: int) -> None:
     if len(feature_dims) < 2 or min(feature_dims) < 1:
         raise ValueError(
             f"feature_dims must be the positive widths of at least two modalities, however they are {feature_dims}"
         )
-    for name, value in (("hidden_dim", hidden_dim), ("n_folds", n_folds)):
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, however it is {value}")
 

@@ -13,7 +13,7 @@ from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._means import weighted_sum
 from i2moe._types import Modality, leaves
-from i2moe.experts import Execution, ExpertBank
+from i2moe.experts import Execution, ExpertBank, ExpertOutputs
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -233,39 +233,33 @@ class InteractionMoE(nn.Module):
         if available is not None:
             weights = weigh_available(weights, available, self.interactions)
         outputs = self.experts(arrange, views)
-        predictions = outputs.predictions  # (B, E, ...)
-
-        interaction_losses = None
-        if outputs.views is not None:
-            compared = (
-                outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
-            )
-            if compared is None:
-                raise ValueError(
-                    "losses on the latent must have one, however a backbone returned none; "
-                    "return BackboneOutput(prediction, latent=...)"
-                )
-            missing = {} if views.available is None else {"available": views.available}
-            interaction_losses = self.losses(compared, self.interactions, views.replaced, **missing)  # (E,)
-            if interaction_losses.shape != weights.shape[1:]:
-                raise ValueError(
-                    f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
-                    f"returned shape {tuple(interaction_losses.shape)}"
-                )
-
+        losses = None if outputs.views is None else self._losses_of(outputs, views)
         return InteractionOutput(
-            prediction=weighted_sum(predictions, weights),
+            prediction=weighted_sum(outputs.predictions, weights),
             weights=weights,
-            expert_predictions=predictions,
+            expert_predictions=outputs.predictions,
             aux_loss=outputs.aux_loss,
-            interaction_loss=None if interaction_losses is None else interaction_losses.mean(),
-            interaction_losses=(
-                {}
-                if interaction_losses is None
-                else dict(zip(self.expert_names, interaction_losses.unbind(), strict=True))
-            ),
+            interaction_loss=None if losses is None else losses.mean(),
+            interaction_losses={} if losses is None else dict(zip(self.expert_names, losses.unbind(), strict=True)),
             views=outputs.views,
         )
+
+    def _losses_of(self, outputs: ExpertOutputs, views: Views) -> Tensor:
+        """Return the interaction loss of each expert (E,)."""
+        compared = outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
+        if compared is None:
+            raise ValueError(
+                "losses on the latent must have one, however a backbone returned none; "
+                "return BackboneOutput(prediction, latent=...)"
+            )
+        missing = {} if views.available is None else {"available": views.available}
+        losses = self.losses(compared, self.interactions, views.replaced, **missing)
+        if losses.shape != (len(self.expert_names),):
+            raise ValueError(
+                f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
+                f"returned shape {tuple(losses.shape)}"
+            )
+        return losses
 
     def _check_per_step(self) -> None:
         per_step = None if self.perturbation is None else self.perturbation.per_step

@@ -7,6 +7,7 @@ Each function draws on `ax`, or on a new figure, and returns the Axes for the ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -236,13 +237,13 @@ def plot_losses(
         raise ValueError(f"names must be some of the logged {tuple(logged)}, however they are {tuple(names)}")
 
     ax = _axes(ax, height=4.2)
-    colors = _loss_colors(names)
+    styles = _loss_styles(names)
     for name in names:
         entries = [(i, entry) for i, entry in enumerate(history) if name in entry]
         xs = [float(entry[clock]) if clock is not None and clock in entry else i for i, entry in entries]
         ys = [float(entry[name]) for _, entry in entries]
         marker = "o" if len(entries) < 25 else None
-        ax.plot(xs, ys, color=colors[name], marker=marker, markersize=3.5, label=name)
+        ax.plot(xs, ys, marker=marker, markersize=3.5, label=name, **styles[name])
     ax.set(xlabel=clock if clock is not None else "entry", ylabel="loss", title="Losses during training")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     _tidy(ax)
@@ -280,15 +281,12 @@ def _colors(expert_names: Sequence[str]) -> dict[str, str]:
     return {name: colors[name] for name in expert_names}
 
 
-def _loss_colors(names: Sequence[str]) -> dict[str, Any]:
-    """The experts' colors for losses named after experts, black and greys for the others."""
-    experts = [name for name in names if name.startswith("interaction/")]
-    by_expert = _colors([name.removeprefix("interaction/") for name in experts])
-    greys = iter(("#000000", "#666666", "#999999", "#BBBBBB"))
-    return {
-        name: by_expert[name.removeprefix("interaction/")] if name in experts else next(greys, "#BBBBBB")
-        for name in names
-    }
+def _loss_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The experts' colors for losses named after experts; black and greys for the others, then dashed, then dotted."""
+    experts = [name.removeprefix("interaction/") for name in names if name.startswith("interaction/")]
+    styles = {f"interaction/{name}": {"color": color} for name, color in _colors(experts).items()}
+    others = cycle(product(("-", "--", ":", "-."), ("#000000", "#666666", "#999999", "#BBBBBB")))
+    return {name: styles.get(name) or dict(zip(("linestyle", "color"), next(others), strict=True)) for name in names}
 
 
 def _outputs_to_show(report: InteractionReport, index: int, contributions: Tensor, n_outputs: int) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2moe._dropout import Dropout
 from i2moe._types import Modality, leaves
 
 __all__ = ["Reweighter", "StaticReweighter"]
@@ -72,9 +73,9 @@ class Reweighter(nn.Module):
         first = (
             nn.LazyLinear(hidden_dim) if self.feature_dims is None else nn.Linear(sum(self.feature_dims), hidden_dim)
         )
-        layers: list[nn.Module] = [first, nn.ReLU(), nn.Dropout(dropout)]
+        layers: list[nn.Module] = [first, nn.ReLU(), Dropout(dropout)]
         for _ in range(n_layers - 1):
-            layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), Dropout(dropout)]
         self.mlp: nn.Sequential = nn.Sequential(*layers, nn.Linear(hidden_dim, n_experts))
 
     def forward(self, modalities: Sequence[Modality]) -> Tensor:

@@ -31,6 +31,9 @@ from i2moe.reweighting import _pool
 
 __all__ = ["InteractionSupervision", "interaction_shares"]
 
+_SPEED = 5.0
+"""Of the probes: what they know early is taught longer."""
+
 
 class InteractionSupervision(nn.Module):
     r"""Supervise the weights of an `InteractionMoE` by what small probes find out about each sample.
@@ -75,12 +78,14 @@ class InteractionSupervision(nn.Module):
         weights_weight: factor of the first term.
         experts_weight: factor of the second term.
         shared: the share sigma of the second term that all experts have alike, in [0, 1].
+        every: the probes look at every `every`-th call in training mode, the first included. The term is 0 in the
+            others, with gradients of 0, so that every parameter has one. Not in compiled code, where all calls count.
         hidden_dim: width of the probes.
         n_folds: number of folds K of the cross-fitting; 1 for none.
         weight_decay: factor of the probes' squared weights, in their own loss.
 
     Attributes:
-        losses: detached scalars of the last call, by name, for a log.
+        losses: detached scalars of the last call that counted, by name, for a log.
 
     Raises:
         ValueError: if an argument is out of range or unknown.
@@ -116,7 +121,8 @@ class InteractionSupervision(nn.Module):
         weights_weight: float = 1.0,
         experts_weight: float = 1.0,
         shared: float = 0.75,
-        hidden_dim: int = 48,
+        every: int = 3,
+        hidden_dim: int = 32,
         n_folds: int = 2,
         weight_decay: float = 1e-3,
     ) -> None:
@@ -138,10 +144,12 @@ class InteractionSupervision(nn.Module):
         self.probes: Probes | None = None
         self.folds: Folds | None = None
         if feature_dims is not None:
-            check_probes(feature_dims, hidden_dim, n_folds)
+            check_probes(feature_dims, every=every, hidden_dim=hidden_dim, n_folds=n_folds)
             self.folds = Folds(sum(feature_dims), n_folds)
-            self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
+            self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds, _SPEED)
         self.feature_dims: tuple[int, ...] = () if feature_dims is None else tuple(feature_dims)
+        self.every = every
+        self._n_calls = 0
         self._saw_values = False
 
     def forward(
@@ -172,7 +180,8 @@ class InteractionSupervision(nn.Module):
                 `categorize(...).degrees` or one-hot categories. What a row sums to, at most 1, is how much it counts.
 
         Returns:
-            A scalar. In evaluation mode the probes' loss is left out and nothing is updated.
+            A scalar, 0 in calls that do not count (see `every`). In evaluation mode all calls count, the probes' loss
+            is left out and nothing is updated.
 
         Raises:
             TypeError: if the modalities are no sequence, or one has no floating-point tensor.
@@ -183,6 +192,10 @@ class InteractionSupervision(nn.Module):
         """
         with torch.autocast(target.device.type, enabled=False):
             self._check(out, target, index, unimodal, joint, shares)
+            if self.probes is not None:
+                features = self._pool(modalities, available)
+                if self._rests():
+                    return 0.0 * self.probes.vector.sum()
             answer = self._answers.answer(target).to(self.answers.mean)  # (B, C)
             standard = self.answers(answer, update=self.training)
 
@@ -195,7 +208,6 @@ class InteractionSupervision(nn.Module):
                     joint = self._answers.predict(self._flat(out.prediction.detach()))
                 t, confidence = self._targets(self._given(unimodal, joint), available)
             else:
-                features = self._pool(modalities, available)
                 judges = self._judges(features, index)
                 outputs = self.probes(features)
                 if self.training:
@@ -204,7 +216,7 @@ class InteractionSupervision(nn.Module):
                 t, confidence = self._targets(self._judged(outputs.detach(), judges), available)
 
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
-            weights_loss = -((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() / len(t)
+            weights_loss = ((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() * (-1 / len(t))
             experts = self._flat(out.expert_predictions, 2)
             responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
             experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
@@ -252,12 +264,26 @@ class InteractionSupervision(nn.Module):
         outputs = self.probes(features)
         return self._targets(self._judged(outputs, self._judges(features, index)), available)[0]
 
+    def get_extra_state(self) -> Tensor:
+        """Say in a checkpoint which calls will count."""
+        return torch.tensor(self._n_calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on counting from a checkpoint."""
+        self._n_calls = int(state)
+
     def extra_repr(self) -> str:
         """Show the task and the factors."""
         return (
             f"task={self.task!r}, n_outputs={self.n_outputs}, weights_weight={self.weights_weight}, "
             f"experts_weight={self.experts_weight}"
         )
+
+    def _rests(self) -> bool:
+        if not self.training or torch.compiler.is_compiling():
+            return False
+        self._n_calls += 1
+        return (self._n_calls - 1) % self.every != 0
 
     def _log(self, **losses: Tensor) -> None:
         self.losses.update({name: loss.detach() for name, loss in losses.items()})

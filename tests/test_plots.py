@@ -148,6 +148,12 @@ def test_faithfulness_rises_for_weights_that_follow_the_evidence() -> None:
     assert legend[2] == "synergy, constant"
 
 
+def test_many_losses_look_different() -> None:
+    names = ["task", "interaction", "aux", "supervision", "weights", "experts", "probes", "interaction/synergy"]
+    lines = plot_losses([dict.fromkeys(names, 1.0)]).get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+
+
 def test_losses_skip_steps_without_a_value() -> None:
     history: list[dict[str, float | Tensor]] = [
         {"step": 10, "task": torch.tensor(2.0), "interaction/synergy": 1.0},

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from i2moe import Reweighter, StaticReweighter
+from i2moe._dropout import Dropout
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -35,7 +36,7 @@ def test_weights_lie_on_the_simplex(n_samples: int, n_experts: int, temperature:
 def test_layers() -> None:
     reweighter = Reweighter(5, (3, 4), hidden_dim=16, n_layers=3, dropout=0.25)
     kinds = [type(layer) for layer in reweighter.mlp]
-    assert kinds == [nn.Linear, nn.ReLU, nn.Dropout] * 3 + [nn.Linear]
+    assert kinds == [nn.Linear, nn.ReLU, Dropout] * 3 + [nn.Linear]
     linears = [layer for layer in reweighter.mlp if isinstance(layer, nn.Linear)]
     assert [(layer.in_features, layer.out_features) for layer in linears] == [(7, 16), (16, 16), (16, 16), (16, 5)]
     assert {layer.p for layer in reweighter.mlp if isinstance(layer, nn.Dropout)} == {0.25}

@@ -52,7 +52,7 @@ def probabilities(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def untied(supervise: InteractionSupervision) -> InteractionSupervision:
     """Probes that say something: their output weights start at zero."""
     assert supervise.probes is not None
-    nn.init.normal_(output_weight(supervise.probes))
+    nn.init.normal_(output_weight(supervise.probes), std=1 / supervise.probes.speed)
     return supervise
 
 
@@ -375,7 +375,7 @@ def test_folds_of_binary_features_are_even_too() -> None:
 def test_a_sample_is_judged_by_probes_that_it_did_not_train(by_index: bool) -> None:
     """Other targets for the samples of one fold change the gradient of the other folds' probes only."""
     x, y, index = modalities(30), torch.randint(3, (30,)), torch.arange(30)
-    supervise, out = untied(InteractionSupervision(WIDTHS, 3)), model()(*x)
+    supervise, out = untied(InteractionSupervision(WIDTHS, 3, every=1)), model()(*x)
     assert supervise.folds is not None
     folds = index % 2 if by_index else supervise.folds(torch.cat(x, -1))
 
@@ -477,7 +477,7 @@ def test_cross_fitting_of_features_that_move_needs_the_index(by_index: bool) -> 
     x, y = (torch.randn(n, 64), torch.randn(n, 64)), torch.randint(2, (n,))
     x[0][:, 0] = 4.0 * (2 * y - 1)  # all there is to know is unique to modality 0
     encoders = nn.ModuleList([nn.Sequential(nn.Linear(64, 32), nn.LayerNorm(32)) for _ in x])
-    supervise, moe = InteractionSupervision((32, 32), 2), model((32, 32), 2, perturbation=None)
+    supervise, moe = InteractionSupervision((32, 32), 2, every=1), model((32, 32), 2, perturbation=None)
     modules = nn.ModuleList([encoders, moe, supervise])
     optimizer = torch.optim.Adam(modules.parameters(), lr=1e-2)
     for _ in range(150):
@@ -542,6 +542,50 @@ def test_state_survives_saving() -> None:
     assert "task='classification'" in repr(loaded)
 
 
+def test_two_of_three_calls_rest() -> None:
+    supervise, moe = untied(InteractionSupervision(WIDTHS, 3)), model()
+    assert supervise.probes is not None
+    x, y = modalities(16), torch.randint(3, (16,))
+    out = moe(*x)
+    assert supervise(out, x, y) > 0
+    before = copy.deepcopy([*supervise.buffers()])
+    for _ in range(2):
+        rest = supervise(out, x, y)
+        rest.backward()
+        assert rest == 0
+    assert supervise.probes.vector.grad is not None  # DDP waits for one
+    assert not supervise.probes.vector.grad.any()
+    assert all(parameter.grad is None for parameter in moe.parameters())
+    assert all(map(torch.equal, supervise.buffers(), before))
+    assert supervise.losses["supervision"] > 0
+    assert supervise(out, x, y) > 0
+
+    supervise.eval()
+    assert all(supervise(out, x, y) > 0 for _ in range(2))
+
+
+def test_what_rests_survives_saving() -> None:
+    supervise, out = untied(InteractionSupervision(WIDTHS, 3, every=3)), model()(*(x := modalities(16)))
+    y = torch.randint(3, (16,))
+    supervise(out, x, y)
+    loaded = InteractionSupervision(WIDTHS, 3, every=3)
+    loaded.load_state_dict(supervise.state_dict())
+    assert [bool(loaded(out, x, y) > 0) for _ in range(4)] == [False, False, True, False]
+
+
+def test_predictions_of_the_caller_never_rest() -> None:
+    supervise, out = InteractionSupervision(None, 3), model()(*(x := modalities()))
+    unimodal = [probabilities(6, 3, dtype=torch.float32) for _ in WIDTHS]
+    assert all(supervise(out, x, torch.randint(3, (6,)), unimodal=unimodal) > 0 for _ in range(3))
+
+
+def test_a_resting_call_refuses_what_others_refuse() -> None:
+    supervise, out = InteractionSupervision(WIDTHS, 3), model()(*(x := modalities()))
+    supervise(out, x, torch.randint(3, (6,)))
+    with pytest.raises(ValueError, match="must have widths"):
+        supervise(out, modalities(widths=(5, 4, 4)), torch.randint(3, (6,)))
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_tiny_batches(n: int) -> None:
     supervise, x = InteractionSupervision(WIDTHS, 1, "regression"), modalities(n)
@@ -565,6 +609,7 @@ def test_traces_into_one_graph() -> None:
     expected = copy.deepcopy(supervise)(out, x, y)
     compiled = torch.compile(supervise, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(out, x, y), expected)
+    assert all(compiled(out, x, y) > 0 for _ in range(3))  # counting calls would compile each anew
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -660,6 +705,7 @@ DEFAULTS: dict[str, Any] = {"feature_dims": WIDTHS, "n_outputs": 3}
         ({"feature_dims": (3, 0)}, "positive widths"),
         ({"n_folds": 0}, "n_folds"),
         ({"hidden_dim": 0}, "hidden_dim"),
+        ({"every": 0}, "every"),
         ({"weights_weight": -1.0}, "weights_weight"),
         ({"experts_weight": float("nan")}, "experts_weight"),
         ({"shared": 1.5}, "shared"),

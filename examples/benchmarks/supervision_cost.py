@@ -1,5 +1,7 @@
 """What supervision costs: processor time of a training step with and without it, in turns.
 
+A turn is one step in which the supervision counts and those in which it rests.
+
 `python -m examples.benchmarks.supervision_cost`
 """
 
@@ -26,13 +28,15 @@ class Settings:
     Args:
         batch_size: samples a step.
         n_features: width of each modality.
-        repeats: steps of each kind, after five that do not count.
+        every: the supervision counts in every so many steps.
+        repeats: turns of each kind, after three that do not count.
         threads: of torch.
     """
 
     batch_size: int = 128
     n_features: int = 64
-    repeats: int = 60
+    every: int = 3
+    repeats: int = 40
     threads: int = 1
 
 
@@ -65,17 +69,20 @@ class Transformer(nn.Module):
         return prediction
 
 
-def measure(factory: Callable[[], nn.Module], modalities: tuple[Tensor, ...], repeats: int) -> tuple[float, float]:
+def measure(
+    factory: Callable[[], nn.Module], modalities: tuple[Tensor, ...], every: int, repeats: int
+) -> tuple[float, float]:
     """Median processor seconds of a training step without and with supervision; other programs do not count."""
     target = torch.randint(4, (len(modalities[0]),))
-    steps = [_stepper(factory, modalities, target, supervised=supervised) for supervised in (False, True)]
+    steps = [_stepper(factory, modalities, target, counts) for counts in (None, every)]
     seconds: list[list[float]] = [[], []]
-    for _ in range(repeats + 5):
+    for _ in range(repeats + 3):
         for step, taken in zip(steps, seconds, strict=True):
             start = time.process_time()
-            step()
-            taken.append(time.process_time() - start)
-    return median(seconds[0][5:]), median(seconds[1][5:])
+            for _ in range(every):
+                step()
+            taken.append((time.process_time() - start) / every)
+    return median(seconds[0][3:]), median(seconds[1][3:])
 
 
 def main(settings: Settings) -> None:
@@ -85,26 +92,28 @@ def main(settings: Settings) -> None:
     for n_modalities in (2, 3, 4):
         vectors = tuple(torch.randn(settings.batch_size, settings.n_features) for _ in range(n_modalities))
         n_features = n_modalities * settings.n_features
-        plain, supervised = measure(lambda n=n_features: Perceptron(n), vectors, settings.repeats)  # type: ignore[misc]
+        plain, supervised = measure(lambda n=n_features: Perceptron(n), vectors, settings.every, settings.repeats)  # type: ignore[misc]
         _print(f"MLP, 128 wide, {n_modalities} modalities", plain, supervised)
     tokens = tuple(torch.randn(settings.batch_size, 8, settings.n_features) for _ in range(2))
-    plain, supervised = measure(lambda: Transformer(settings.n_features), tokens, max(5, settings.repeats // 6))
+    plain, supervised = measure(
+        lambda: Transformer(settings.n_features), tokens, settings.every, max(5, settings.repeats // 5)
+    )
     _print("transformer, 2 layers, 2 x 8 tokens", plain, supervised)
 
 
 def _stepper(
-    factory: Callable[[], nn.Module], modalities: tuple[Tensor, ...], target: Tensor, *, supervised: bool
+    factory: Callable[[], nn.Module], modalities: tuple[Tensor, ...], target: Tensor, every: int | None
 ) -> Callable[[], None]:
     widths = [modality.shape[-1] for modality in modalities]
     model = InteractionMoE(factory, len(modalities), feature_dims=widths)
-    supervise = InteractionSupervision(widths, n_outputs=4)
-    parameters = [*model.parameters(), *supervise.parameters()] if supervised else list(model.parameters())
-    optimizer = torch.optim.Adam(parameters)
+    supervise = None if every is None else InteractionSupervision(widths, n_outputs=4, every=every)
+    parts = nn.ModuleList([model] if supervise is None else [model, supervise])
+    optimizer = torch.optim.Adam(parts.parameters())
 
     def step() -> None:
         out = model(*modalities)
         loss = F.cross_entropy(out.prediction, target) + 0.1 * out.interaction_loss
-        if supervised:
+        if supervise is not None:
             loss = loss + supervise(out, modalities, target)
         optimizer.zero_grad()
         loss.backward()

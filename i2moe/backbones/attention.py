@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from i2moe._dropout import Dropout
 from i2moe.backbones._checks import check_at_least_one, check_heads, check_rate
 
 __all__ = ["MLP", "SelfAttention", "TransformerLayer"]
@@ -42,7 +43,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix the tokens: (B, T, D) -> (B, T, D)."""
-        q, k, v = rearrange(self.qkv(tokens), "b t (qkv h d) -> qkv b h t d", qkv=3, h=self.n_heads)
+        # Split before the heads: their gradients are then joined by one copy, where a stack would take two.
+        q, k, v = (rearrange(x, "b t (h d) -> b h t d", h=self.n_heads) for x in self.qkv(tokens).chunk(3, dim=-1))
         mixed = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = self.out(rearrange(mixed, "b h t d -> b t (h d)"))
         return out
@@ -75,9 +77,9 @@ class MLP(nn.Sequential):
         super().__init__(
             nn.Linear(in_dim, hidden_dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden_dim, out_dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 

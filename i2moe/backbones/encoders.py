@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from i2moe._dropout import Dropout
 from i2moe.backbones._checks import check_at_least_one, check_rate
 
 __all__ = ["Conv1dEncoder", "Conv3dEncoder", "GRUEncoder", "MLPEncoder", "Maxout", "MaxoutEncoder"]
@@ -44,7 +45,7 @@ class MLPEncoder(nn.Sequential):
         check_at_least_one(n_features=n_features, dim=dim, hidden_dim=hidden_dim, n_layers=n_layers)
         check_rate(dropout=dropout)
         sizes = [n_features, *[hidden_dim] * (n_layers - 1)]
-        hidden = [nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in pairwise(sizes)]
+        hidden = [nn.Sequential(nn.Linear(a, b), nn.ReLU(), Dropout(dropout)) for a, b in pairwise(sizes)]
         super().__init__(*hidden, nn.Linear(sizes[-1], dim))
 
 
@@ -113,7 +114,7 @@ class MaxoutEncoder(nn.Sequential):
         check_rate(dropout=dropout)
         sizes = [n_features, *[hidden_dim] * (n_layers - 1), dim]
         layers = [
-            nn.Sequential(nn.BatchNorm1d(a), Maxout(a, b, n_pieces=n_pieces), nn.Dropout(dropout))
+            nn.Sequential(nn.BatchNorm1d(a), Maxout(a, b, n_pieces=n_pieces), Dropout(dropout))
             for a, b in pairwise(sizes)
         ]
         super().__init__(*layers)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2moe._dropout import Dropout
 from i2moe.backbones import _dispatch as dispatch
 from i2moe.backbones._checks import check_at_least_one, check_rate
 
@@ -112,7 +113,7 @@ class MoEPlusPlusLayer(nn.Module):
         self.residual: nn.Linear | None = nn.Linear(n_all, n_all, bias=False) if gating_residual else None
         self.w_in: nn.Parameter = nn.Parameter(torch.empty(n_experts, dim, 2 * inner_dim))  # W1 and W2 side by side
         self.w_out: nn.Parameter = nn.Parameter(torch.empty(n_experts, inner_dim, dim))
-        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.dropout: Dropout = Dropout(dropout)
         self.mix: nn.Linear = nn.Linear(dim, 2 * n_constants, bias=False)
         self.constants: nn.Parameter = nn.Parameter(torch.empty(n_constants, dim))
         self.reset_parameters()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2moe._dropout import Dropout
 from i2moe.backbones import _dispatch as dispatch
 from i2moe.backbones._checks import check_at_least_one, check_rate
 from i2moe.backbones.attention import SelfAttention
@@ -87,7 +88,7 @@ class SwitchLayer(nn.Module):
         self.eval_capacity_factor: float | None = eval_capacity_factor
         self.mixes_samples = group == "batch"
         self.router: nn.Linear = nn.Linear(dim, n_experts, bias=False)
-        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.dropout: Dropout = Dropout(dropout)
         self.w1: nn.Parameter = nn.Parameter(torch.empty(n_experts, dim, hidden_dim))
         self.w2: nn.Parameter = nn.Parameter(torch.empty(n_experts, hidden_dim, dim))
         self.reset_parameters()

@@ -1,0 +1,25 @@
+"""Dropout that draws faster on the CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Dropout"]
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` from uniform numbers, which torch draws four times faster than Bernoulli ones on the CPU.
+
+    Example:
+        >>> x = Dropout(0.25)(torch.ones(1000))
+        >>> sorted(set(x.tolist()))
+        [0.0, 1.3333333730697632]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale by 1 / (1 - p) what is kept, in training."""
+        drops = self.training and 0 < self.p < 1
+        if not drops or x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+            return super().forward(x)
+        return x * torch.rand_like(x).ge_(self.p).div_(1 - self.p)
