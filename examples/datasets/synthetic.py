@@ -16,7 +16,7 @@ from torch import Tensor
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
 from examples.datasets.known import KnownInteractions, type_names
 from examples.datasets.liang import Latents
-from examples.datasets.mixtures import Mixture, Region, levels, warp
+from examples.datasets.mixtures import Cue, Mixture, Region, levels, warp
 from i2moe.pid import PID, against_rest, estimate_pid, pid
 
 __all__ = [
@@ -64,6 +64,18 @@ GENERATORS: Mapping[str, Generates] = MappingProxyType(
         "liang-uniqueness-1": Latents(("1",), interaction=1),
         "liang-synergy": Latents(("0", "1"), interaction=2),
         "liang-redundancy": Latents(("01",), interaction=3),
+        "half-cue": Mixture(shows_type=Cue(size=1.5)),
+        "half-cue-three-modalities": Mixture(n_modalities=3, shows_type=Cue(size=1.5)),
+        "region-three-modalities": Mixture(n_modalities=3, shows_type=Region()),
+        "region-three-classes": Mixture(n_classes=3, shows_type=Region()),
+        "region-label-noise": Mixture(label_noise=0.1, shows_type=Region()),
+        "region-imbalanced": Mixture(mix=(0.1, 0.15, 0.15, 0.6), shows_type=Region()),
+        "region-warped": Mixture(shows_type=Region(), render=warp),
+        "region-regression": Mixture(n_classes=4, target=levels, shows_type=Region()),
+        "three-classes-three-modalities": Mixture(n_modalities=3, n_classes=3),
+        "four-classes-warped": Mixture(n_classes=4, render=warp),
+        "label-noise-imbalanced": Mixture(mix=(0.1, 0.15, 0.15, 0.6), label_noise=0.2),
+        "regression-three-modalities": Mixture(n_modalities=3, target=levels),
     }
 )
 """The generators in the order of the tables."""

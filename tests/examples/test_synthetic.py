@@ -98,7 +98,7 @@ def test_modalities_show_the_type_where_they_claim_to(name: str) -> None:
     for features, shows in zip(data.modalities, data.shows_type, strict=True):
         seen = agreement(seen_types(features, mixture), data.interaction)
         if shows:
-            assert seen > 0.999
+            assert seen > (0.9 if name.startswith("half-cue") else 0.999)
         else:
             assert seen == near(1 / len(mixture.shares), N)
 
