@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +50,11 @@ def test_draws_no_bernoulli_numbers() -> None:
         names[kind] = {event.key for event in profile.key_averages()}
     assert "aten::bernoulli_" in names[nn.Dropout]
     assert "aten::bernoulli_" not in names[Dropout]
+
+
+def test_runs_under_vmap_without_a_loop() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = torch.vmap(Dropout(0.5), randomness="different")(torch.ones(3, 1000))
+    assert set(y.flatten().tolist()) == {0.0, 2.0}
+    assert len({tuple(row) for row in y.tolist()}) == 3
