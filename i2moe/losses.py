@@ -99,7 +99,7 @@ def cosine_synergy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
         >>> cosine_synergy(torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]]))
         tensor(-0.5000)
     """
-    return mean(_cosine(*_anchor_and_others(views)), weights)
+    return mean(_cosines(views), weights)
 
 
 def cosine_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -121,7 +121,7 @@ def cosine_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tensor
         >>> cosine_redundancy(torch.tensor([[[1.0, 0.0], [5.0, 0.0], [0.0, 1.0]]]))
         tensor(0.5000)
     """
-    return mean(1 - _cosine(*_anchor_and_others(views)), weights)
+    return mean(1 - _cosines(views), weights)
 
 
 def hinge_synergy(views: Tensor, *, margin: float = 1.0, weights: Tensor | None = None) -> Tensor:
@@ -345,28 +345,29 @@ def _defaults(task: Task, margin: float) -> tuple[Callable[..., Tensor], Callabl
 
 def _anchor_and_others(views: Tensor) -> tuple[Tensor, Tensor]:
     """Split (B, V, ..., C) into rows (1, R, C) of the anchor and (V - 1, R, C) of the others, at least in float32."""
-    rows = views.movedim(1, 0).flatten(1, -2)
-    if rows.dtype in (torch.bfloat16, torch.float16):
-        rows = rows.float()  # 1 - cos of close bfloat16 vectors rounds to exactly 0
-    anchor, others = rows.tensor_split([1])
+    anchor, others = _rows(views).tensor_split([1])
     return anchor, others
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    if a.shape[-1] == 1:
+def _rows(views: Tensor) -> Tensor:
+    rows = views.movedim(1, 0).flatten(1, -2)
+    # 1 - cos of close bfloat16 vectors rounds to exactly 0
+    return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+
+
+def _cosines(views: Tensor) -> Tensor:
+    """Compare the anchor with the others: (V - 1, R)."""
+    rows = _rows(views)
+    if rows.shape[-1] == 1:
         raise ValueError(
             "cosine losses must have at least two outputs, however there is one, where every cosine is +1 or -1; "
             "use InteractionLosses('regression'), or two logits"
         )
-    return (_unit(a) * _unit(b)).sum(-1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Scale to length 1; a vector too short to have a direction becomes 0."""
-    # NOTE[DIFF] its gradient is 0, where the released code has 1e8: a zero-initialized head would blow up.
-    squared = x.square().sum(-1, keepdim=True)
-    short = squared < 1e-16
-    return torch.where(short, 0.0, x * torch.where(short, 1.0, squared).rsqrt())
+    # NOTE[DIFF] a vector too short to have a direction counts as 0, and so does its gradient, where the released code
+    # has 1e8: a zero-initialized head would blow up.
+    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    anchor, others = (rows / length.masked_fill(length < 1e-8, torch.inf)).tensor_split([1])
+    return (anchor * others).sum(-1)
 
 
 def _against_others(
