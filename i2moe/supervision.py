@@ -31,7 +31,7 @@ from i2moe.reweighting import _pool
 
 __all__ = ["InteractionSupervision", "interaction_shares"]
 
-_SPEED = 5.0
+_SPEED = 4.0
 """Of the probes: what they know early is taught longer."""
 
 
@@ -122,7 +122,7 @@ class InteractionSupervision(nn.Module):
         experts_weight: float = 1.0,
         shared: float = 0.75,
         every: int = 3,
-        hidden_dim: int = 32,
+        hidden_dim: int = 48,
         n_folds: int = 2,
         weight_decay: float = 1e-3,
     ) -> None:
