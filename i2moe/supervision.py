@@ -32,7 +32,7 @@ from i2moe.reweighting import _pool
 __all__ = ["InteractionSupervision", "interaction_shares"]
 
 _SPEED = 4.0
-"""Of the probes: what they know early is taught longer."""
+"""How many times faster the probes learn than the rest: what they know early, the weights are taught longer."""
 
 
 class InteractionSupervision(nn.Module):

@@ -26,7 +26,7 @@ from examples.datasets.synthetic import GENERATORS, decompose, decompose_by_type
 from i2moe import InteractionLosses, InteractionMoE, InteractionSupervision
 from i2moe.perturbations import Perturbation
 
-__all__ = ["Run", "Scores", "Settings", "calibration_error", "evaluate", "fit", "main", "score", "train"]
+__all__ = ["Method", "Run", "Scores", "Settings", "calibration_error", "evaluate", "fit", "main", "score", "train"]
 
 Method = Literal["paper", "supervised"]
 METHODS: tuple[Method, ...] = ("paper", "supervised")

@@ -27,8 +27,9 @@ from examples.datasets import find
 from examples.datasets._interface import MultimodalData, Split
 from examples.quickstart import WIDTH, Encoder
 from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe.pruning import TopExperts, prune
 
-__all__ = ["METHODS", "Model", "Settings", "difference", "main", "score", "train"]
+__all__ = ["METHODS", "Model", "Settings", "difference", "fewer_experts", "main", "score", "train"]
 
 Method = Literal["fusion", "ensemble", "paper", "supervised"]
 METHODS: tuple[Method, ...] = ("fusion", "ensemble", "paper", "supervised")
@@ -110,12 +111,12 @@ class Model(nn.Module):
 
     def forward(self, modalities: Sequence[Tensor]) -> Tensor:
         """Predict (B, C)."""
-        out: Tensor | InteractionOutput = self.fusion(*self._embed(modalities))
+        out: Tensor | InteractionOutput = self.fusion(*self.embed(modalities))
         return out.mean(1) if isinstance(out, Tensor) else out.prediction
 
     def loss(self, modalities: Sequence[Tensor], target: Tensor, index: Tensor) -> Tensor:
         """Mean task loss of the members, or the objective of the experts."""
-        embeddings = self._embed(modalities)
+        embeddings = self.embed(modalities)
         out = self.fusion(*embeddings)
         if isinstance(self.fusion, Ensemble):
             return torch.stack([self._task_loss(member, target) for member in out.unbind(1)]).mean()
@@ -124,7 +125,8 @@ class Model(nn.Module):
             loss = loss + self.supervise(out, embeddings, target, index=index)
         return loss
 
-    def _embed(self, modalities: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, modalities: Sequence[Tensor]) -> list[Tensor]:
+        """Run the encoders: M embeddings (B, 64)."""
         return [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
 
     def _task_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -169,6 +171,25 @@ def score(model: Model, split: Split, metric: str) -> float:
     return float(r2_score(batch.targets, prediction))
 
 
+def fewer_experts(model: Model, data: MultimodalData) -> dict[str, float]:
+    """Score interaction experts with two and with one of them, those heaviest in validation or for each sample."""
+    moe = model.fusion
+    if not isinstance(moe, InteractionMoE):
+        return {}
+    batch = data.validation[torch.arange(len(data.validation))]
+    model.eval()
+    with torch.no_grad():
+        weights: Tensor = moe(*model.embed(batch.modalities)).weights
+    heaviest = [moe.expert_names[e] for e in weights.mean(0).argsort(descending=True)]
+    found = {}
+    for k in (2, 1):
+        for how, fusion in (("of the data", prune(moe, heaviest[:k])), ("of each sample", TopExperts(moe, k))):
+            model.fusion = fusion
+            found[f"{k} {how}"] = score(model, data.test, data.metrics[0])
+    model.fusion = moe
+    return found
+
+
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """Compare scores pair by pair: their mean difference, and half the width of its 95% interval (Student's t).
 
@@ -190,13 +211,15 @@ def main(settings: Settings) -> None:
     jobs = list(product(settings.data, METHODS, range(settings.splits), [settings]))
     with ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool:
         found = _with_progress(pool.map(_run, jobs), len(jobs))
-    scores = {name: {method: [0.0] * settings.splits for method in METHODS} for name in settings.data}
-    for (name, method, split, _), value in zip(jobs, found, strict=True):
-        scores[name][method][split] = value
+    scores: dict[str, dict[str, list[float]]] = {name: {} for name in settings.data}
+    for (name, method, _, _), values in zip(jobs, found, strict=True):
+        for how, value in values.items():
+            scores[name].setdefault(" ".join((method, how)).strip(), []).append(value)
 
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     settings.output.write_text(json.dumps(scores, indent=1))
     _print(scores)
+    _print_fewer(scores)
 
 
 def _encoder(shape: Sequence[int]) -> nn.Module:
@@ -206,21 +229,21 @@ def _encoder(shape: Sequence[int]) -> nn.Module:
     return nn.Sequential(nn.Linear(shape[0], WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))
 
 
-def _run(job: tuple[str, Method, int, Settings]) -> float:
+def _run(job: tuple[str, Method, int, Settings]) -> dict[str, float]:
     name, method, split, settings = job
     torch.set_num_threads(1)
     data = find(name).open(split=split)
     model = train(data, method, settings.first_seed + split, settings)
-    return score(model, data.test, data.metrics[0])
+    return {"": score(model, data.test, data.metrics[0]), **fewer_experts(model, data)}
 
 
-def _with_progress(runs: Iterable[float], total: int) -> list[float]:
+def _with_progress(runs: Iterable[dict[str, float]], total: int) -> list[dict[str, float]]:
     from rich.progress import track
 
     return list(track(runs, "Training", total=total))
 
 
-def _print(scores: dict[str, dict[Method, list[float]]]) -> None:
+def _print(scores: dict[str, dict[str, list[float]]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -234,6 +257,20 @@ def _print(scores: dict[str, dict[Method, list[float]]]) -> None:
             *(f"{100 * mean(rows[method]):.1f}" for method in METHODS),
             *(f"{100 * gain:+.1f} ± {100 * margin:.1f}" for gain, margin in differences),
         )
+    Console(width=150).print(table)
+
+
+def _print_fewer(scores: dict[str, dict[str, list[float]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    kept = ("", "2 of the data", "1 of the data", "2 of each sample", "1 of each sample")
+    table = Table(title="The same with fewer experts in evaluation")
+    for column in ("data", "method", "all", *kept[1:]):
+        table.add_column(column, justify="right")
+    for (name, rows), method in product(scores.items(), ("paper", "supervised")):
+        values = (100 * mean(rows[f"{method} {how}".strip()]) for how in kept)
+        table.add_row(name, method, *(f"{value:.1f}" for value in values))
     Console(width=150).print(table)
 
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from examples.benchmarks.real_data import METHODS, Method, Model, Settings, difference, score, train
+from examples.benchmarks.real_data import METHODS, Method, Model, Settings, difference, fewer_experts, score, train
 from examples.datasets._interface import MultimodalData, Split, Task
 
 SETTINGS = Settings(steps=60, batch_size=32, learning_rate=1e-2)
@@ -46,6 +47,20 @@ def test_members_of_the_ensemble_are_trained_for_themselves() -> None:
         loss = model.loss(batch.modalities, batch.targets, torch.arange(4))
     assert members.shape == (4, 4, 2)
     torch.testing.assert_close(loss, torch.stack(losses).mean())
+
+
+def test_one_expert_scores_as_the_prediction_it_makes_alone() -> None:
+    problem = data("classification")
+    torch.manual_seed(0)
+    model = Model("paper", problem)
+    found = fewer_experts(model, problem)
+    assert list(found) == ["2 of the data", "2 of each sample", "1 of the data", "1 of each sample"]
+
+    fusion, batch = model.fusion, problem.test[torch.arange(100)]
+    with torch.no_grad():
+        out = fusion(*model.embed(batch.modalities))
+    alone = out.expert_predictions[torch.arange(100), out.weights.argmax(1)].softmax(1)[:, 1]
+    assert found["1 of each sample"] == pytest.approx(roc_auc_score(batch.targets, alone))
 
 
 def test_metrics_are_those_of_the_data() -> None:
