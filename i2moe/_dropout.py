@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Dropout"]
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout` from uniform numbers, which torch draws four times faster than Bernoulli ones on the CPU.
+    """`torch.nn.Dropout`, three times faster on the CPU in float32, where torch draws Bernoulli numbers slowly.
 
     Example:
         >>> Dropout(0.25)(torch.ones(1000)).max()
@@ -20,6 +21,6 @@ class Dropout(nn.Dropout):
         """Scale by 1 / (1 - p) what is kept, in training."""
         drops = self.training and 0 < self.p < 1
         if not drops or x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
-            return super().forward(x)
+            return F.dropout(x, self.p, self.training)
         kept = torch.rand_like(x).sub_(self.p).ceil_()  # 0 or 1; torch.vmap has no rule for ge_
         return x * kept.div_(1 - self.p)

@@ -48,7 +48,8 @@ class Probes(nn.Module):
         n_outputs: number of outputs C.
         hidden_dim: width H of the hidden layers.
         n_folds: number of folds K.
-        speed: how many times faster the weights move than what else Adam moves; the vector holds them divided by it.
+        speed: how many times faster than other parameters the weights move under Adam: the vector holds them divided
+            by it, and gets their gradient divided by it, so that plain gradient descent moves them as ever.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Probes(nn.Module):
         Returns:
             (K, M + 1, B, C); the last of the M + 1 is the joint probe.
         """
-        own_weight, joint_weight, input_bias, *deeper = self.unpack(self.vector * self.speed)
+        own_weight, joint_weight, input_bias, *deeper = self.unpack(self._weights())
         hidden_weight, hidden_bias, output_weight, output_bias = deeper
 
         own = zip(features.split(self.feature_dims, 1), own_weight.split(self.feature_dims), strict=True)
@@ -98,7 +99,12 @@ class Probes(nn.Module):
 
     def squared_norm(self) -> Tensor:
         """Sum the squares of all weights."""
-        return self.speed**2 * torch.dot(self.vector, self.vector)
+        weights = self._weights()
+        return torch.dot(weights, weights)
+
+    def _weights(self) -> Tensor:
+        """`speed` times the vector in value, 1 / `speed` times in gradient."""
+        return torch.add(self.vector / self.speed, self.vector.detach(), alpha=self.speed - 1 / self.speed)
 
 
 class Folds(nn.Module):

@@ -365,8 +365,8 @@ def _cosines(views: Tensor) -> Tensor:
         )
     # NOTE[DIFF] a vector too short to have a direction counts as 0, and so does its gradient, where the released code
     # has 1e8: a zero-initialized head would blow up.
-    length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    anchor, others = (rows / length.masked_fill(length < 1e-8, torch.inf)).tensor_split([1])
+    squared = rows.square().sum(-1, keepdim=True)
+    anchor, others = (rows / squared.masked_fill(squared < 1e-16, torch.inf).sqrt()).tensor_split([1])
     return (anchor * others).sum(-1)
 
 

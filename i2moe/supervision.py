@@ -31,7 +31,7 @@ from i2moe.reweighting import _pool
 
 __all__ = ["InteractionSupervision", "interaction_shares"]
 
-_SPEED = 4.0
+_SPEED = 5.0
 """How many times faster the probes learn than the rest: what they know early, the weights are taught longer."""
 
 
@@ -78,8 +78,10 @@ class InteractionSupervision(nn.Module):
         weights_weight: factor of the first term.
         experts_weight: factor of the second term.
         shared: the share sigma of the second term that all experts have alike, in [0, 1].
-        every: the probes look at every `every`-th call in training mode, the first included. The term is 0 in the
-            others, with gradients of 0, so that every parameter has one. Not in compiled code, where all calls count.
+        every: with probes, only every `every`-th call in training mode counts, the first included, and stands for
+            `every` calls: the term is multiplied by it. In the others it is 0, with gradients of 0, so that every
+            parameter has one. Shuffle the data. Pass 1 where a step calls more than once (LBFGS, SAM), recomputes
+            (checkpointing), or is to be compiled: in compiled code all calls count.
         hidden_dim: width of the probes.
         n_folds: number of folds K of the cross-fitting; 1 for none.
         weight_decay: factor of the probes' squared weights, in their own loss.
@@ -192,10 +194,12 @@ class InteractionSupervision(nn.Module):
         """
         with torch.autocast(target.device.type, enabled=False):
             self._check(out, target, index, unimodal, joint, shares)
+            n_calls = 1
             if self.probes is not None:
                 features = self._pool(modalities, available)
-                if self._rests():
-                    return 0.0 * self.probes.vector.sum()
+                n_calls = self._stands_for()
+                if n_calls == 0:
+                    return 0.0 * self.probes.vector.sum(dtype=torch.float32)
             answer = self._answers.answer(target).to(self.answers.mean)  # (B, C)
             standard = self.answers(answer, update=self.training)
 
@@ -220,7 +224,7 @@ class InteractionSupervision(nn.Module):
             experts = self._flat(out.expert_predictions, 2)
             responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
             experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
-            total = self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss
+            total = n_calls * (self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss)
 
         self._log(weights=weights_loss, experts=experts_loss, probes=probes_loss, supervision=total)
         self.losses["confidence"] = confidence.mean()
@@ -276,14 +280,15 @@ class InteractionSupervision(nn.Module):
         """Show the task and the factors."""
         return (
             f"task={self.task!r}, n_outputs={self.n_outputs}, weights_weight={self.weights_weight}, "
-            f"experts_weight={self.experts_weight}"
+            f"experts_weight={self.experts_weight}, every={self.every}"
         )
 
-    def _rests(self) -> bool:
+    def _stands_for(self) -> int:
+        """For how many calls this one stands; 0 if it rests."""
         if not self.training or torch.compiler.is_compiling():
-            return False
+            return 1
         self._n_calls += 1
-        return (self._n_calls - 1) % self.every != 0
+        return self.every if (self._n_calls - 1) % self.every == 0 else 0
 
     def _log(self, **losses: Tensor) -> None:
         self.losses.update({name: loss.detach() for name, loss in losses.items()})

@@ -294,3 +294,14 @@ def test_repr() -> None:
 def test_several_labels_have_the_losses_of_classes() -> None:
     views = torch.randn(6, 4, 3, 5)
     assert torch.equal(InteractionLosses("multilabel")(views), InteractionLosses("classification")(views))
+
+
+@pytest.mark.parametrize("function", [cosine_synergy, cosine_redundancy])
+def test_second_derivatives_are_finite_at_zero_vectors(function: Callable[[Tensor], Tensor]) -> None:
+    views = torch.randn(3, 3, 4, dtype=torch.float64)
+    views[0, 0] = views[1, 1] = 0
+    views.requires_grad_()
+    (gradient,) = torch.autograd.grad(function(views), views, create_graph=True)
+    gradient.square().sum().backward()
+    assert views.grad is not None
+    assert views.grad.isfinite().all()

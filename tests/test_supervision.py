@@ -400,6 +400,32 @@ def test_each_probe_sees_its_modality_only() -> None:
     assert torch.equal(changed, torch.tensor([[False, True, False, True]] * 2))
 
 
+def probes_of(speed: float) -> Probes:
+    torch.manual_seed(0)
+    return Probes(WIDTHS, 3, hidden_dim=8, n_folds=2, speed=speed).double()
+
+
+def weights_of(probes: Probes) -> Tensor:
+    return probes.vector.detach() * probes.speed
+
+
+def test_speed_changes_what_adam_does_and_nothing_else() -> None:
+    slow, fast = probes_of(1.0), probes_of(4.0)
+    x = torch.cat(modalities(), -1).double()
+    torch.testing.assert_close(slow(x), fast(x))
+    torch.testing.assert_close(slow.squared_norm(), fast.squared_norm())
+
+    moved = {}
+    for kind, rate in ((torch.optim.SGD, 0.1), (torch.optim.Adam, 1e-3)):
+        for probes in (slow, fast) if kind is torch.optim.SGD else (probes_of(1.0), probes_of(4.0)):
+            before, optimizer = weights_of(probes), kind(probes.parameters(), lr=rate)
+            ((probes(x) - 1).square().sum() + probes.squared_norm()).backward()
+            optimizer.step()
+            moved[kind, probes.speed] = weights_of(probes) - before
+    torch.testing.assert_close(moved[torch.optim.SGD, 4.0], moved[torch.optim.SGD, 1.0])
+    torch.testing.assert_close(moved[torch.optim.Adam, 4.0], 4 * moved[torch.optim.Adam, 1.0], rtol=1e-3, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_folds", [1, 2])
 def test_cross_fitting_keeps_memorized_samples_from_looking_redundant(n_folds: int) -> None:
@@ -564,6 +590,16 @@ def test_two_of_three_calls_rest() -> None:
     assert all(supervise(out, x, y) > 0 for _ in range(2))
 
 
+def test_a_call_that_counts_stands_for_those_that_rest() -> None:
+    x, y = modalities(16), torch.randint(3, (16,))
+    out = model()(*x)
+    terms = []
+    for every in (1, 3):
+        torch.manual_seed(1)
+        terms.append(InteractionSupervision(WIDTHS, 3, every=every)(out, x, y))
+    torch.testing.assert_close(terms[1], 3 * terms[0])
+
+
 def test_what_rests_survives_saving() -> None:
     supervise, out = untied(InteractionSupervision(WIDTHS, 3, every=3)), model()(*(x := modalities(16)))
     y = torch.randint(3, (16,))
@@ -606,7 +642,7 @@ def test_traces_into_one_graph() -> None:
     supervise, x, y = untied(InteractionSupervision(WIDTHS, 3)), modalities(8), torch.randint(3, (8,))
     with torch.no_grad():
         out = model()(*x)
-    expected = copy.deepcopy(supervise)(out, x, y)
+    expected = copy.deepcopy(supervise)(out, x, y) / supervise.every  # compiled calls stand for themselves
     compiled = torch.compile(supervise, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(out, x, y), expected)
     assert all(compiled(out, x, y) > 0 for _ in range(3))  # counting calls would compile each anew

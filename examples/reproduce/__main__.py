@@ -34,8 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a caller's mistake ends with one message and no traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {"check": _check, "sweep": _sweep}
-    where = 1 if arguments and arguments[0] in commands else 0
-    if len(arguments) <= where or arguments[where] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help") or arguments[:2] in (["sweep", "-h"], ["sweep", "--help"]):
         print(_USAGE)
         return
     command = commands.get(arguments[0], _run)
