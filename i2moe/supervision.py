@@ -87,7 +87,7 @@ class InteractionSupervision(nn.Module):
         weight_decay: factor of the probes' squared weights, in their own loss.
 
     Attributes:
-        losses: detached scalars of the last call that counted, by name, for a log.
+        losses: detached scalars of the last call that counted, by name, for a log; empty before the first.
 
     Raises:
         ValueError: if an argument is out of range or unknown.
@@ -194,6 +194,7 @@ class InteractionSupervision(nn.Module):
         """
         with torch.autocast(target.device.type, enabled=False):
             self._check(out, target, index, unimodal, joint, shares)
+            experts = self._flat(out.expert_predictions, 2)
             n_calls = 1
             if self.probes is not None:
                 features = self._pool(modalities, available)
@@ -221,7 +222,6 @@ class InteractionSupervision(nn.Module):
 
             weights = out.weights.to(torch.promote_types(out.weights.dtype, torch.float32))
             weights_loss = ((weights + SMALL).log() * (confidence.unsqueeze(-1) * t)).sum() * (-1 / len(t))
-            experts = self._flat(out.expert_predictions, 2)
             responsibility = ((1 - self.shared) / len(t)) * t + self.shared / t.numel()
             experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
             total = n_calls * (self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss)

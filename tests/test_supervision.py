@@ -620,6 +620,8 @@ def test_a_resting_call_refuses_what_others_refuse() -> None:
     supervise(out, x, torch.randint(3, (6,)))
     with pytest.raises(ValueError, match="must have widths"):
         supervise(out, modalities(widths=(5, 4, 4)), torch.randint(3, (6,)))
+    with pytest.raises(ValueError, match="predictions must be"):
+        supervise(replace(out, expert_predictions=torch.zeros(6, 5, 4)), x, torch.randint(3, (6,)))
 
 
 @pytest.mark.parametrize("n", [1, 2])
