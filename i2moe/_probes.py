@@ -49,11 +49,12 @@ class Probes(nn.Module):
         hidden_dim: width H of the hidden layers.
         n_folds: number of folds K.
         speed: how many times faster than other parameters the weights move under Adam: the vector holds them divided
-            by it, and gets their gradient divided by it, so that plain gradient descent moves them as ever.
+            by it, and gets their gradient divided by it, so that plain gradient descent moves them as ever. What the
+            probes know early, the weights are taught longer.
     """
 
     def __init__(
-        self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int, speed: float = 1.0
+        self, feature_dims: Sequence[int], n_outputs: int, hidden_dim: int, n_folds: int, speed: float = 5.0
     ) -> None:
         super().__init__()
         self.feature_dims: list[int] = list(feature_dims)

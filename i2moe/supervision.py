@@ -24,15 +24,13 @@ from i2moe._supervision_checks import (
     check_source,
 )
 from i2moe._tasks import Task
+from i2moe._turns import Turns
 from i2moe._types import Modality
 from i2moe.losses import Interaction
 from i2moe.moe import InteractionOutput
 from i2moe.reweighting import _pool
 
 __all__ = ["InteractionSupervision", "interaction_shares"]
-
-_SPEED = 5.0
-"""How many times faster the probes learn than the rest: what they know early, the weights are taught longer."""
 
 
 class InteractionSupervision(nn.Module):
@@ -78,10 +76,9 @@ class InteractionSupervision(nn.Module):
         weights_weight: factor of the first term.
         experts_weight: factor of the second term.
         shared: the share sigma of the second term that all experts have alike, in [0, 1].
-        every: with probes, only every `every`-th call in training mode counts, the first included, and stands for
-            `every` calls: the term is multiplied by it. In the others it is 0, with gradients of 0, so that every
-            parameter has one. Shuffle the data. Pass 1 where a step calls more than once (LBFGS, SAM), recomputes
-            (checkpointing), or is to be compiled: in compiled code all calls count.
+        every: with probes, every `every`-th call in training mode counts, beginning with the first, and stands for
+            as many: it is multiplied. The others return 0, with gradients of 0. Shuffle the data; pass 1 where a step
+            calls twice (LBFGS, SAM), recomputes (checkpointing) or is compiled, where all calls count.
         hidden_dim: width of the probes.
         n_folds: number of folds K of the cross-fitting; 1 for none.
         weight_decay: factor of the probes' squared weights, in their own loss.
@@ -141,17 +138,15 @@ class InteractionSupervision(nn.Module):
         self.shared = shared
         self.weight_decay = weight_decay
         self.losses: dict[str, Tensor] = {}
-
         self.answers: Moments = Moments(n_outputs)
         self.probes: Probes | None = None
         self.folds: Folds | None = None
         if feature_dims is not None:
             check_probes(feature_dims, every=every, hidden_dim=hidden_dim, n_folds=n_folds)
             self.folds = Folds(sum(feature_dims), n_folds)
-            self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds, _SPEED)
+            self.probes = Probes(feature_dims, n_outputs, hidden_dim, n_folds)
         self.feature_dims: tuple[int, ...] = () if feature_dims is None else tuple(feature_dims)
-        self.every = every
-        self._n_calls = 0
+        self.turns: Turns = Turns(every)
         self._saw_values = False
 
     def forward(
@@ -198,7 +193,7 @@ class InteractionSupervision(nn.Module):
             n_calls = 1
             if self.probes is not None:
                 features = self._pool(modalities, available)
-                n_calls = self._stands_for()
+                n_calls = self.turns()
                 if n_calls == 0:
                     return 0.0 * self.probes.vector.sum(dtype=torch.float32)
             answer = self._answers.answer(target).to(self.answers.mean)  # (B, C)
@@ -226,8 +221,8 @@ class InteractionSupervision(nn.Module):
             experts_loss = self._answers.loss(experts, answer.unsqueeze(1), responsibility)
             total = n_calls * (self.weights_weight * weights_loss + self.experts_weight * experts_loss + probes_loss)
 
-        self._log(weights=weights_loss, experts=experts_loss, probes=probes_loss, supervision=total)
-        self.losses["confidence"] = confidence.mean()
+        terms = {"weights": weights_loss, "experts": experts_loss, "probes": probes_loss, "supervision": total}
+        self.losses = {name: term.detach() for name, term in terms.items()} | {"confidence": confidence.mean()}
         return total
 
     @torch.no_grad()
@@ -268,30 +263,12 @@ class InteractionSupervision(nn.Module):
         outputs = self.probes(features)
         return self._targets(self._judged(outputs, self._judges(features, index)), available)[0]
 
-    def get_extra_state(self) -> Tensor:
-        """Say in a checkpoint which calls will count."""
-        return torch.tensor(self._n_calls)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on counting from a checkpoint."""
-        self._n_calls = int(state)
-
     def extra_repr(self) -> str:
         """Show the task and the factors."""
         return (
             f"task={self.task!r}, n_outputs={self.n_outputs}, weights_weight={self.weights_weight}, "
-            f"experts_weight={self.experts_weight}, every={self.every}"
+            f"experts_weight={self.experts_weight}, every={self.turns.every}"
         )
-
-    def _stands_for(self) -> int:
-        """For how many calls this one stands; 0 if it rests."""
-        if not self.training or torch.compiler.is_compiling():
-            return 1
-        self._n_calls += 1
-        return self.every if (self._n_calls - 1) % self.every == 0 else 0
-
-    def _log(self, **losses: Tensor) -> None:
-        self.losses.update({name: loss.detach() for name, loss in losses.items()})
 
     def _pool(self, modalities: Sequence[Modality], available: Tensor | None) -> Tensor:
         """Average tokens, put the modalities side by side (B, D), zero where absent, without gradient."""
@@ -366,7 +343,6 @@ class InteractionSupervision(nn.Module):
         confidence = (length / variance.sum()).clamp(max=1)
         if self.interactions is None:
             return shares, confidence
-
         shares = shares[:, columns(self.interactions, shares.shape[1] - 2)]
         known = shares.sum(-1, keepdim=True)
         t = torch.where(known > SMALL, shares / known.clamp_min(SMALL), 1 / shares.shape[1])

@@ -644,7 +644,7 @@ def test_traces_into_one_graph() -> None:
     supervise, x, y = untied(InteractionSupervision(WIDTHS, 3)), modalities(8), torch.randint(3, (8,))
     with torch.no_grad():
         out = model()(*x)
-    expected = copy.deepcopy(supervise)(out, x, y) / supervise.every  # compiled calls stand for themselves
+    expected = copy.deepcopy(supervise)(out, x, y) / supervise.turns.every  # compiled calls stand for themselves
     compiled = torch.compile(supervise, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(out, x, y), expected)
     assert all(compiled(out, x, y) > 0 for _ in range(3))  # counting calls would compile each anew
