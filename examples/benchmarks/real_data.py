@@ -214,7 +214,7 @@ def main(settings: Settings) -> None:
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in settings.data}
     for (name, method, _, _), values in zip(jobs, found, strict=True):
         for how, value in values.items():
-            scores[name].setdefault(" ".join((method, how)).strip(), []).append(value)
+            scores[name].setdefault(f"{method} {how}".strip(), []).append(value)
 
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     settings.output.write_text(json.dumps(scores, indent=1))
