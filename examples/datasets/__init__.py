@@ -6,9 +6,15 @@ from importlib import import_module
 
 from examples.datasets._interface import Source
 
-__all__ = ["NAMES", "find"]
+__all__ = ["NAMES", "OPEN", "find"]
 
-NAMES = ("adni", "mimic", "mmimdb", "mosi", "enrico", "watch", "support2", "films", "synthetic")
+OPEN = (
+    *("watch", "support2", "films", "digits", "digit_quadrants"),
+    *("leaves", "houses", "flights", "rhc", "basic_motions"),
+)
+"""Real data sets inside packages, which anybody can install."""
+
+NAMES = ("adni", "mimic", "mmimdb", "mosi", "enrico", *OPEN, "synthetic")
 """All data sets; each is the module of its name, with a `SOURCE`."""
 
 

