@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -46,8 +47,10 @@ def read_frame(package: str, requirement: str, file: str, sha256: str) -> pd.Dat
         ValueError: if the file is another one.
     """
     path = packaged_file(package, requirement, file, sha256)
-    with lzma.open(path) if path.suffix == ".compress" else path.open("rb") as opened:
-        table: pd.DataFrame = load_pickle(opened, _DATA_FRAME)
+    content = path.read_bytes()
+    if path.suffix == ".compress":
+        content = lzma.decompress(content)
+    table: pd.DataFrame = load_pickle(io.BytesIO(content), _DATA_FRAME)
     return table
 
 

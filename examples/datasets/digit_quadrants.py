@@ -45,8 +45,11 @@ def load_digit_quadrants(split: int = 0) -> MultimodalData:
     images = (images - images[rows[0]].mean()) / images[rows[0]].std()
     quadrants = [images[:, part, side].flatten(1) for part in _HALVES[0].values() for side in _HALVES[1].values()]
     everything = Split(quadrants, digits)
+    train, validation, test = (everything.select(part) for part in rows)
     return MultimodalData(
-        *map(everything.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(f"{part}_{side}" for part in _HALVES[0] for side in _HALVES[1]),
         output_names=tuple("0123456789"),
         task="classification",

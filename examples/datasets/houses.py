@@ -75,8 +75,11 @@ def load_houses(split: int = 0) -> MultimodalData:
         for columns, there in zip(_BLOCKS.values(), available.unbind(1), strict=True)
     ]
     houses = Split(modalities, prices - prices[rows[0]].mean(), available)
+    train, validation, test = (houses.select(part) for part in rows)
     return MultimodalData(
-        *map(houses.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(_BLOCKS),
         output_names=("log2 price",),
         task="regression",

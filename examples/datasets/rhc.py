@@ -63,8 +63,11 @@ def load_rhc(split: int = 0) -> MultimodalData:
 
     rows = random_split(len(table), split)
     patients = Split([encode(table, columns, rows[0]) for columns in _BLOCKS.values()], died)
+    train, validation, test = (patients.select(part) for part in rows)
     return MultimodalData(
-        *map(patients.select, rows),
+        train,
+        validation,
+        test,
         modality_names=tuple(_BLOCKS),
         output_names=("survives", f"dies within {_HORIZON_DAYS} days"),
         task="classification",
