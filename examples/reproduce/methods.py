@@ -118,6 +118,7 @@ def interaction_moe(
     *,
     modality_names: Sequence[str],
     feature_dims: Sequence[int],
+    gaps: bool = False,
 ) -> InteractionMoE:
     """Return interaction experts of a fusion as the settings say.
 
@@ -127,6 +128,7 @@ def interaction_moe(
         task: what the outputs mean.
         modality_names: M names.
         feature_dims: widths of what the experts are called with.
+        gaps: whether samples lack modalities, for which the settings' fill then stands.
     """
     s, n_modalities = settings, len(modality_names)
     if s.same_start:
@@ -146,10 +148,12 @@ def interaction_moe(
         build_expert,
         n_modalities,
         modality_names=modality_names,
+        feature_dims=feature_dims if gaps else None,
         reweighter=_reweighter(n_experts, feature_dims, s),
         losses=InteractionLosses(form, on=s.compare),
         perturbation=_perturbation(s),
         experts=s.experts or "all",
+        fill=s.fill if gaps else None,
     )
 
 

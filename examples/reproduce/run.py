@@ -189,7 +189,7 @@ class Job:
         if accelerator.is_main_process:
             write_text(folder / "history.json", json.dumps(progress.history))
             save_checkpoint(folder / "model.pt", learner.state_dict())
-            draw(learner, data, progress.history, folder, accelerator.device)
+            draw(learner, data, progress.history, folder)
             write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
             (folder / "checkpoint.pt").unlink(missing_ok=True)
         metric, value = next(iter(scores["test"].items()))

@@ -112,7 +112,8 @@ def predict(learner: Learner, split: Split, accelerator: Accelerator, workers: i
     with torch.no_grad():
         for _, batch in _load(split, list(own.split(_EVALUATION_BATCH)), workers):
             modalities = [x.to(accelerator.device) for x in batch.modalities]
-            outputs.append(learner(modalities).prediction.float().cpu())
+            answer = learner(modalities, available=batch.available.to(accelerator.device))
+            outputs.append(answer.prediction.float().cpu())
     gathered: list[Tensor] = gather_object(outputs)
     return torch.cat(gathered)
 
@@ -175,7 +176,8 @@ def _train_epoch(
     for whole, (rows, batch) in zip(batches, _load(data.train, own, workers), strict=True):
         modalities = batch.modalities if data.augment is None else data.augment(batch.modalities, None)
         modalities = tuple(x.to(accelerator.device) for x in modalities)
-        answer = wrapped(modalities, batch.targets.to(accelerator.device), rows.to(accelerator.device))
+        targets, rows_there, available = (x.to(accelerator.device) for x in (batch.targets, rows, batch.available))
+        answer = wrapped(modalities, targets, rows_there, available)
         # Processes average their gradients, whatever the size of their parts.
         accelerator.backward(answer.loss * (n_processes * len(rows) / len(whole)))
         accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)
