@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from examples.datasets._files import reading
 from examples.reproduce.checkpoint import write_text
-from examples.reproduce.methods import METHODS
+from examples.reproduce.methods import METHODS, find
 
-__all__ = ["Comparison", "collect", "compare", "read_results", "summarize"]
+__all__ = ["Comparison", "collect", "compare", "read_result", "read_results", "summarize"]
 
 
 class Comparison(NamedTuple):
@@ -60,26 +61,46 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 
     Args:
         folder: of the runs, `<folder>/<method>/seed-<seed>/result.json`.
+
+    Raises:
+        ValueError: if a result is damaged.
     """
-    results = [_read(path) for path in folder.glob("*/seed-*/result.json")]
+    results = list(read_results(folder).values())
     order = list(METHODS)
     results.sort(key=lambda result: (order.index(result["method"]), result["seed"]))
     write_text(folder / "results.jsonl", "".join(json.dumps(result) + "\n" for result in results))
     return results
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} must be a result, however it is damaged ({error}); delete it, and run again"
-        ) from error
+def read_results(folder: Path, *, but: Set[Path] = frozenset()) -> dict[Path, dict[str, Any]]:
+    """Return the results in the folders of the runs, by these.
+
+    Args:
+        folder: of the runs, `<folder>/<method>/seed-<seed>/result.json`.
+        but: folders to leave out.
+
+    Raises:
+        ValueError: if a result is damaged.
+    """
+    paths = sorted(path for path in folder.glob("*/seed-*/result.json") if path.parent not in but)
+    return {path.parent: read_result(path) for path in paths}
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Read a file that `collect` wrote."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def read_result(path: Path) -> dict[str, Any]:
+    """Read what a run left as its `result.json`.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    with reading(path, "the result of a run", "Delete it, and run again."):
+        result = json.loads(path.read_text())
+        if not isinstance(result, dict):
+            raise ValueError(f"it holds a {type(result).__name__}")
+        find(result["method"])
+        numbers = [result["seed"], result["n_parameters"], *result["test"].values()]
+        if not result["test"] or not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"seed, parameters and scores are {numbers}")
+    return result
 
 
 def summarize(results: Sequence[Mapping[str, Any]], title: str = "", baseline: str = "vanilla") -> Table:

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from examples.datasets._interface import Batch, MultimodalData, Split
-from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
+from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
+from examples.reproduce.identity import check_same
 from examples.reproduce.learner import Learner, task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
@@ -31,7 +33,7 @@ _EVALUATION_BATCH = 256
 
 @dataclass
 class Progress:
-    """How far a run is, all that its checkpoint holds besides the model and the optimizer.
+    """How far a run is, all that its checkpoint holds besides its identity, the model and the optimizer.
 
     Args:
         epoch: epochs done.
@@ -59,6 +61,7 @@ def fit(
     seed: int,
     accelerator: Accelerator,
     checkpoint: Path | None = None,
+    identity: Mapping[str, Any] = MappingProxyType({}),
     workers: int = 0,
     after_step: Callable[[], None] = lambda: None,
 ) -> Progress:
@@ -71,20 +74,26 @@ def fit(
         seed: of the order and of everything drawn in training.
         accelerator: the device, the precision and the other processes; a new one for each run.
         checkpoint: file to save to after each epoch and to go on from.
+        identity: what the run's numbers depend on, as JSON holds it; a checkpoint of another one is refused.
         workers: processes that read data.
         after_step: called after each step, to show that something happens.
 
     Returns:
         What happened.
+
+    Raises:
+        ValueError: if the checkpoint is damaged or another run's.
     """
     metric = data.metrics[0]
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     saved = load_checkpoint(checkpoint) if checkpoint else None
     progress, best = Progress(), copy.deepcopy(learner.state_dict())
-    if saved is not None:
-        progress, best = Progress(**saved["progress"]), saved["best"]
-        _restore(saved, learner, optimizer, accelerator)
+    if checkpoint and saved is not None:
+        check_same(saved.get("identity", {}), identity, checkpoint)
+        with reading_checkpoint(checkpoint):
+            progress, best = Progress(**saved["progress"]), saved["best"]
+            _restore(saved, learner, optimizer, accelerator)
 
     while not progress.is_over(settings):
         logged = _train_epoch(
@@ -97,7 +106,8 @@ def fit(
             progress.best_epoch, progress.best_score = progress.epoch, value
             best = copy.deepcopy(learner.state_dict())
         if checkpoint and accelerator.is_main_process:
-            save_checkpoint(checkpoint, _state(progress, best, learner, optimizer, accelerator))
+            state = _state(progress, best, learner, optimizer, accelerator)
+            save_checkpoint(checkpoint, {"identity": dict(identity), **state})
 
     learner.load_state_dict(best)
     accelerator.wait_for_everyone()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from examples.datasets import find as find_data
+from examples.datasets._interface import Lazy, Split
+from examples.fixtures.mimic import write as write_mimic
 from examples.reproduce.__main__ import main
+from examples.reproduce.identity import checksum
 from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
 
@@ -26,6 +32,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def _another_accelerator() -> None:
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """Let one process ask for another precision."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 
@@ -91,16 +102,29 @@ def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     """By SIGKILL, at whatever moment after the first checkpoint it comes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], cwd=ROOT, env=environment)
-    checkpoint = tmp_path / "killed/i2moe/seed-0/checkpoint.pt"
-    while not checkpoint.exists() and process.poll() is None:
+    folder = tmp_path / "killed/i2moe/seed-0"
+    while not (folder / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        for options in ([], ["--fresh"], ["--lr", "0.5"]):
+            with pytest.raises(SystemExit, match=r"seed-0 must be used by one process at a time, however another one"):
+                main(command(tmp_path / "killed", *options)[2:])
+    finally:
+        process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(checkpoint, weights_only=True)["progress"]["epoch"] < 5
+    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 5
+    for options, change in ((["--lr", "0.5"], "lr 0.002"), (["--mixed-precision", "bf16"], "mixed_precision no")):
+        forget_accelerator()
+        with pytest.raises(SystemExit, match=rf"holds one with {change} \(now "):
+            main(command(tmp_path / "killed", *options)[2:])
+    forget_accelerator()
+    (folder / ".model.pt.1.tmp").write_bytes(b"what a kill while saving leaves")
 
-    for folder in ("killed", "whole"):
-        main(command(tmp_path / folder)[2:])
-    killed, whole = (result_of(tmp_path / folder) for folder in ("killed", "whole"))
+    for name in ("killed", "whole"):
+        main(command(tmp_path / name)[2:])
+    assert not list(folder.glob(".*.tmp"))
+    killed, whole = (result_of(tmp_path / name) for name in ("killed", "whole"))
     weights = killed.pop("weights"), whole.pop("weights")
     assert killed == whole
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
@@ -182,11 +206,79 @@ def test_done_runs_are_kept_and_other_settings_refused(tmp_path: Path, capsys: p
     main(options)
     assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
     assert "vanilla, seed 0: done before" in capsys.readouterr().out
-    (tmp_path / "vanilla/seed-0/result.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"result\.json must be a result, however it is damaged"):
-        main(options)
-    with pytest.raises(SystemExit, match=r"holds one with lr 0\.002 \(now 0\.5\)"):
-        main([*options, "--lr", "0.5"])
+    changes = {
+        "lr 0.002 (now 0.5)": ["--lr", "0.5"],
+        "mixed_precision no (now bf16)": ["--mixed-precision", "bf16"],
+        "split 0 (now 1)": ["--split", "1"],
+        "smoke False (now True)": ["--smoke"],
+    }
+    for change, option in changes.items():
+        forget_accelerator()
+        with pytest.raises(SystemExit, match=re.escape(change)):
+            main([*options, *option])
+    with pytest.raises(SystemExit, match=r"fusion lrtf \(now lf\)"):
+        main([*options, "--method", "i2moe", "--fusion", "lf"])
+    assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
+
+
+def test_a_run_belongs_to_its_data_wherever_that_is(
+    written: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(written("mimic"), tmp_path / "moved")
+    write_mimic(tmp_path / "other", seed=1)
+    options = ["mimic", "--fusion", "lrtf", "--cpu", "--method", "vanilla", "--seeds", "0", "--epochs", "1"]
+    options += ["--output", str(tmp_path / "output"), "--root"]
+    main([*options, str(written("mimic"))])
+    main([*options, str(tmp_path / "moved")])
+    assert "vanilla, seed 0: done before" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"holds one with data_checksum \w+ \(now \w+\)"):
+        main([*options, str(tmp_path / "other")])
+
+
+def test_a_checksum_covers_everything_that_the_splits_hold() -> None:
+    data = find_data("synthetic").open()
+    changed = data.validation.targets.clone()
+    changed[7] += 1
+    available = data.train.available.clone()
+    available[3, 1] = False
+    others = [
+        find_data("synthetic").open(split=1),
+        replace(data, metrics=data.metrics[::-1]),
+        replace(data, validation=Split(data.validation.modalities, changed)),
+        replace(data, train=Split(data.train.modalities, data.train.targets, available)),
+    ]
+    assert len({checksum(each) for each in (data, *others)}) == 5
+    rows = torch.arange(len(data.test))
+    first, second = (torch.as_tensor(column) for column in data.test[rows].modalities)
+    lazy = (Lazy(lambda i: first[i], first.shape[1:], rows), second)
+    assert checksum(replace(data, test=Split(lazy, data.test.targets))) == checksum(data)
+
+
+def test_a_damaged_file_ends_in_one_message_with_its_cure(tmp_path: Path) -> None:
+    options = ["synthetic", "--cpu", "--fusion", "lrtf", "--method", "vanilla", "--seeds", "0", "--epochs", "1"]
+    options += ["--output", str(tmp_path)]
+    main(options)
+    folder = tmp_path / "vanilla/seed-0"
+    whole = (folder / "settings.json").read_bytes()
+
+    def run_with(name: str, content: bytes) -> None:
+        (folder / "settings.json").write_bytes(whole)
+        (folder / name).write_bytes(content)
+        message = rf"^error: {re.escape(str(folder / name))} must hold .*, however: .*\nDelete"
+        with pytest.raises(SystemExit, match=message):
+            main(options)
+
+    strange_score = b'{"method": "vanilla", "seed": 0, "n_parameters": 1, "test": {"auroc": "high"}}'
+    for content in (b"[]", b"{", b"\xff", b'{"method": "magic"}', strange_score):
+        run_with("result.json", content)
+    (folder / "result.json").unlink()
+    for content in (b"PK", b"", b"[]"):
+        run_with("checkpoint.pt", content)
+    for content in (b'{"lr"', b"[]", b""):
+        run_with("settings.json", content)
+    main([*options, "--fresh"])
+    (result,) = collect(tmp_path)
+    assert result["method"] == "vanilla"
 
 
 def test_the_help_shows_presets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,5 +334,7 @@ def test_a_sweep_goes_on_and_prints_options(tmp_path: Path, capsys: pytest.Captu
     assert len(trials_done) == 3
     assert trials_done[0]["lr"] == preset("synthetic", "lrtf").lr
     printed = capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"holds one with hidden_dim 16 \(now 8\); choose another --output"):
+        main([*options, "--output", str(tmp_path), "--trials", "4", "--hidden-dim", "8"])
     best = max(trials_done, key=lambda trial: float(trial["validation"]))
     assert f"--lr {best['lr']:.3g} --dropout {best['dropout']:.3g}" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -182,6 +183,42 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(method: str, s
     assert found.epoch == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of_a_killed_run(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True), "identity": {"lr": 0.01}}
+    with pytest.raises(Killed):
+        fit(learner_of("i2moe"), tiny_data(), SETTINGS, checkpoint=path, after_step=killer(9), **arguments)
+    return path.read_bytes()
+
+
+def go_on_from(path: Path, method: str = "i2moe", **identity: float) -> None:
+    arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True), "identity": identity}
+    fit(learner_of(method), tiny_data(), SETTINGS, checkpoint=path, **arguments)
+
+
+def test_a_checkpoint_of_another_run_is_refused(checkpoint_of_a_killed_run: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(checkpoint_of_a_killed_run)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt must hold a run with these .* with lr 0\.01 \(now 0\.02\)"):
+        go_on_from(path, lr=0.02)
+    assert path.read_bytes() == checkpoint_of_a_killed_run
+    go_on_from(path, lr=0.01)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "list", "empty", "another model"])
+def test_a_damaged_checkpoint_is_refused(damage: str, checkpoint_of_a_killed_run: bytes, tmp_path: Path) -> None:
+    path, content = tmp_path / "checkpoint.pt", bytearray(checkpoint_of_a_killed_run)
+    if damage == "flipped":
+        saved = torch.load(io.BytesIO(content), weights_only=True)["model"]
+        content[content.index(max(saved.values(), key=torch.numel).numpy().tobytes())] ^= 1
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    if damage in ("list", "empty"):
+        torch.save([1] if damage == "list" else {"identity": {"lr": 0.01}}, path)
+    with pytest.raises(ValueError, match=r"(?s)checkpoint\.pt must hold a whole checkpoint, however: .*\nDelete it"):
+        go_on_from(path, "vanilla" if damage == "another model" else "i2moe", lr=0.01)
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:
