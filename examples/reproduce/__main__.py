@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ _USAGE = f"""usage: {_PROGRAM} DATASET [options]        train and compare; DATAS
        {_PROGRAM} sweep DATASET [options]  look for better settings by the validation split
        {_PROGRAM} check DATASET [options]  look at the files
 
-data sets: {", ".join(NAMES)}, synthetic/<generator>"""
+DATASET: {", ".join(NAMES)}, synthetic/<generator>,
+or a Source of your own in a module that Python can import: --data MODULE:NAME"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(_USAGE)
         return
     command = commands.get(arguments[0], _run)
+    arguments = _own_data_first(arguments[1:] if command is not _run else arguments)
     try:
-        command(arguments[1:] if command is not _run else arguments)
+        command(arguments)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -79,6 +82,14 @@ def _check(arguments: list[str]) -> None:
             sys.exit(2)
 
     tyro.cli(run, prog=f"{_PROGRAM} check", args=arguments)
+
+
+def _own_data_first(arguments: list[str]) -> list[str]:
+    """Put the value of `--data` where the name of a data set stands."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, prog=_PROGRAM)
+    parser.add_argument("--data")
+    own, others = parser.parse_known_args(arguments)
+    return others if own.data is None else [own.data, *others]
 
 
 def _preset_of(arguments: list[str]) -> tuple[str, Settings]:

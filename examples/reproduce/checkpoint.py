@@ -13,7 +13,17 @@ import torch
 from examples.datasets._files import reading
 from i2moe._files import replacing
 
-__all__ = ["load_checkpoint", "reading_checkpoint", "save_checkpoint", "write_text", "writing"]
+__all__ = ["file_name", "load_checkpoint", "reading_checkpoint", "save_checkpoint", "write_text", "writing"]
+
+
+def file_name(name: str) -> str:
+    """Return a name without what no file may have in its own.
+
+    Example:
+        >>> file_name("synthetic/two-modalities"), file_name("my_module:SOURCE")
+        ('synthetic-two-modalities', 'my_module-SOURCE')
+    """
+    return name.replace("/", "-").replace(":", "-")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rich.progress import Progress as Bar
 from examples import fixtures
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Source, Split
-from examples.reproduce.checkpoint import save_checkpoint, write_text
+from examples.reproduce.checkpoint import file_name, save_checkpoint, write_text
 from examples.reproduce.encoders import ScreenEncoder
 from examples.reproduce.figures import draw
 from examples.reproduce.folder import claimed
@@ -81,7 +81,7 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     What is done is not done again; what was interrupted goes on.
 
     Args:
-        dataset: name of the data set.
+        dataset: name of the data set, or `<module>:<name>` of one of your own.
         options: what to run.
         settings: the hyper-parameters, which methods change.
 
@@ -100,7 +100,7 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     source = find_data(dataset)
     accelerator = accelerator_of(options)
     console = Console(quiet=not accelerator.is_main_process)
-    name = f"{dataset.replace('/', '-')}-{options.fusion}"
+    name = f"{file_name(dataset)}-{options.fusion}"
     folder = options.output or Path("outputs", name + "-smoke" * options.smoke)
     _check_folder(folder, dataset, options)
 

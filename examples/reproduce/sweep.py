@@ -18,7 +18,7 @@ from rich.console import Console
 
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData
-from examples.reproduce.checkpoint import write_text
+from examples.reproduce.checkpoint import file_name, write_text
 from examples.reproduce.fusions import Fusion
 from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import build_learner
@@ -106,7 +106,7 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
             scores.append(float("nan") if progress.best_score is None else progress.best_score)
         return mean(scores)
 
-    folder = options.output or Path("outputs", f"sweep-{dataset.replace('/', '-')}-{options.fusion}-{options.method}")
+    folder = options.output or Path("outputs", f"sweep-{file_name(dataset)}-{options.fusion}-{options.method}")
     study = _study(folder, parts[0])
     identity = {
         "dataset": dataset,

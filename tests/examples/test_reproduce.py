@@ -26,6 +26,7 @@ from examples.reproduce.__main__ import main
 from examples.reproduce.identity import checksum
 from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
+from i2moe.interpretation import InteractionReport
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -279,6 +280,64 @@ def test_a_damaged_file_ends_in_one_message_with_its_cure(tmp_path: Path) -> Non
     main([*options, "--fresh"])
     (result,) = collect(tmp_path)
     assert result["method"] == "vanilla"
+
+
+OWN_DATA = """
+import torch
+from examples.datasets import MultimodalData, Source, Split
+
+def load(root, split):
+    generator = torch.Generator().manual_seed(split)
+    vector, signal = torch.randn(60, 6, generator=generator), torch.randn(60, 20, 3, generator=generator)
+    available = torch.ones(60, 2, dtype=torch.bool)
+    available[::3, 1] = False
+    whole = Split((vector, signal * available[:, 1, None, None]), (vector.sum(1) > 0).long(), available)
+    parts = [whole.select(rows) for rows in torch.arange(60).tensor_split(3)]
+    return MultimodalData(*parts, ("vector", "signal"), ("no", "yes"), "classification", ("accuracy",))
+
+SOURCE = Source(load, n_splits=None)
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module outside the checkout."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/my_own_data.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    return "my_own_data"
+
+
+def test_data_of_ones_own_runs_without_a_change_of_the_checkout(
+    own_module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", f"{own_module}:SOURCE"]
+    main(["--method", "i2moe", *data, "--fusion", "lrtf", "--seeds", "0", "--epochs", "1", "--cpu"])
+    folder = tmp_path / "outputs/my_own_data-SOURCE-lrtf/i2moe/seed-0"
+    assert json.loads((folder / "result.json").read_text())["dataset"] == "my_own_data:SOURCE"
+    by_availability = InteractionReport.load(folder / "report.zip").by_availability
+    assert {name: group.n_samples for name, group in by_availability.items()} == {"vector+signal": 14, "vector": 6}
+
+    main(["check", *data])
+    assert "signal 35.0%" in " ".join(capsys.readouterr().out.split())
+    main(["sweep", *data, "--smoke", "--cpu", "--seeds", "0", "--trials", "1", "--over", "dropout"])
+    assert (tmp_path / "outputs/sweep-my_own_data-SOURCE-transformer-i2moe/trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:SOURCE", "there is no module 'no_such_module'"),
+        ("no_such.module:SOURCE", "'no_such.module' cannot be found"),
+        (":SOURCE", "'' cannot be found"),
+        ("my_own_data:load", "'load' in 'my_own_data' is <function"),
+        ("my_own_data:DATA", "'DATA' in 'my_own_data' is None"),
+    ],
+)
+def test_data_that_cannot_be_found_ends_with_one_message(own_module: str, name: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^error: '{name}' must name a module .*, however {message}"):
+        main(["--data", name, "--cpu"])
 
 
 def test_the_help_shows_presets(capsys: pytest.CaptureFixture[str]) -> None:
