@@ -13,7 +13,7 @@ import tyro
 
 from examples.datasets import NAMES, find
 from examples.reproduce.check import check
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.run import Options, reproduce
 from examples.reproduce.settings import Settings, preset, smoke
 from examples.reproduce.sweep import SweepOptions, sweep
@@ -29,7 +29,7 @@ or a Source of your own in a module that Python can import: --data MODULE:NAME""
 
 @dataclass(frozen=True)
 class _Chosen:
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples.common.modules import Ensemble
 from examples.datasets._interface import MultimodalData, Task
 from examples.reproduce.encoders import Encoders
-from examples.reproduce.fusions import Fusion, fusion_factory
-from examples.reproduce.methods import Ensemble, Method, interaction_moe
+from examples.reproduce.fusions import FusionName, fusion_factory
+from examples.reproduce.methods import Method, interaction_moe
 from examples.reproduce.settings import Settings
 from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision
 
@@ -136,7 +137,9 @@ def task_loss(task: Task, prediction: Tensor, targets: Tensor, settings: Setting
     return (F.smooth_l1_loss if settings.criterion == "smooth_l1" else F.mse_loss)(prediction, targets)
 
 
-def build_learner(dataset: str, data: MultimodalData, fusion: Fusion, method: Method, settings: Settings) -> Learner:
+def build_learner(
+    dataset: str, data: MultimodalData, fusion: FusionName, method: Method, settings: Settings
+) -> Learner:
     """Build the model of a run, its parameters drawn from torch's generator.
 
     Args:

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from examples.datasets._interface import Task
 from examples.reproduce.settings import Settings
-from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
+from i2moe import InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
 from i2moe.perturbations import Perturbation, as_perturbation
 
-__all__ = ["METHODS", "Ensemble", "Method", "find", "interaction_moe"]
+__all__ = ["METHODS", "Method", "find", "interaction_moe"]
 
 
 @dataclass(frozen=True)
@@ -84,31 +83,6 @@ def find(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"a method must be one of {', '.join(METHODS)}, however it is {name!r}")
     return METHODS[name]
-
-
-class Ensemble(nn.Module):
-    """Average the outputs of models that are each trained by their own loss.
-
-    Args:
-        build: builds a member.
-        n_members: number of members E.
-
-    Example:
-        >>> Ensemble(lambda: nn.Linear(4, 3), 5)(torch.randn(2, 4))[1].shape
-        torch.Size([2, 5, 3])
-    """
-
-    def __init__(self, build: Callable[[], nn.Module], n_members: int) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(build() for _ in range(n_members))
-
-    def forward(self, *modalities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean (B, C), the members' outputs (B, E, C) and the mean of their own losses."""
-        outputs = [member(*modalities) for member in self.members]
-        outputs = [out if isinstance(out, BackboneOutput) else BackboneOutput(out) for out in outputs]
-        each = torch.stack([out.prediction for out in outputs], dim=1)
-        own = [out.aux_loss for out in outputs if out.aux_loss is not None]
-        return each.mean(1), each, torch.stack(own).mean() if own else each.new_zeros(())
 
 
 def interaction_moe(

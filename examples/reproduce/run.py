@@ -20,19 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from examples import fixtures
+from examples.common.best_epoch import Progress
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Source, Split
 from examples.reproduce.checkpoint import file_name, save_checkpoint, write_text
 from examples.reproduce.encoders import ScreenEncoder
 from examples.reproduce.figures import draw
 from examples.reproduce.folder import claimed
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.results import collect, read_results, summarize
 from examples.reproduce.settings import Settings
-from examples.reproduce.training import Progress, fit, score, seed_of
+from examples.reproduce.training import fit, score, seed_of
 
 __all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
 
@@ -62,7 +63,7 @@ class Options:
     """
 
     root: Path | None = None
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
     method: tuple[str, ...] = ("vanilla", "i2moe")
     seeds: tuple[int, ...] = (0, 1, 2)
     split: int | None = None
@@ -142,7 +143,7 @@ class Job:
     """
 
     dataset: str
-    fusion: Fusion
+    fusion: FusionName
     method: str
     seed: int
     split: int

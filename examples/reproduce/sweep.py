@@ -19,7 +19,7 @@ from rich.console import Console
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData
 from examples.reproduce.checkpoint import file_name, write_text
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import build_learner
 from examples.reproduce.methods import find as find_method
@@ -62,7 +62,7 @@ class SweepOptions:
     """
 
     root: Path | None = None
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
     method: str = "i2moe"
     seeds: tuple[int, ...] = (0, 1)
     trials: int = 20

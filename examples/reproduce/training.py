@@ -6,9 +6,8 @@ nothing but the state at its start, which is saved: a run that was killed goes o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from examples.common.best_epoch import Progress, train_to_best_epoch
 from examples.datasets._interface import Batch, MultimodalData, Split
 from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
@@ -26,31 +26,9 @@ from examples.reproduce.learner import Learner, task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
 
-__all__ = ["Progress", "epoch_batches", "fit", "predict", "score", "seed_of"]
+__all__ = ["epoch_batches", "fit", "predict", "score", "seed_of"]
 
 _EVALUATION_BATCH = 256
-
-
-@dataclass
-class Progress:
-    """How far a run is, all that its checkpoint holds besides its identity, the model and the optimizer.
-
-    Args:
-        epoch: epochs done.
-        best_epoch: the one with the best validation score, counted from 1.
-        best_score: the validation score then.
-        history: what each epoch logged.
-    """
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_score: float | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def is_over(self, settings: Settings) -> bool:
-        """Whether all epochs are done, or none was better for too long."""
-        waited = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
-        return self.epoch >= settings.epochs or waited
 
 
 def fit(
@@ -88,28 +66,34 @@ def fit(
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     saved = load_checkpoint(checkpoint) if checkpoint else None
-    progress, best = Progress(), copy.deepcopy(learner.state_dict())
+    progress = None
     if checkpoint and saved is not None:
         check_same(saved.get("identity", {}), identity, checkpoint)
         with reading_checkpoint(checkpoint):
-            progress, best = Progress(**saved["progress"]), saved["best"]
+            progress = Progress(**saved["progress"])
             _restore(saved, learner, optimizer, accelerator)
 
-    while not progress.is_over(settings):
-        logged = _train_epoch(
-            wrapped, optimizer, data, settings, (seed, progress.epoch), accelerator, workers, after_step
-        )
+    def run_epoch(epoch: int) -> dict[str, float]:
+        when = (seed, epoch)
+        logged = _train_epoch(wrapped, optimizer, data, settings, when, accelerator, workers, after_step)
         value = score(learner, data, "validation", (metric,), accelerator, workers)[metric]
-        progress.epoch += 1
-        progress.history.append({"epoch": progress.epoch, **logged, f"validation {metric}": value})
-        if is_better(metric, value, progress.best_score):
-            progress.best_epoch, progress.best_score = progress.epoch, value
-            best = copy.deepcopy(learner.state_dict())
+        return {**logged, f"validation {metric}": value}
+
+    def save(progress: Progress) -> None:
         if checkpoint and accelerator.is_main_process:
-            state = _state(progress, best, learner, optimizer, accelerator)
+            state = _state(progress, learner, optimizer, accelerator)
             save_checkpoint(checkpoint, {"identity": dict(identity), **state})
 
-    learner.load_state_dict(best)
+    progress = train_to_best_epoch(
+        learner,
+        run_epoch,
+        f"validation {metric}",
+        settings.epochs,
+        patience=settings.patience,
+        is_better=partial(is_better, metric),
+        progress=progress,
+        after_epoch=save,
+    )
     accelerator.wait_for_everyone()
     return progress
 
@@ -212,13 +196,10 @@ def _load(split: Split, batches: list[Tensor], workers: int) -> Iterator[tuple[T
     return zip(batches, loader, strict=True)
 
 
-def _state(
-    progress: Progress, best: dict[str, Any], learner: Learner, optimizer: Any, accelerator: Accelerator
-) -> dict[str, Any]:
+def _state(progress: Progress, learner: Learner, optimizer: Any, accelerator: Accelerator) -> dict[str, Any]:
     scaler = accelerator.scaler
     return {
         "progress": vars(progress),
-        "best": best,
         "model": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),

@@ -17,7 +17,7 @@ from examples.datasets._interface import MultimodalData, Split
 from examples.reproduce import methods, run, training
 from examples.reproduce.checkpoint import writing
 from examples.reproduce.figures import draw, draw_history, report_of
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import METHODS
 from examples.reproduce.settings import Settings
@@ -41,7 +41,7 @@ def tiny_data() -> MultimodalData:
     )
 
 
-def learner_of(method: str, settings: Settings = SETTINGS, fusion: Fusion = "lrtf", seed: int = 0) -> Learner:
+def learner_of(method: str, settings: Settings = SETTINGS, fusion: FusionName = "lrtf", seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     chosen = methods.find(method)
     return build_learner("tiny", tiny_data(), fusion, chosen, chosen.settings(settings))
