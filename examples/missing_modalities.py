@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
 import matplotlib.pyplot as plt
 import torch
@@ -24,8 +23,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import accuracy_score, roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 
+from examples.common.best_epoch import train_to_best_epoch
+from examples.common.modules import Fusion
+from examples.common.statistics import mean_and_deviation
 from examples.datasets import find
 from examples.datasets._interface import MultimodalData, Split
 from i2moe import InteractionMoE, InteractionOutput, Reweighter
@@ -92,24 +94,11 @@ PAIRS = (
 """What is compared split by split."""
 
 
-class Fusion(nn.Module):
-    """Classify the concatenated modalities."""
-
-    def __init__(self, n_features: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(n_features, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 2))
-
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Return logits (B, 2)."""
-        logits: Tensor = self.mlp(torch.cat(modalities, dim=-1))
-        return logits
-
-
 def build(data: MultimodalData, way: Way) -> InteractionMoE:
     """Build a model; its fill is the only thing that differs."""
     widths = [shape[0] for shape in data.shapes]
     return InteractionMoE(
-        lambda: Fusion(sum(widths)),
+        lambda: Fusion(sum(widths), 2, dropout=0.2),
         len(widths),
         modality_names=data.modality_names,
         feature_dims=widths if way.fill else None,
@@ -140,8 +129,8 @@ def train(data: MultimodalData, way: Way, epochs: int, seed: int) -> Interaction
     model, drop = build(data, way), ModalityDropout(way.dropout)
     split = data.train.complete() if way.complete else data.train
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    best, state = -1.0, model.state_dict()
-    for _ in range(epochs):
+
+    def run_epoch(epoch: int) -> dict[str, float]:
         model.train()
         for rows in torch.randperm(len(split)).split(128):
             modalities, target, available = split[rows]
@@ -152,10 +141,9 @@ def train(data: MultimodalData, way: Way, epochs: int, seed: int) -> Interaction
             loss.backward()
             optimizer.step()
         model.eval()
-        reached = auroc(model, data.validation, data.validation.available)
-        if reached > best:
-            best, state = reached, {name: x.clone() for name, x in model.state_dict().items()}
-    model.load_state_dict(state)
+        return {"AUROC": auroc(model, data.validation, data.validation.available)}
+
+    train_to_best_epoch(model, run_epoch, "AUROC", epochs)
     return model.eval()
 
 
@@ -202,24 +190,19 @@ def measure(model: InteractionMoE, test: Split, seed: int) -> Scores:
     )
 
 
-def spread(values: Sequence[float]) -> str:
-    """Write mean and standard deviation over the splits."""
-    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
 def tables(results: dict[str, list[Scores]]) -> Iterator[Table]:
     """Show the scores as they are, and by the share of modalities taken away; differences split by split."""
     table = Table("trained with", "all", "complete", "without function", title="Test AUROC")
     for name, scores in results.items():
         columns = ([getattr(one, field) for one in scores] for field in ("everyone", "complete", "others"))
-        table.add_row(name, *map(spread, columns))
+        table.add_row(name, *map(mean_and_deviation, columns))
     yield table
     for field, title in (("curve", "accuracy"), ("curve_auroc", "AUROC")):
         table = Table("trained with", *map(str, SHARES), title=f"Test {title} by probability of taking away")
         curves = {name: torch.tensor([getattr(one, field) for one in scores]) for name, scores in results.items()}
         rows = curves | {f"{one} - {other}": curves[one] - curves[other] for one, other in PAIRS}
         for name, curve in rows.items():
-            table.add_row(name, *(spread(column.tolist()) for column in curve.unbind(1)))
+            table.add_row(name, *(mean_and_deviation(column.tolist()) for column in curve.unbind(1)))
         yield table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,15 @@ __all__ = ["replacing", "to_bytes"]
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file beside `path` that takes its place when the block ends well; else `path` stays as it was."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Open a file beside `path` that takes its place when the block ends well; else `path` stays as it was.
+
+    Processes and threads that write the same path at once do not disturb each other: the last one to end wins. A link
+    stays a link, and the file that it names is replaced.
+    """
+    path = Path(os.path.realpath(path))
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(unfinished, "wb") as file:  # a killed process of the same number may have left one
+        with open(unfinished, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from i2moe._files import replacing
 from i2moe.interpretation import InteractionReport
 
 ROOT = Path(__file__).parent.parent
@@ -80,11 +82,58 @@ def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
-    left = tmp_path / f".report.zip.{os.getpid()}.tmp"  # containers give the same number again
-    left.write_bytes(b"half a rep")
+    (tmp_path / f".report.zip.{os.getpid()}.tmp").write_bytes(b"half a rep")
     InteractionReport.example().save(tmp_path / "report.zip")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.zip"]
     assert len(InteractionReport.load(tmp_path / "report.zip")) == len(InteractionReport.example())
+
+
+def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_save_at_once_leave_whole_files(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [bytes([letter]) * 100_000 for letter in b"abcd"]
+
+    def save(content: bytes) -> list[bytes]:
+        found = []
+        for _ in range(25):
+            with replacing(path) as file:
+                file.write(content)
+            found.append(path.read_bytes())
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = {content for read in pool.map(save, contents) for content in read}
+    assert found <= set(contents)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+@pytest.mark.parametrize("target", ["old", "new"])
+def test_a_link_stays_a_link(tmp_path: Path, target: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/old").write_bytes(b"old")
+    link = tmp_path / "link"
+    link.symlink_to(Path("elsewhere", target))
+    with replacing(link) as file:
+        file.write(b"content")
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere" / target).read_bytes() == b"content"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such modes")
+def test_a_saved_file_has_the_usual_mode(tmp_path: Path) -> None:
+    with replacing(tmp_path / "saved") as file:
+        file.write(b"content")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "saved").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])

@@ -19,13 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.benchmarks._stand_in import stand_in_server
+from examples.common.modules import Fusion
+from examples.common.statistics import mean_and_deviation
 from examples.datasets.synthetic import generate
 from examples.datasets.watch import MODALITY_NAMES, load_watch
 from examples.mmoe_watch import SignalFusion, SignalRouter
@@ -61,19 +63,6 @@ class Problem:
     router: Callable[[], nn.Module]
     groups: Tensor | None = None
     kinds: tuple[Tensor, Tensor] | None = None
-
-
-class Fusion(nn.Module):
-    """Two hidden layers on the concatenated modalities."""
-
-    def __init__(self, width: int, n_features: int, n_classes: int) -> None:
-        super().__init__()
-        self.net = _mlp(n_features, width, n_classes)
-
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Return logits (B, C)."""
-        logits: Tensor = self.net(torch.cat(modalities, dim=-1))
-        return logits
 
 
 # --- What is measured -------------------------------------------------------------------------------------------------
@@ -240,16 +229,11 @@ def _tabular(
         train,
         test,
         n_classes,
-        [partial(_mlp, dim, 32, n_classes) for dim in dims],
-        lambda width: Fusion(width, sum(dims), n_classes),
+        [partial(Fusion, dim, n_classes, (32, 32)) for dim in dims],
+        lambda width: Fusion(sum(dims), n_classes, (width, width)),
         lambda: Reweighter(len(dims) + 2, dims, hidden_dim=64, dropout=0.1),
         kinds=kinds,
     )
-
-
-def _mlp(n_features: int, width: int, n_classes: int) -> nn.Module:
-    hidden = [nn.Linear(n_features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(width, n_classes))
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -289,8 +273,7 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def _plus_minus(values: Sequence[float]) -> str:
-    spread = stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values):.0f}" if values[0] > 1 else f"{100 * mean(values):.1f} ± {100 * spread:.1f}"
+    return f"{mean(values):.0f}" if values[0] > 1 else mean_and_deviation([100 * value for value in values], ".1f")
 
 
 def main() -> None:

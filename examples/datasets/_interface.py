@@ -163,7 +163,7 @@ class MultimodalData:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the complete, official files hold, as far as it is published.
+    """What the complete, official files hold, as far as it is published; nothing by default.
 
     Args:
         n_samples: samples of all splits together.
@@ -172,10 +172,10 @@ class Expected:
         n_outputs: classes, labels or values.
     """
 
-    n_samples: int
-    splits: tuple[int, int, int] | None
-    shapes: tuple[tuple[int | None, ...], ...]
-    n_outputs: int
+    n_samples: int | None = None
+    splits: tuple[int, int, int] | None = None
+    shapes: tuple[tuple[int | None, ...], ...] = ()
+    n_outputs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Source:
     """
 
     load: Callable[[Path, int], MultimodalData]
-    where: str
-    expected: Expected
+    where: str = ""
+    expected: Expected = Expected()
     n_splits: int | None = 1
     root: Path | None = None
 

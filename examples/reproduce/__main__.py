@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 
 from examples.datasets import NAMES, find
 from examples.reproduce.check import check
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.run import Options, reproduce
 from examples.reproduce.settings import Settings, preset, smoke
 from examples.reproduce.sweep import SweepOptions, sweep
@@ -22,12 +23,13 @@ _USAGE = f"""usage: {_PROGRAM} DATASET [options]        train and compare; DATAS
        {_PROGRAM} sweep DATASET [options]  look for better settings by the validation split
        {_PROGRAM} check DATASET [options]  look at the files
 
-data sets: {", ".join(NAMES)}, synthetic/<generator>"""
+DATASET: {", ".join(NAMES)}, synthetic/<generator>,
+or a Source of your own in a module that Python can import: --data MODULE:NAME"""
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,8 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(_USAGE)
         return
     command = commands.get(arguments[0], _run)
+    arguments = _own_data_first(arguments[1:] if command is not _run else arguments)
     try:
-        command(arguments[1:] if command is not _run else arguments)
+        command(arguments)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -79,6 +82,14 @@ def _check(arguments: list[str]) -> None:
             sys.exit(2)
 
     tyro.cli(run, prog=f"{_PROGRAM} check", args=arguments)
+
+
+def _own_data_first(arguments: list[str]) -> list[str]:
+    """Put the value of `--data` where the name of a data set stands."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, prog=_PROGRAM)
+    parser.add_argument("--data")
+    own, others = parser.parse_known_args(arguments)
+    return others if own.data is None else [own.data, *others]
 
 
 def _preset_of(arguments: list[str]) -> tuple[str, Settings]:

@@ -45,12 +45,9 @@ def compare(data: MultimodalData, expected: Expected) -> list[Finding]:
     findings = [_finding("samples", sum(sizes.values()), expected.n_samples)]
     for name, size, official in zip(sizes, sizes.values(), expected.splits or (None,) * 3, strict=True):
         findings.append(_finding(f"samples, {name}", size, official))
-    for name, shape, official_shape in zip(data.modality_names, data.shapes, expected.shapes, strict=True):
-        fits = len(shape) == len(official_shape) and all(
-            size is None or size == found for found, size in zip(shape, official_shape, strict=False)
-        )
-        sizes_text = " x ".join("any" if size is None else str(size) for size in official_shape)
-        findings.append(Finding(f"shape of {name}", " x ".join(map(str, shape)), sizes_text, fits))
+    official_shapes = expected.shapes or (None,) * len(data.shapes)
+    for name, shape, official_shape in zip(data.modality_names, data.shapes, official_shapes, strict=True):
+        findings.append(_shape_finding(f"shape of {name}", shape, official_shape))
     return [*findings, _finding("outputs", len(data.output_names), expected.n_outputs)]
 
 
@@ -98,6 +95,16 @@ def _finding(what: str, found: int, official: int | None) -> Finding:
     if official is None:
         return Finding(what, f"{found:,}")
     return Finding(what, f"{found:,}", f"{official:,}", found == official)
+
+
+def _shape_finding(what: str, shape: Sequence[int], official: Sequence[int | None] | None) -> Finding:
+    found = " x ".join(map(str, shape))
+    if official is None:
+        return Finding(what, found)
+    fits = len(shape) == len(official) and all(
+        size is None or size == own for own, size in zip(shape, official, strict=False)
+    )
+    return Finding(what, found, " x ".join("any" if size is None else str(size) for size in official), fits)
 
 
 def _balance(targets: Tensor, names: Sequence[str], task: Task) -> str:

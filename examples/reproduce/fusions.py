@@ -18,13 +18,13 @@ from i2moe.backbones import (
     SwitchTransformer,
 )
 
-__all__ = ["Fusion", "fusion_factory"]
+__all__ = ["FusionName", "fusion_factory"]
 
-Fusion: TypeAlias = Literal["transformer", "switchgate", "interpretcc", "moepp", "ef", "lf", "lrtf"]
+FusionName: TypeAlias = Literal["transformer", "switchgate", "interpretcc", "moepp", "ef", "lf", "lrtf"]
 
 
 def fusion_factory(
-    name: Fusion, settings: Settings, *, n_modalities: int, n_tokens: int, n_outputs: int
+    name: FusionName, settings: Settings, *, n_modalities: int, n_tokens: int, n_outputs: int
 ) -> Callable[[], nn.Module]:
     """Return a function that builds the fusion of embeddings (B, T, D) of every modality.
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples.common.modules import Ensemble
 from examples.datasets._interface import MultimodalData, Task
 from examples.reproduce.encoders import Encoders
-from examples.reproduce.fusions import Fusion, fusion_factory
-from examples.reproduce.methods import Ensemble, Method, interaction_moe
+from examples.reproduce.fusions import FusionName, fusion_factory
+from examples.reproduce.methods import Method, interaction_moe
 from examples.reproduce.settings import Settings
-from i2moe import BackboneOutput, InteractionOutput, InteractionSupervision
+from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision
 
 __all__ = ["Answer", "Learner", "build_learner", "task_loss"]
 
@@ -51,7 +52,11 @@ class Learner(nn.Module):
         self.task, self.settings = task, settings
 
     def forward(
-        self, modalities: Sequence[Tensor], targets: Tensor | None = None, rows: Tensor | None = None
+        self,
+        modalities: Sequence[Tensor],
+        targets: Tensor | None = None,
+        rows: Tensor | None = None,
+        available: Tensor | None = None,
     ) -> Answer:
         """Predict, and say how wrong that is.
 
@@ -59,9 +64,12 @@ class Learner(nn.Module):
             modalities: M tensors (B, ...).
             targets: (B,) classes or (B, C).
             rows: (B,), which samples these are; the supervision's probes need it.
+            available: (B, M) bool, which modalities each sample has, for experts; None for all.
         """
         embeddings = self.encoders(modalities)
-        output = self.fusion(*embeddings)
+        if not isinstance(self.fusion, InteractionMoE) or self.fusion.fill is None:
+            available = None
+        output = self.fusion(*embeddings) if available is None else self.fusion(*embeddings, available=available)
         if isinstance(output, InteractionOutput):
             prediction, each, aux_loss = output.prediction, output.expert_predictions, output.aux_loss
         elif isinstance(output, tuple):
@@ -76,14 +84,19 @@ class Learner(nn.Module):
         parts = {"gate": self.settings.gate_weight * aux_loss}
         if isinstance(output, InteractionOutput):
             parts["task"] = self._task_loss(prediction, targets)
-            parts |= self._interaction_losses(output, embeddings, targets, rows)
+            parts |= self._interaction_losses(output, embeddings, targets, rows, available)
         else:
             parts["task"] = self._task_loss(prediction, targets) if each is None else self._each_loss(each, targets)
         loss = torch.stack(list(parts.values())).sum()
         return Answer(prediction, loss, {name: part.detach() for name, part in parts.items()})
 
     def _interaction_losses(
-        self, output: InteractionOutput, embeddings: Sequence[Tensor], targets: Tensor, rows: Tensor | None
+        self,
+        output: InteractionOutput,
+        embeddings: Sequence[Tensor],
+        targets: Tensor,
+        rows: Tensor | None,
+        available: Tensor | None,
     ) -> dict[str, Tensor]:
         s, parts = self.settings, {}
         if output.interaction_loss is not None:
@@ -91,7 +104,7 @@ class Learner(nn.Module):
         if s.experts_weight:
             parts["experts"] = s.experts_weight * self._each_loss(output.expert_predictions, targets)
         if self.supervise is not None:
-            term: Tensor = self.supervise(output, tuple(embeddings), targets, index=rows)
+            term: Tensor = self.supervise(output, tuple(embeddings), targets, index=rows, available=available)
             parts["supervision"] = s.supervision_weight * term
         return parts
 
@@ -124,7 +137,9 @@ def task_loss(task: Task, prediction: Tensor, targets: Tensor, settings: Setting
     return (F.smooth_l1_loss if settings.criterion == "smooth_l1" else F.mse_loss)(prediction, targets)
 
 
-def build_learner(dataset: str, data: MultimodalData, fusion: Fusion, method: Method, settings: Settings) -> Learner:
+def build_learner(
+    dataset: str, data: MultimodalData, fusion: FusionName, method: Method, settings: Settings
+) -> Learner:
     """Build the model of a run, its parameters drawn from torch's generator.
 
     Args:
@@ -152,7 +167,8 @@ def build_learner(dataset: str, data: MultimodalData, fusion: Fusion, method: Me
     widths = [shape[-1] if own else settings.hidden_dim for shape in data.shapes]
     if method.kind == "ensemble":
         return Learner(before, Ensemble(build, len(names) + 2), None, data.task, settings)
-    experts = interaction_moe(build, settings, data.task, modality_names=names, feature_dims=widths)
+    gaps = not all(bool(split.available.all()) for split in data.splits.values())
+    experts = interaction_moe(build, settings, data.task, modality_names=names, feature_dims=widths, gaps=gaps)
     supervise = None
     if settings.supervision_weight:
         supervise = InteractionSupervision(widths, n_outputs, data.task, interactions=experts.interactions)

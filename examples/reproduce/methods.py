@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from examples.datasets._interface import Task
 from examples.reproduce.settings import Settings
-from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
+from i2moe import InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
 from i2moe.perturbations import Perturbation, as_perturbation
 
-__all__ = ["METHODS", "Ensemble", "Method", "find", "interaction_moe"]
+__all__ = ["METHODS", "Method", "find", "interaction_moe"]
 
 
 @dataclass(frozen=True)
@@ -86,31 +85,6 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
-class Ensemble(nn.Module):
-    """Average the outputs of models that are each trained by their own loss.
-
-    Args:
-        build: builds a member.
-        n_members: number of members E.
-
-    Example:
-        >>> Ensemble(lambda: nn.Linear(4, 3), 5)(torch.randn(2, 4))[1].shape
-        torch.Size([2, 5, 3])
-    """
-
-    def __init__(self, build: Callable[[], nn.Module], n_members: int) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(build() for _ in range(n_members))
-
-    def forward(self, *modalities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean (B, C), the members' outputs (B, E, C) and the mean of their own losses."""
-        outputs = [member(*modalities) for member in self.members]
-        outputs = [out if isinstance(out, BackboneOutput) else BackboneOutput(out) for out in outputs]
-        each = torch.stack([out.prediction for out in outputs], dim=1)
-        own = [out.aux_loss for out in outputs if out.aux_loss is not None]
-        return each.mean(1), each, torch.stack(own).mean() if own else each.new_zeros(())
-
-
 def interaction_moe(
     build: Callable[[], nn.Module],
     settings: Settings,
@@ -118,6 +92,7 @@ def interaction_moe(
     *,
     modality_names: Sequence[str],
     feature_dims: Sequence[int],
+    gaps: bool = False,
 ) -> InteractionMoE:
     """Return interaction experts of a fusion as the settings say.
 
@@ -127,6 +102,7 @@ def interaction_moe(
         task: what the outputs mean.
         modality_names: M names.
         feature_dims: widths of what the experts are called with.
+        gaps: whether samples lack modalities, for which the settings' fill then stands.
     """
     s, n_modalities = settings, len(modality_names)
     if s.same_start:
@@ -146,10 +122,12 @@ def interaction_moe(
         build_expert,
         n_modalities,
         modality_names=modality_names,
+        feature_dims=feature_dims if gaps else None,
         reweighter=_reweighter(n_experts, feature_dims, s),
         losses=InteractionLosses(form, on=s.compare),
         perturbation=_perturbation(s),
         experts=s.experts or "all",
+        fill=s.fill if gaps else None,
     )
 
 

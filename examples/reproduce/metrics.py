@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from examples.common.best_epoch import higher
 from examples.datasets._interface import Task
 
 __all__ = ["is_better", "measure"]
@@ -16,15 +17,15 @@ _LOWER_IS_BETTER = {"loss", "mae"}
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
-    """Whether a value is better than the best so far; one that is no number never is.
+    """Whether a value is better than the best so far, None at first; one that is no number never is.
 
     Example:
         >>> is_better("mae", 0.5, 0.7), is_better("accuracy", 0.5, 0.7), is_better("accuracy", 0.5, None)
         (True, False, True)
     """
-    if value != value:
-        return False
-    return best is None or (value < best if metric in _LOWER_IS_BETTER else value > best)
+    if metric in _LOWER_IS_BETTER:
+        return higher(-value, None if best is None else -best)
+    return higher(value, best)
 
 
 def measure(names: Sequence[str], task: Task, prediction: Tensor, targets: Tensor, loss: float) -> Mapping[str, float]:

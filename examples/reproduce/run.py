@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from io import StringIO
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,23 +19,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-import i2moe
 from examples import fixtures
+from examples.common.best_epoch import Progress
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Source, Split
-from examples.reproduce.checkpoint import save_checkpoint, write_text
+from examples.reproduce.checkpoint import file_name, save_checkpoint, write_text
 from examples.reproduce.encoders import ScreenEncoder
 from examples.reproduce.figures import draw
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.folder import claimed
+from examples.reproduce.fusions import FusionName
+from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import find as find_method
-from examples.reproduce.results import collect, summarize
+from examples.reproduce.results import collect, read_results, summarize
 from examples.reproduce.settings import Settings
-from examples.reproduce.training import Progress, fit, score, seed_of
+from examples.reproduce.training import fit, score, seed_of
 
 __all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
 
 _SMOKE_SAMPLES = 16
+_RANDOM_START = "The encoder of images starts at random: torch's hub folder has no vgg11_bn-*.pth (ImageNet)."
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Options:
     """
 
     root: Path | None = None
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
     method: tuple[str, ...] = ("vanilla", "i2moe")
     seeds: tuple[int, ...] = (0, 1, 2)
     split: int | None = None
@@ -79,7 +82,7 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     What is done is not done again; what was interrupted goes on.
 
     Args:
-        dataset: name of the data set.
+        dataset: name of the data set, or `<module>:<name>` of one of your own.
         options: what to run.
         settings: the hyper-parameters, which methods change.
 
@@ -88,7 +91,8 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
 
     Raises:
         FileNotFoundError: if files of the data are missing.
-        ValueError: if there is no such data set, method or split, or the folder holds runs with other settings.
+        ValueError: if there is no such data set, method or split, or the folder is in use, is damaged, or holds other
+            runs.
     """
     methods = options.method
     _check_options(options)
@@ -97,20 +101,18 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
     source = find_data(dataset)
     accelerator = accelerator_of(options)
     console = Console(quiet=not accelerator.is_main_process)
-    name = f"{dataset.replace('/', '-')}-{options.fusion}"
+    name = f"{file_name(dataset)}-{options.fusion}"
     folder = options.output or Path("outputs", name + "-smoke" * options.smoke)
-    if accelerator.is_main_process and (options.fresh or options.smoke):
-        for method, seed in product(methods, options.seeds):
-            shutil.rmtree(folder / method / f"seed-{seed}", ignore_errors=True)
-    accelerator.wait_for_everyone()
+    _check_folder(folder, dataset, options)
 
     with _root(dataset, options) as root:
         for seed in options.seeds:
             split = _split(source, seed, options.split)
             data = open_data(source, root, split, settings, smoke=options.smoke)
+            data_checksum = checksum(data)
             for method in methods:
-                job = Job(dataset, options.fusion, method, seed, split, options.smoke, settings)
-                job.run(data, folder / method / f"seed-{seed}", accelerator_of(options), console, options.workers)
+                job = Job(dataset, options.fusion, method, seed, split, options.smoke, settings, data_checksum)
+                job.run(data, folder / method / f"seed-{seed}", accelerator_of(options), console, options)
     if not accelerator.is_main_process:
         return []
     results = collect(folder)
@@ -118,8 +120,9 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
         results, f"{dataset}, {options.fusion}: test, mean ± deviation over seeds [95% interval]", options.baseline
     )
     console.print(table)
-    with (folder / "table.txt").open("w") as file:
-        Console(file=file, width=160).print(table)
+    printed = StringIO()
+    Console(file=printed, width=160).print(table)
+    write_text(folder / "table.txt", printed.getvalue())
     console.print(f"Everything is in {folder}", soft_wrap=True)
     return results
 
@@ -136,18 +139,20 @@ class Job:
         split: which split of the data.
         smoke: whether this only tries the code.
         settings: the hyper-parameters, which the method changes.
+        data_checksum: of all samples, whatever folder they came from.
     """
 
     dataset: str
-    fusion: Fusion
+    fusion: FusionName
     method: str
     seed: int
     split: int
     smoke: bool
     settings: Settings
+    data_checksum: str
 
     def run(
-        self, data: MultimodalData, folder: Path, accelerator: Accelerator, console: Console, workers: int = 0
+        self, data: MultimodalData, folder: Path, accelerator: Accelerator, console: Console, options: Options
     ) -> None:
         """Train, and leave model, history, figures and result in a folder, unless they are there.
 
@@ -156,47 +161,48 @@ class Job:
             folder: where to, and where a checkpoint may be.
             accelerator: the device, the precision and the other processes.
             console: where to say what happens.
-            workers: processes that read data.
+            options: whether to begin anew, and how many processes read data.
         """
         method = find_method(self.method)
-        settings = method.settings(self.settings)
-        identity = json.loads(json.dumps(asdict(replace(self, settings=settings))))
-        _claim(folder, identity, accelerator)
-        name = f"{self.method}, seed {self.seed}"
-        if (folder / "result.json").exists():
-            console.print(f"{name}: done before", highlight=False)
-            return
-
-        going_on = "goes on after its checkpoint" if (folder / "checkpoint.pt").exists() else "begins"
-        console.print(f"{name}: {going_on}", highlight=False)
+        job = replace(self, settings=method.settings(self.settings))
         torch.manual_seed(seed_of(self.seed))
-        learner = build_learner(self.dataset, data, self.fusion, method, settings)
-        _say_how_screens_start(learner, console)
-        n_steps = settings.epochs * -(-len(data.train) // settings.batch_size)
-        with _bar(name, n_steps, console) as after_step:
-            progress = fit(
-                learner,
-                data,
-                settings,
-                seed=self.seed,
-                accelerator=accelerator,
-                checkpoint=folder / "checkpoint.pt",
-                workers=workers,
-                after_step=after_step,
+        learner = build_learner(self.dataset, data, self.fusion, method, job.settings)
+        starts = sorted({module.start for module in learner.modules() if isinstance(module, ScreenEncoder)})
+        identity = plain({**asdict(job), "image_encoders": starts, **conditions(accelerator)})
+        name = f"{self.method}, seed {self.seed}"
+        with claimed(folder, identity, accelerator, fresh=options.fresh) as done:
+            if done:
+                console.print(f"{name}: done before", highlight=False)
+                return
+            going_on = "goes on after its checkpoint" if (folder / "checkpoint.pt").exists() else "begins"
+            console.print(f"{name}: {going_on}", highlight=False)
+            if "random" in starts:
+                console.print(_RANDOM_START)
+            n_steps = job.settings.epochs * -(-len(data.train) // job.settings.batch_size)
+            with _bar(name, n_steps, console) as after_step:
+                progress = fit(
+                    learner,
+                    data,
+                    job.settings,
+                    seed=self.seed,
+                    accelerator=accelerator,
+                    checkpoint=folder / "checkpoint.pt",
+                    identity=identity,
+                    workers=options.workers,
+                    after_step=after_step,
+                )
+            parts = ("validation", "test")
+            scores = {part: score(learner, data, part, data.metrics, accelerator, options.workers) for part in parts}
+            if accelerator.is_main_process:
+                write_text(folder / "history.json", json.dumps(progress.history))
+                save_checkpoint(folder / "model.pt", learner.state_dict())
+                draw(learner, data, progress.history, folder)
+                write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
+                (folder / "checkpoint.pt").unlink(missing_ok=True)
+            metric, value = next(iter(scores["test"].items()))
+            console.print(
+                f"{name}: test {metric} {value:.3f}, epoch {progress.best_epoch} of {progress.epoch}", highlight=False
             )
-        parts = ("validation", "test")
-        scores = {part: score(learner, data, part, data.metrics, accelerator, workers) for part in parts}
-        if accelerator.is_main_process:
-            write_text(folder / "history.json", json.dumps(progress.history))
-            save_checkpoint(folder / "model.pt", learner.state_dict())
-            draw(learner, data, progress.history, folder, accelerator.device)
-            write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-        metric, value = next(iter(scores["test"].items()))
-        console.print(
-            f"{name}: test {metric} {value:.3f}, epoch {progress.best_epoch} of {progress.epoch}", highlight=False
-        )
-        accelerator.wait_for_everyone()
 
 
 def _check_options(options: Options) -> None:
@@ -205,6 +211,14 @@ def _check_options(options: Options) -> None:
             raise ValueError(f"--{name} must name at least one, each once, however it is {values}")
     if options.workers < 0:
         raise ValueError(f"--workers must be at least 0, however it is {options.workers}")
+
+
+def _check_folder(folder: Path, dataset: str, options: Options) -> None:
+    """Refuse to put runs of several data sets, fusions or smoke tests into one table."""
+    replaced = {folder / method / f"seed-{seed}" for method, seed in product(options.method, options.seeds)}
+    wanted = {"dataset": dataset, "fusion": options.fusion, "smoke": options.smoke}
+    for run_folder, result in read_results(folder, but=replaced if options.fresh else set()).items():
+        check_same(result, wanted, run_folder)
 
 
 def accelerator_of(options: Options) -> Accelerator:
@@ -245,14 +259,7 @@ def _facts(learner: Learner, progress: Progress) -> dict[str, Any]:
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
         "n_parameters": sum(parameter.numel() for parameter in learner.parameters()),
-        "versions": {"i2moe": i2moe.__version__, "torch": torch.__version__},
     }
-
-
-def _say_how_screens_start(learner: Learner, console: Console) -> None:
-    starts = {module.start for module in learner.modules() if isinstance(module, ScreenEncoder)}
-    if "random" in starts:
-        console.print("The encoder of images starts at random: torch's hub folder has no vgg11_bn-*.pth (ImageNet).")
 
 
 @contextmanager
@@ -263,24 +270,6 @@ def _root(dataset: str, options: Options) -> Iterator[Path | None]:
     with TemporaryDirectory() as folder:
         fixtures.find(dataset)(Path(folder))
         yield Path(folder)
-
-
-def _claim(folder: Path, identity: dict[str, Any], accelerator: Accelerator) -> None:
-    """Make the folder this run's, unless it is another's."""
-    path = folder / "settings.json"
-    found = json.loads(path.read_text()) if path.exists() else identity
-    begun = any((folder / name).exists() for name in ("checkpoint.pt", "result.json"))
-    if found != identity and begun:
-        ours, theirs = ({**run, **run["settings"]} for run in (identity, found))
-        differ = [key for key in ours if key != "settings" and ours[key] != theirs.get(key)]
-        changes = ", ".join(f"{key} {theirs.get(key)} (now {ours[key]})" for key in differ)
-        raise ValueError(
-            f"{folder} must hold a run with these settings, however it holds one with {changes}; "
-            "choose another --output, or --fresh to begin anew"
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_text(path, json.dumps(identity, indent=1))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class Settings:
         fraction: share of a batch that gets perturbed views.
         compare: what the interaction losses compare.
         released_losses: the released code's losses for regression.
+        fill: what stands for a missing modality where there are experts; a fusion alone sees the data set's zeros.
         experts: which experts there are; "uniqueness" stands for those of all modalities.
         same_start: let all experts start as copies of one.
         own_encoders: let each expert (or member of an ensemble) encode for itself; what is replaced is then the input.
@@ -87,6 +88,7 @@ class Settings:
     fraction: float = 1.0
     compare: Literal["prediction", "latent"] = "prediction"
     released_losses: bool = False
+    fill: Literal["learned", "mean", "zero", "shuffle"] = "learned"
     experts: tuple[str, ...] = ()
     same_start: bool = False
     own_encoders: bool = False

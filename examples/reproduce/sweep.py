@@ -18,8 +18,9 @@ from rich.console import Console
 
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData
-from examples.reproduce.checkpoint import write_text
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.checkpoint import file_name, write_text
+from examples.reproduce.fusions import FusionName
+from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import build_learner
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.metrics import is_better
@@ -61,7 +62,7 @@ class SweepOptions:
     """
 
     root: Path | None = None
-    fusion: Fusion = "transformer"
+    fusion: FusionName = "transformer"
     method: str = "i2moe"
     seeds: tuple[int, ...] = (0, 1)
     trials: int = 20
@@ -82,7 +83,7 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
 
     Raises:
         FileNotFoundError: if files of the data are missing.
-        ValueError: if there is no such data set, method or setting.
+        ValueError: if there is no such data set, method or setting, or the folder holds another sweep.
     """
     method = find_method(options.method)
     unknown = [name for name in options.over if name not in SPACE]
@@ -105,8 +106,16 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
             scores.append(float("nan") if progress.best_score is None else progress.best_score)
         return mean(scores)
 
-    folder = options.output or Path("outputs", f"sweep-{dataset.replace('/', '-')}-{options.fusion}-{options.method}")
+    folder = options.output or Path("outputs", f"sweep-{file_name(dataset)}-{options.fusion}-{options.method}")
     study = _study(folder, parts[0])
+    identity = {
+        "dataset": dataset,
+        **{name: getattr(options, name) for name in ("fusion", "method", "seeds", "over", "smoke")},
+        "settings": {name: value for name, value in asdict(settings).items() if name not in options.over},
+        "data_checksums": [checksum(data) for data in parts],
+        **conditions(Accelerator(cpu=options.cpu)),
+    }
+    _claim(study, plain(identity), folder)
     if not study.trials:
         study.enqueue_trial({name: value for name, value in asdict(settings).items() if name in options.over})
     study.optimize(objective, n_trials=max(options.trials - len(_done(study)), 0))
@@ -143,6 +152,14 @@ def _study(folder: Path, data: MultimodalData) -> optuna.Study:
         direction="maximize" if higher_is_better else "minimize",
         load_if_exists=True,
     )
+
+
+def _claim(study: optuna.Study, identity: dict[str, Any], folder: Path) -> None:
+    """Make a new study this sweep's, and refuse to go on from another sweep's."""
+    if study.trials:
+        check_same(study.user_attrs.get("identity", {}), identity, folder, cure="choose another --output")
+    else:
+        study.set_user_attr("identity", identity)
 
 
 def _done(study: optuna.Study) -> Sequence[optuna.trial.FrozenTrial]:

@@ -6,10 +6,10 @@ nothing but the state at its start, which is saved: a run that was killed goes o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,37 +18,17 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from examples.common.best_epoch import Progress, train_to_best_epoch
 from examples.datasets._interface import Batch, MultimodalData, Split
-from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
+from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
+from examples.reproduce.identity import check_same
 from examples.reproduce.learner import Learner, task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
 
-__all__ = ["Progress", "epoch_batches", "fit", "predict", "score", "seed_of"]
+__all__ = ["epoch_batches", "fit", "predict", "score", "seed_of"]
 
 _EVALUATION_BATCH = 256
-
-
-@dataclass
-class Progress:
-    """How far a run is, all that its checkpoint holds besides the model and the optimizer.
-
-    Args:
-        epoch: epochs done.
-        best_epoch: the one with the best validation score, counted from 1.
-        best_score: the validation score then.
-        history: what each epoch logged.
-    """
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_score: float | None = None
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def is_over(self, settings: Settings) -> bool:
-        """Whether all epochs are done, or none was better for too long."""
-        waited = settings.patience is not None and self.epoch - self.best_epoch >= settings.patience
-        return self.epoch >= settings.epochs or waited
 
 
 def fit(
@@ -59,6 +39,7 @@ def fit(
     seed: int,
     accelerator: Accelerator,
     checkpoint: Path | None = None,
+    identity: Mapping[str, Any] = MappingProxyType({}),
     workers: int = 0,
     after_step: Callable[[], None] = lambda: None,
 ) -> Progress:
@@ -71,35 +52,48 @@ def fit(
         seed: of the order and of everything drawn in training.
         accelerator: the device, the precision and the other processes; a new one for each run.
         checkpoint: file to save to after each epoch and to go on from.
+        identity: what the run's numbers depend on, as JSON holds it; a checkpoint of another one is refused.
         workers: processes that read data.
         after_step: called after each step, to show that something happens.
 
     Returns:
         What happened.
+
+    Raises:
+        ValueError: if the checkpoint is damaged or another run's.
     """
     metric = data.metrics[0]
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     saved = load_checkpoint(checkpoint) if checkpoint else None
-    progress, best = Progress(), copy.deepcopy(learner.state_dict())
-    if saved is not None:
-        progress, best = Progress(**saved["progress"]), saved["best"]
-        _restore(saved, learner, optimizer, accelerator)
+    progress = None
+    if checkpoint and saved is not None:
+        check_same(saved.get("identity", {}), identity, checkpoint)
+        with reading_checkpoint(checkpoint):
+            progress = Progress(**saved["progress"])
+            _restore(saved, learner, optimizer, accelerator)
 
-    while not progress.is_over(settings):
-        logged = _train_epoch(
-            wrapped, optimizer, data, settings, (seed, progress.epoch), accelerator, workers, after_step
-        )
+    def run_epoch(epoch: int) -> dict[str, float]:
+        when = (seed, epoch)
+        logged = _train_epoch(wrapped, optimizer, data, settings, when, accelerator, workers, after_step)
         value = score(learner, data, "validation", (metric,), accelerator, workers)[metric]
-        progress.epoch += 1
-        progress.history.append({"epoch": progress.epoch, **logged, f"validation {metric}": value})
-        if is_better(metric, value, progress.best_score):
-            progress.best_epoch, progress.best_score = progress.epoch, value
-            best = copy.deepcopy(learner.state_dict())
-        if checkpoint and accelerator.is_main_process:
-            save_checkpoint(checkpoint, _state(progress, best, learner, optimizer, accelerator))
+        return {**logged, f"validation {metric}": value}
 
-    learner.load_state_dict(best)
+    def save(progress: Progress) -> None:
+        if checkpoint and accelerator.is_main_process:
+            state = _state(progress, learner, optimizer, accelerator)
+            save_checkpoint(checkpoint, {"identity": dict(identity), **state})
+
+    progress = train_to_best_epoch(
+        learner,
+        run_epoch,
+        f"validation {metric}",
+        settings.epochs,
+        patience=settings.patience,
+        is_better=partial(is_better, metric),
+        progress=progress,
+        after_epoch=save,
+    )
     accelerator.wait_for_everyone()
     return progress
 
@@ -112,7 +106,8 @@ def predict(learner: Learner, split: Split, accelerator: Accelerator, workers: i
     with torch.no_grad():
         for _, batch in _load(split, list(own.split(_EVALUATION_BATCH)), workers):
             modalities = [x.to(accelerator.device) for x in batch.modalities]
-            outputs.append(learner(modalities).prediction.float().cpu())
+            answer = learner(modalities, available=batch.available.to(accelerator.device))
+            outputs.append(answer.prediction.float().cpu())
     gathered: list[Tensor] = gather_object(outputs)
     return torch.cat(gathered)
 
@@ -175,7 +170,8 @@ def _train_epoch(
     for whole, (rows, batch) in zip(batches, _load(data.train, own, workers), strict=True):
         modalities = batch.modalities if data.augment is None else data.augment(batch.modalities, None)
         modalities = tuple(x.to(accelerator.device) for x in modalities)
-        answer = wrapped(modalities, batch.targets.to(accelerator.device), rows.to(accelerator.device))
+        targets, rows_there, available = (x.to(accelerator.device) for x in (batch.targets, rows, batch.available))
+        answer = wrapped(modalities, targets, rows_there, available)
         # Processes average their gradients, whatever the size of their parts.
         accelerator.backward(answer.loss * (n_processes * len(rows) / len(whole)))
         accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)
@@ -200,13 +196,10 @@ def _load(split: Split, batches: list[Tensor], workers: int) -> Iterator[tuple[T
     return zip(batches, loader, strict=True)
 
 
-def _state(
-    progress: Progress, best: dict[str, Any], learner: Learner, optimizer: Any, accelerator: Accelerator
-) -> dict[str, Any]:
+def _state(progress: Progress, learner: Learner, optimizer: Any, accelerator: Accelerator) -> dict[str, Any]:
     scaler = accelerator.scaler
     return {
         "progress": vars(progress),
-        "best": best,
         "model": learner.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),

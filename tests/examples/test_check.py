@@ -23,6 +23,7 @@ def data_of(targets: torch.Tensor, task: str = "classification") -> MultimodalDa
 
 def test_differences_are_found() -> None:
     data = data_of(torch.tensor([0, 1, 1, 1]))
+    assert not any(finding.expected for finding in compare(data, Expected()))
     right = Expected(12, (4, 4, 4), ((3,), (2, None)), 2)
     assert all(finding.agrees for finding in compare(data, right))
     for wrong in (

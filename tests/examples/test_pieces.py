@@ -12,7 +12,7 @@ from scipy.stats import pearsonr
 from sklearn import metrics as sk
 
 from examples.reproduce.encoders import Encoders, ScreenEncoder
-from examples.reproduce.fusions import Fusion, fusion_factory
+from examples.reproduce.fusions import FusionName, fusion_factory
 from examples.reproduce.learner import task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
@@ -75,9 +75,9 @@ def test_class_weights_weigh_the_loss() -> None:
     assert float(found) == pytest.approx(0.25 * math.log(1 + math.exp(-1)) + 0.75 * math.log(1 + math.exp(1)))
 
 
-@pytest.mark.parametrize("fusion", get_args(Fusion))
+@pytest.mark.parametrize("fusion", get_args(FusionName))
 @pytest.mark.parametrize("n_tokens", [1, 3])
-def test_every_fusion_takes_what_the_encoders_give(fusion: Fusion, n_tokens: int) -> None:
+def test_every_fusion_takes_what_the_encoders_give(fusion: FusionName, n_tokens: int) -> None:
     settings = Settings(hidden_dim=8, n_tokens=n_tokens, n_heads=2, encoder_dim=16, n_layers=1, n_experts=2)
     shapes = ((5,), (20, 3), (12, 14, 12), (3, 64, 32))
     encoders = Encoders("mosi", shapes, settings)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,24 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from examples.datasets import find as find_data
+from examples.datasets._interface import Lazy, Split
+from examples.fixtures.mimic import write as write_mimic
 from examples.reproduce.__main__ import main
+from examples.reproduce.identity import checksum
 from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
+from i2moe.interpretation import InteractionReport
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _another_accelerator() -> None:
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """Let one process ask for another precision."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
 
@@ -91,16 +103,29 @@ def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     """By SIGKILL, at whatever moment after the first checkpoint it comes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *command(tmp_path / "killed")], cwd=ROOT, env=environment)
-    checkpoint = tmp_path / "killed/i2moe/seed-0/checkpoint.pt"
-    while not checkpoint.exists() and process.poll() is None:
+    folder = tmp_path / "killed/i2moe/seed-0"
+    while not (folder / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        for options in ([], ["--fresh"], ["--lr", "0.5"]):
+            with pytest.raises(SystemExit, match=r"seed-0 must be used by one process at a time, however another one"):
+                main(command(tmp_path / "killed", *options)[2:])
+    finally:
+        process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(checkpoint, weights_only=True)["progress"]["epoch"] < 5
+    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 5
+    for options, change in ((["--lr", "0.5"], "lr 0.002"), (["--mixed-precision", "bf16"], "mixed_precision no")):
+        forget_accelerator()
+        with pytest.raises(SystemExit, match=rf"holds one with {change} \(now "):
+            main(command(tmp_path / "killed", *options)[2:])
+    forget_accelerator()
+    (folder / ".model.pt.1.tmp").write_bytes(b"what a kill while saving leaves")
 
-    for folder in ("killed", "whole"):
-        main(command(tmp_path / folder)[2:])
-    killed, whole = (result_of(tmp_path / folder) for folder in ("killed", "whole"))
+    for name in ("killed", "whole"):
+        main(command(tmp_path / name)[2:])
+    assert not list(folder.glob(".*.tmp"))
+    killed, whole = (result_of(tmp_path / name) for name in ("killed", "whole"))
     weights = killed.pop("weights"), whole.pop("weights")
     assert killed == whole
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
@@ -182,11 +207,137 @@ def test_done_runs_are_kept_and_other_settings_refused(tmp_path: Path, capsys: p
     main(options)
     assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
     assert "vanilla, seed 0: done before" in capsys.readouterr().out
-    (tmp_path / "vanilla/seed-0/result.json").write_text("{")
-    with pytest.raises(SystemExit, match=r"result\.json must be a result, however it is damaged"):
-        main(options)
-    with pytest.raises(SystemExit, match=r"holds one with lr 0\.002 \(now 0\.5\)"):
-        main([*options, "--lr", "0.5"])
+    changes = {
+        "lr 0.002 (now 0.5)": ["--lr", "0.5"],
+        "mixed_precision no (now bf16)": ["--mixed-precision", "bf16"],
+        "split 0 (now 1)": ["--split", "1"],
+        "smoke False (now True)": ["--smoke"],
+    }
+    for change, option in changes.items():
+        forget_accelerator()
+        with pytest.raises(SystemExit, match=re.escape(change)):
+            main([*options, *option])
+    with pytest.raises(SystemExit, match=r"fusion lrtf \(now lf\)"):
+        main([*options, "--method", "i2moe", "--fusion", "lf"])
+    assert (tmp_path / "vanilla/seed-0/result.json").stat().st_mtime_ns == written
+
+
+def test_a_run_belongs_to_its_data_wherever_that_is(
+    written: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(written("mimic"), tmp_path / "moved")
+    write_mimic(tmp_path / "other", seed=1)
+    options = ["mimic", "--fusion", "lrtf", "--cpu", "--method", "vanilla", "--seeds", "0", "--epochs", "1"]
+    options += ["--output", str(tmp_path / "output"), "--root"]
+    main([*options, str(written("mimic"))])
+    main([*options, str(tmp_path / "moved")])
+    assert "vanilla, seed 0: done before" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"holds one with data_checksum \w+ \(now \w+\)"):
+        main([*options, str(tmp_path / "other")])
+
+
+def test_a_checksum_covers_everything_that_the_splits_hold() -> None:
+    data = find_data("synthetic").open()
+    changed = data.validation.targets.clone()
+    changed[7] += 1
+    available = data.train.available.clone()
+    available[3, 1] = False
+    others = [
+        find_data("synthetic").open(split=1),
+        replace(data, metrics=data.metrics[::-1]),
+        replace(data, validation=Split(data.validation.modalities, changed)),
+        replace(data, train=Split(data.train.modalities, data.train.targets, available)),
+    ]
+    assert len({checksum(each) for each in (data, *others)}) == 5
+    rows = torch.arange(len(data.test))
+    first, second = (torch.as_tensor(column) for column in data.test[rows].modalities)
+    lazy = (Lazy(lambda i: first[i], first.shape[1:], rows), second)
+    assert checksum(replace(data, test=Split(lazy, data.test.targets))) == checksum(data)
+
+
+def test_a_damaged_file_ends_in_one_message_with_its_cure(tmp_path: Path) -> None:
+    options = ["synthetic", "--cpu", "--fusion", "lrtf", "--method", "vanilla", "--seeds", "0", "--epochs", "1"]
+    options += ["--output", str(tmp_path)]
+    main(options)
+    folder = tmp_path / "vanilla/seed-0"
+    whole = (folder / "settings.json").read_bytes()
+
+    def run_with(name: str, content: bytes) -> None:
+        (folder / "settings.json").write_bytes(whole)
+        (folder / name).write_bytes(content)
+        message = rf"^error: {re.escape(str(folder / name))} must hold .*, however: .*\nDelete"
+        with pytest.raises(SystemExit, match=message):
+            main(options)
+
+    strange_score = b'{"method": "vanilla", "seed": 0, "n_parameters": 1, "test": {"auroc": "high"}}'
+    for content in (b"[]", b"{", b"\xff", b'{"method": "magic"}', strange_score):
+        run_with("result.json", content)
+    (folder / "result.json").unlink()
+    for content in (b"PK", b"", b"[]"):
+        run_with("checkpoint.pt", content)
+    for content in (b'{"lr"', b"[]", b""):
+        run_with("settings.json", content)
+    main([*options, "--fresh"])
+    (result,) = collect(tmp_path)
+    assert result["method"] == "vanilla"
+
+
+OWN_DATA = """
+import torch
+from examples.datasets import MultimodalData, Source, Split
+
+def load(root, split):
+    generator = torch.Generator().manual_seed(split)
+    vector, signal = torch.randn(60, 6, generator=generator), torch.randn(60, 20, 3, generator=generator)
+    available = torch.ones(60, 2, dtype=torch.bool)
+    available[::3, 1] = False
+    whole = Split((vector, signal * available[:, 1, None, None]), (vector.sum(1) > 0).long(), available)
+    parts = [whole.select(rows) for rows in torch.arange(60).tensor_split(3)]
+    return MultimodalData(*parts, ("vector", "signal"), ("no", "yes"), "classification", ("accuracy",))
+
+SOURCE = Source(load, n_splits=None)
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module outside the checkout."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/my_own_data.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    return "my_own_data"
+
+
+def test_data_of_ones_own_runs_without_a_change_of_the_checkout(
+    own_module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data", f"{own_module}:SOURCE"]
+    main(["--method", "i2moe", *data, "--fusion", "lrtf", "--seeds", "0", "--epochs", "1", "--cpu"])
+    folder = tmp_path / "outputs/my_own_data-SOURCE-lrtf/i2moe/seed-0"
+    assert json.loads((folder / "result.json").read_text())["dataset"] == "my_own_data:SOURCE"
+    by_availability = InteractionReport.load(folder / "report.zip").by_availability
+    assert {name: group.n_samples for name, group in by_availability.items()} == {"vector+signal": 14, "vector": 6}
+
+    main(["check", *data])
+    assert "signal 35.0%" in " ".join(capsys.readouterr().out.split())
+    main(["sweep", *data, "--smoke", "--cpu", "--seeds", "0", "--trials", "1", "--over", "dropout"])
+    assert (tmp_path / "outputs/sweep-my_own_data-SOURCE-transformer-i2moe/trials.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:SOURCE", "there is no module 'no_such_module'"),
+        ("no_such.module:SOURCE", "'no_such.module' cannot be found"),
+        (":SOURCE", "'' cannot be found"),
+        ("my_own_data:load", "'load' in 'my_own_data' is <function"),
+        ("my_own_data:DATA", "'DATA' in 'my_own_data' is None"),
+    ],
+)
+def test_data_that_cannot_be_found_ends_with_one_message(own_module: str, name: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=f"^error: '{name}' must name a module .*, however {message}"):
+        main(["--data", name, "--cpu"])
 
 
 def test_the_help_shows_presets(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,5 +393,7 @@ def test_a_sweep_goes_on_and_prints_options(tmp_path: Path, capsys: pytest.Captu
     assert len(trials_done) == 3
     assert trials_done[0]["lr"] == preset("synthetic", "lrtf").lr
     printed = capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"holds one with hidden_dim 16 \(now 8\); choose another --output"):
+        main([*options, "--output", str(tmp_path), "--trials", "4", "--hidden-dim", "8"])
     best = max(trials_done, key=lambda trial: float(trial["validation"]))
     assert f"--lr {best['lr']:.3g} --dropout {best['dropout']:.3g}" in printed

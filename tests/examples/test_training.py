@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Split
 from examples.reproduce import methods, run, training
 from examples.reproduce.checkpoint import writing
-from examples.reproduce.fusions import Fusion
+from examples.reproduce.figures import draw, draw_history, report_of
+from examples.reproduce.fusions import FusionName
 from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import METHODS
 from examples.reproduce.settings import Settings
 from examples.reproduce.training import epoch_batches, fit, predict, score
 from i2moe import InteractionMoE
+from i2moe.interpretation import InteractionReport
 
 SETTINGS = Settings(
     hidden_dim=8, n_layers=1, n_heads=2, dropout=0.1, reweighter_dim=8, lr=1e-2, batch_size=16, epochs=4
@@ -38,7 +41,7 @@ def tiny_data() -> MultimodalData:
     )
 
 
-def learner_of(method: str, settings: Settings = SETTINGS, fusion: Fusion = "lrtf", seed: int = 0) -> Learner:
+def learner_of(method: str, settings: Settings = SETTINGS, fusion: FusionName = "lrtf", seed: int = 0) -> Learner:
     torch.manual_seed(seed)
     chosen = methods.find(method)
     return build_learner("tiny", tiny_data(), fusion, chosen, chosen.settings(settings))
@@ -90,6 +93,67 @@ def test_members_of_an_ensemble_learn_as_if_alone() -> None:
         assert (value - start[name]).abs().max() > 2e-2
 
 
+def data_with_gaps(stand_in: float = 0.0) -> MultimodalData:
+    """Half of the samples lack modality "b", where their features are all `stand_in`."""
+
+    def take_away(split: Split) -> Split:
+        available = torch.ones(len(split), 2, dtype=torch.bool)
+        available[::2, 1] = False
+        a, b = (torch.as_tensor(column) for column in split.modalities)
+        return Split((a, b.where(available[:, 1:], stand_in)), split.targets, available)
+
+    data = tiny_data()
+    train, validation, test = (take_away(split) for split in data.splits.values())
+    return replace(data, train=train, validation=validation, test=test)
+
+
+def learner_with_gaps(method: str, **changes: Any) -> Learner:
+    torch.manual_seed(0)
+    chosen = methods.find(method)
+    return build_learner("tiny", data_with_gaps(), "lrtf", chosen, replace(chosen.settings(SETTINGS), **changes))
+
+
+@pytest.mark.parametrize("method", ["i2moe", "i2moe+encoders", "i2moe+supervision"])
+@pytest.mark.parametrize("fill", get_args(get_type_hints(Settings)["fill"]))
+def test_nothing_of_a_missing_modality_reaches_the_experts(method: str, fill: str) -> None:
+    states = []
+    for stand_in in (0.0, 7.0):
+        learner, data = learner_with_gaps(method, fill=fill, epochs=2), data_with_gaps(stand_in)
+        fit(learner, data, learner.settings, seed=0, accelerator=Accelerator(cpu=True))
+        states.append(learner.state_dict() | {"test": predict(learner, data.test, Accelerator(cpu=True))})
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
+
+
+def test_a_missing_modality_has_no_weight_in_the_report() -> None:
+    data, learner = data_with_gaps(), learner_with_gaps("i2moe")
+    report = report_of(learner, data)
+    assert report.available is not None
+    assert torch.equal(report.available, data.test.available)
+    assert (report.weights[:, 1] > 0).tolist() == data.test.available[:, 1].tolist()
+
+
+@pytest.mark.parametrize("method", ["vanilla", "ensemble", "i2moe", "i2moe+supervision"])
+def test_every_parameter_is_trained_where_modalities_are_missing(method: str) -> None:
+    learner, batch = learner_with_gaps(method), data_with_gaps().train[range(32)]
+    learner(batch.modalities, batch.targets, torch.arange(32), batch.available).loss.backward()
+    assert not {name for name, parameter in learner.named_parameters() if parameter.grad is None}
+
+
+def test_the_report_is_saved_and_the_score_has_an_axis_of_its_own(tmp_path: Path) -> None:
+    data, learner = tiny_data(), learner_of("i2moe")
+    history = [{"epoch": epoch, "loss": 2.0, "task": 1.5, "validation accuracy": 0.5} for epoch in (1, 2)]
+    draw(learner, data, history, tmp_path)
+    saved, report = InteractionReport.load(tmp_path / "report.zip"), report_of(learner, data)
+    assert torch.equal(saved.weights, report.weights)
+    assert saved.summary() == report.summary()
+
+    losses, score_axes = draw_history(history, "validation accuracy").axes
+    lines: list[list[Any]] = [[line.get_label() for line in ax.get_lines()] for ax in (losses, score_axes)]
+    assert lines == [["loss", "task"], ["validation accuracy"]]
+    assert (losses.get_ylabel(), score_axes.get_ylabel()) == ("loss", "validation accuracy")
+
+
 class Killed(Exception):  # noqa: N818
     """What stands for the end of the process."""
 
@@ -119,6 +183,42 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(method: str, s
     assert found.epoch == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of_a_killed_run(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("run") / "checkpoint.pt"
+    arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True), "identity": {"lr": 0.01}}
+    with pytest.raises(Killed):
+        fit(learner_of("i2moe"), tiny_data(), SETTINGS, checkpoint=path, after_step=killer(9), **arguments)
+    return path.read_bytes()
+
+
+def go_on_from(path: Path, method: str = "i2moe", **identity: float) -> None:
+    arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True), "identity": identity}
+    fit(learner_of(method), tiny_data(), SETTINGS, checkpoint=path, **arguments)
+
+
+def test_a_checkpoint_of_another_run_is_refused(checkpoint_of_a_killed_run: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(checkpoint_of_a_killed_run)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt must hold a run with these .* with lr 0\.01 \(now 0\.02\)"):
+        go_on_from(path, lr=0.02)
+    assert path.read_bytes() == checkpoint_of_a_killed_run
+    go_on_from(path, lr=0.01)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "list", "empty", "another model"])
+def test_a_damaged_checkpoint_is_refused(damage: str, checkpoint_of_a_killed_run: bytes, tmp_path: Path) -> None:
+    path, content = tmp_path / "checkpoint.pt", bytearray(checkpoint_of_a_killed_run)
+    if damage == "flipped":
+        saved = torch.load(io.BytesIO(content), weights_only=True)["model"]
+        content[content.index(max(saved.values(), key=torch.numel).numpy().tobytes())] ^= 1
+    path.write_bytes(content[: len(content) // 2] if damage == "cut" else content)
+    if damage in ("list", "empty"):
+        torch.save([1] if damage == "list" else {"identity": {"lr": 0.01}}, path)
+    with pytest.raises(ValueError, match=r"(?s)checkpoint\.pt must hold a whole checkpoint, however: .*\nDelete it"):
+        go_on_from(path, "vanilla" if damage == "another model" else "i2moe", lr=0.01)
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:

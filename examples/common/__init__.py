@@ -1,0 +1,1 @@
+"""What several examples need: modules, a loop that ends at the best epoch, statistics over seeds."""
