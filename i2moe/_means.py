@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["mean", "of_rows", "view_weights", "weighted_sum"]
+__all__ = ["mean", "of_rows", "renormalized", "view_weights", "weighted_sum"]
 
 
 def view_weights(interaction: int | str, replaced: Tensor | None, available: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,3 +46,14 @@ def of_rows(weights: Tensor, n_rows: int) -> Tensor:
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
     """Mix the predictions (B, E, ...) of the experts by weights (B, E): (B, ...)."""
     return (weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2)) * predictions).sum(1)
+
+
+def renormalized(weights: Tensor, counts: Tensor) -> Tensor:
+    """Scale the weights (B, E) of the experts that count, (B, E) bool, to sum to 1 in each row; the others get 0.
+
+    Where all weights that count have rounded to 0, the experts that count share evenly. One must count in each row.
+    """
+    kept = weights * counts
+    total = kept.sum(1, keepdim=True)
+    even = counts / counts.sum(1, keepdim=True)
+    return torch.where(total > 0, kept / torch.where(total > 0, total, 1), even.to(kept.dtype))
