@@ -26,7 +26,7 @@ __all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs", "mixing
 Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExpertOutputs:
     """What all experts made of the views of a batch.
 

@@ -22,7 +22,7 @@ from i2moe.reweighting import Reweighter
 __all__ = ["InteractionMoE", "InteractionOutput"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class InteractionOutput:
     """What `InteractionMoE` returns.
 

@@ -58,10 +58,11 @@ def experts_above(report: _Weighed, threshold: float) -> tuple[str, ...]:
 def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
     """Keep some experts of a trained model, with their weights scaled to sum to 1.
 
-    For a sample whose kept weights have all rounded to 0, beside a dropped one that takes all, the kept experts count
-    alike. With all experts kept the predictions are the model's own, exactly. The smaller model is a model like any other, to
-    evaluate, explain, export or train further. It shares the experts and the reweighter: to leave the model alone,
-    prune a `copy.deepcopy` of it.
+    With all experts kept the predictions are the model's own, exactly. Where a dropped expert had all the weight, so
+    that those kept have rounded to 0, they count alike.
+
+    The smaller model is a model like any other, to evaluate, explain, export or train further. It shares the experts
+    and the reweighter: to leave the model alone, prune a `copy.deepcopy` of it.
 
     Args:
         model: the model.

@@ -721,3 +721,12 @@ def test_an_output_shows_shapes() -> None:
     out = make().eval()(*batch())
     assert repr(out).startswith("InteractionOutput(prediction (")
     assert "views" not in repr(out)
+
+
+def test_outputs_equal_themselves_alone() -> None:
+    model = make()
+    x, y = batch()
+    out, again = model(x, y), model(x, y)
+    assert [again, out].index(out) == 1
+    assert out != again
+    assert BackboneOutput(x) != BackboneOutput(x.clone())

@@ -218,9 +218,12 @@ def test_modalities_are_shuffled_apart() -> None:
     assert not torch.equal(views.perturbed[0][0], views.perturbed[1][1])  # type: ignore[arg-type]
 
 
-def test_shuffle_of_one_sample_warns_and_keeps_it() -> None:
+@pytest.mark.parametrize("kind", [Shuffle, Mean])
+def test_one_sample_has_no_other_to_be_replaced_by(kind: type[Perturbation]) -> None:
+    x = torch.tensor([[3.0]])
     with pytest.warns(UserWarning, match="needs two samples to differ from the original, however the batch has 1"):
-        assert Shuffle()(torch.tensor([3])) == torch.tensor([3])
+        torch.testing.assert_close(kind()(x), x)
+    kind()(x.expand(2, 1))
 
 
 # --- randomness ---
