@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from i2moe._inputs import Arrange
 from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
@@ -177,7 +178,7 @@ class ExpertBank(nn.ModuleList):
             return again()
         # The recomputation starts from the buffers of now, and on copies: running statistics are updated once.
         now = _copied_buffers(expert)
-        return again(context_fn=lambda: (nullcontext(), _borrowed_buffers(expert, now)))
+        return again(context_fn=lambda: (nullcontext(), _EachTime(lambda: _borrowed_buffers(expert, now))))
 
     def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
         """Run all experts at once, or return None where that is not asked for or cannot be done."""
@@ -350,21 +351,41 @@ _Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
 
 
 def _copied_buffers(module: nn.Module) -> _Buffers:
-    """Copy the buffers of a module, those that are one tensor to one, but for lazy ones without a value."""
-    owned = {(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()}
-    copies = {id(b): b.clone() for b in owned.values() if b is not None and not isinstance(b, UninitializedBuffer)}
-    return {where: copies.get(id(buffer)) for where, buffer in owned.items() if buffer is None or id(buffer) in copies}
+    """Copy the buffers of a module, but for lazy ones without a value."""
+    return _copied({(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()})
+
+
+def _copied(buffers: _Buffers) -> _Buffers:
+    """Copy buffers, those that are one tensor to one."""
+    copies = {id(b): b.clone() for b in buffers.values() if b is not None and not isinstance(b, UninitializedBuffer)}
+    return {where: copies.get(id(b)) for where, b in buffers.items() if b is None or id(b) in copies}
 
 
 @contextmanager
 def _borrowed_buffers(module: nn.Module, values: _Buffers | None = None) -> Iterator[None]:
-    """Let a module work on copies of its buffers, with `values` if given, and drop what it does to them."""
+    """Let a module work on copies of its buffers, of `values` if given, and drop what it does to them."""
     copies = _copied_buffers(module)
     owned = {(layer, name): layer._buffers[name] for layer, name in copies}
-    for (layer, name), copy in (copies | (values or {})).items():
+    for (layer, name), copy in (copies | _copied(values or {})).items():
         setattr(layer, name, copy)
     try:
         yield
     finally:
         for (layer, name), buffer in owned.items():
             setattr(layer, name, buffer)
+
+
+class _EachTime(AbstractContextManager[None]):
+    """Enter a new context at each entry: every backward pass through a checkpoint enters the same one."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self.make = make
+
+    @override
+    def __enter__(self) -> None:
+        self.entered = self.make()
+        self.entered.__enter__()
+
+    @override
+    def __exit__(self, *error: Any) -> None:
+        self.entered.__exit__(*error)
