@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
+from i2moe._alike import unchanged, watched
 from i2moe._inputs import Arrange
 from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
 from i2moe._vmap import run_vmapped
@@ -54,7 +55,9 @@ class ExpertBank(nn.ModuleList):
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
       the real batch and one for the perturbed views.
     * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
-      differ in nothing but parameters and buffers, which the first pass in training and in evaluation checks.
+      differ in nothing but parameters and buffers. The first pass in training and in evaluation checks that, and so does
+      the first one after an attribute, a layer or a hook of an expert has changed. A compiled model is checked when it
+      is compiled.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
@@ -92,7 +95,7 @@ class ExpertBank(nn.ModuleList):
         self.checkpoint = checkpoint
         self.vmap_refusals: dict[str, str] = {}
         """Why `"auto"` does not use vmap, for "training" and "evaluation", once found out."""
-        self._vmap_proven: set[str] = set()
+        self._vmap_proven: dict[str, list[object]] = {}
 
     def forward(self, arrange: Arrange, views: Views) -> ExpertOutputs:
         """Run every expert on every view.
@@ -108,6 +111,10 @@ class ExpertBank(nn.ModuleList):
         latent_views = None if output.latent is None else _split(output.latent, views)[1]
         aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
         return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the experts were when they last ran: a copy is looked at anew."""
+        return vars(self) | {"_vmap_proven": {}}
 
     def run_one(self, expert: int, arrange: Arrange, modalities: tuple[Modality, ...]) -> BackboneOutput:
         """Run one expert on the real batch, or on some of its rows.
@@ -189,7 +196,7 @@ class ExpertBank(nn.ModuleList):
         try:
             return self._vmap_pass(arrange, views)
         except RuntimeError as error:  # what went well once need not with another batch
-            self._vmap_proven.discard(self._mode)
+            self._vmap_proven.pop(self._mode, None)
             self.vmap_refusals[self._mode] = str(error)
             return None
 
@@ -203,15 +210,16 @@ class ExpertBank(nn.ModuleList):
                 f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
             )
         versions = _versions(modalities)
+        watching = [] if torch.compiler.is_compiling() else watched(self)
         output = run_vmapped(
-            list(self),
+            self,
             *arrange(modalities),
             lambda output: _checked("all", output, n_rows),
-            trusted=self._mode in self._vmap_proven,
+            trusted=bool(watching) and unchanged(self._vmap_proven.get(self._mode, []), watching),
         )
         _check_untouched("all", modalities, versions)
-        if not torch.compiler.is_compiling():
-            self._vmap_proven.add(self._mode)
+        if watching:
+            self._vmap_proven[self._mode] = watching
         return output
 
     @property
