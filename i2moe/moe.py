@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
+from i2moe._lazy import sizes_parameters
 from i2moe._means import weighted_sum
 from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank, ExpertOutputs
@@ -164,6 +165,7 @@ class InteractionMoE(nn.Module):
         """Number of modalities M."""
         return len(self.modality_names)
 
+    @sizes_parameters
     def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict, in training with perturbed views and interaction losses.
 
@@ -184,6 +186,7 @@ class InteractionMoE(nn.Module):
         modalities, arrange, available = self._bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
+    @sizes_parameters
     def interaction_views(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict with perturbed views and interaction losses in any mode, for validation curves.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._available import weigh_available
+from i2moe._lazy import sizes_parameters
 from i2moe._means import renormalized, weighted_sum
 from i2moe._types import Modality, map_leaves
 from i2moe.experts import mixing_layer
@@ -130,6 +131,7 @@ class TopExperts(nn.Module):
         self.k = k
 
     @override
+    @sizes_parameters
     def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict; `expert_predictions` are 0 where an expert did not run.
 
