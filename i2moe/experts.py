@@ -55,8 +55,8 @@ class ExpertBank(nn.ModuleList):
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
       the real batch and one for the perturbed views.
     * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
-      differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation, after
-      any change of an expert's attributes, layers or hooks, and when a model is compiled.
+      differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation,
+      after any change of an expert's attributes, layers or hooks, and when a model is compiled.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
