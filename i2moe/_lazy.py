@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from itertools import chain
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,21 +13,17 @@ from torch.nn.parameter import is_lazy
 
 __all__ = ["sizes_parameters"]
 
-_Module = TypeVar("_Module", bound=nn.Module)
-_Args = ParamSpec("_Args")
-_Result = TypeVar("_Result")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def sizes_parameters(
-    run: Callable[Concatenate[_Module, _Args], _Result],
-) -> Callable[Concatenate[_Module, _Args], _Result]:
-    """Let a method's first pass leave `torch.inference_mode`, inside of which it would make tensors that never train.
+def sizes_parameters(run: _Method) -> _Method:
+    """Let a module's method leave `torch.inference_mode` for the first pass: what it makes inside can never be trained.
 
-    It runs without gradients there, and its results are the same.
+    That pass then runs without gradients, and its results are the same.
     """
 
     @wraps(run)
-    def outside(module: _Module, *args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+    def outside(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if (
             torch.compiler.is_compiling()
             or not torch.is_inference_mode_enabled()
@@ -37,4 +33,4 @@ def sizes_parameters(
         with torch.inference_mode(False), torch.no_grad():
             return run(module, *args, **kwargs)
 
-    return outside
+    return cast(_Method, outside)

@@ -49,7 +49,7 @@ class Perturbation(nn.Module):
             without a graph break.
 
     With `fraction` or `per_step` the expected losses and gradients are those of all rows and all modalities, at a
-    fraction of the cost.
+    fraction of the cost, also where samples lack modalities.
 
     Raises:
         ValueError: if `fraction` or `per_step` is out of range.
