@@ -4,41 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import FunctionType
+from operator import is_
+from types import FunctionType, NoneType
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["find_late_obstacle", "find_obstacle"]
+__all__ = ["find_obstacle", "unchanged", "watched"]
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = frozenset({bool, int, float, str, NoneType})
 
 
-def find_obstacle(experts: Sequence[nn.Module]) -> str | None:
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def find_obstacle(experts: nn.ModuleList) -> str | None:
     """Say why the first expert cannot stand for all of them, if it cannot."""
     for expert in experts:
         for path, layer in expert.named_modules():
             name = f"layer {path!r} ({type(layer).__name__})"
             if any(is_lazy(tensor) for tensor in (*layer._parameters.values(), *layer._buffers.values())):
                 return f"{name} is lazy, without a size before its first pass"
-    late = find_late_obstacle(experts)
-    if late is not None:
-        return late
+            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+                return f"{name} has hooks, which would run once for all experts"
     differences = (_difference(experts[0], expert) for expert in experts[1:])
     found = next((difference for difference in differences if difference is not None), None)
     return None if found is None else f"the experts differ in more than their parameters: {found}"
 
 
-def find_late_obstacle(experts: Sequence[nn.Module]) -> str | None:
-    """Look, at little cost, for what callers do to experts between passes: hooks, and modes of single layers."""
-    modes = [layer.training for layer in experts[0].modules()]
+def watched(experts: nn.ModuleList) -> list[object]:
+    """List, at little cost, what a change of would call for another look: the objects that layers and attributes are.
+
+    Lists, dicts and objects of the user's are looked into one level deep.
+    """
+    found: list[object] = []
     for expert in experts:
-        for path, layer in expert.named_modules():
-            if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-                return f"layer {path!r} ({type(layer).__name__}) has hooks, which would run once for all experts"
-        if [layer.training for layer in expert.modules()] != modes:
-            return "the experts differ in more than their parameters: some layers are in training and others not"
-    return None
+        for layer in expert.modules():
+            attributes = vars(layer).values()
+            found += (layer, type(layer), *attributes)
+            for value in attributes:
+                if type(value) in _PLAIN:
+                    continue
+                if isinstance(value, dict):
+                    found += value and value.values()
+                elif isinstance(value, list | set):
+                    found += value
+                elif hasattr(value, "__dict__"):
+                    found += vars(value).values()
+    return found
+
+
+def unchanged(before: Sequence[object], now: Sequence[object]) -> bool:
+    """Whether two lists hold the same objects."""
+    return len(before) == len(now) and all(map(is_, before, now))
 
 
 def _difference(expert: nn.Module, other: nn.Module) -> str | None:
@@ -46,6 +64,8 @@ def _difference(expert: nn.Module, other: nn.Module) -> str | None:
     layers, others = dict(expert.named_modules()), dict(other.named_modules())
     if list(layers) != list(others):
         return f"their layers are {list(layers)} and {list(others)}"
+    if [layer.training for layer in layers.values()] != [layer.training for layer in others.values()]:
+        return "some layers are in training and others not"
     for path, layer in layers.items():
         name, counterpart = f"layer {path!r} ({type(layer).__name__})", others[path]
         # Not the classes themselves: a parametrized layer has one of its own.

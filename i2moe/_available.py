@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._inputs import check_modalities
+from i2moe._means import renormalized
 from i2moe._types import Modality, leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, as_fill
@@ -91,11 +92,7 @@ def weigh_available(weights: Tensor, available: Tensor, interactions: Sequence[I
     everyone = torch.ones_like(available.select(1, 0))
     counts = torch.stack([available.select(1, i) if isinstance(i, int) else everyone for i in interactions], dim=1)
     counts = counts | counts.any(1, keepdim=True).logical_not()
-    kept = weights * counts
-    total = kept.sum(1, keepdim=True)
-    even = counts / counts.sum(1, keepdim=True)  # where all that is left has rounded to 0
-    shared = torch.where(total > 0, kept / torch.where(total > 0, total, 1), even.to(kept.dtype))
-    return torch.where(counts.all(1, keepdim=True), weights, shared)
+    return torch.where(counts.all(1, keepdim=True), weights, renormalized(weights, counts))
 
 
 def _combine(

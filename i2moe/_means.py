@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["mean", "of_rows", "view_weights", "weighted_sum"]
+__all__ = ["mean", "of_rows", "renormalized", "share_of_all", "view_weights", "weighted_sum"]
 
 
 def view_weights(interaction: int | str, replaced: Tensor | None, available: Tensor, dtype: torch.dtype) -> Tensor:
@@ -20,13 +23,49 @@ def view_weights(interaction: int | str, replaced: Tensor | None, available: Ten
     Returns:
         (B, V - 1), exactly 1 where everything exists.
     """
-    exists = available & (available.sum(1, keepdim=True) > 1)  # (B, M)
-    n_terms, n_existing = exists.numel(), exists.sum()
-    if isinstance(interaction, int):
-        exists = exists & exists.select(1, interaction).unsqueeze(1)
-        n_terms, n_existing = n_terms - len(exists), exists.sum() - exists.select(1, interaction).sum()
+    exists, n_existing = _existing(interaction, available)
+    n_terms = exists.numel() - (len(exists) if isinstance(interaction, int) else 0)
     weights = exists * (n_terms / n_existing.clamp(min=1).to(dtype))
     return weights if replaced is None else weights.index_select(1, replaced.int().argmax(1))
+
+
+def share_of_all(
+    interactions: Sequence[int | str],
+    drawn: Tensor,
+    available: Tensor,
+    group: dist.ProcessGroup | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return by what to multiply means over the terms of some rows to have, on average, those over the terms of all.
+
+    Args:
+        interactions: the E experts' interactions.
+        drawn: (B', M) bool, which modalities the rows drawn have.
+        available: (B, M) bool, which modalities all rows have.
+        group: the processes whose rows are all rows, together; None for this one alone. The mean over the processes is
+            then that over all terms.
+        dtype: of the result.
+
+    Returns:
+        (E,), exactly 1 where everything exists.
+    """
+    some = torch.stack([_existing(interaction, drawn)[1] for interaction in interactions])
+    every = torch.stack([_existing(interaction, available)[1] for interaction in interactions])
+    n_rows = every.new_full((1,), len(available))
+    if group is not None:
+        counts = torch.cat([every, n_rows])
+        dist.all_reduce(counts, group=group)
+        every, n_rows = counts.tensor_split([len(interactions)])
+    return (some * n_rows).to(dtype) / (every * len(drawn)).clamp(min=1).to(dtype)
+
+
+def _existing(interaction: int | str, available: Tensor) -> tuple[Tensor, Tensor]:
+    """Say where a loss has terms, (B, M) bool, and how many."""
+    exists = available & (available.sum(1, keepdim=True) > 1)
+    if not isinstance(interaction, int):
+        return exists, exists.sum()
+    exists = exists & exists.select(1, interaction).unsqueeze(1)
+    return exists, exists.sum() - exists.select(1, interaction).sum()
 
 
 def mean(terms: Tensor, weights: Tensor | None) -> Tensor:
@@ -46,3 +85,14 @@ def of_rows(weights: Tensor, n_rows: int) -> Tensor:
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
     """Mix the predictions (B, E, ...) of the experts by weights (B, E): (B, ...)."""
     return (weights.reshape(*weights.shape, *(1,) * (predictions.ndim - 2)) * predictions).sum(1)
+
+
+def renormalized(weights: Tensor, counts: Tensor) -> Tensor:
+    """Scale the weights (B, E) of the experts that count, (B, E) bool, to sum to 1 in each row; the others get 0.
+
+    Where all weights that count have rounded to 0, the experts that count share evenly. One must count in each row.
+    """
+    kept = weights * counts
+    total = kept.sum(1, keepdim=True)
+    even = counts / counts.sum(1, keepdim=True)
+    return torch.where(total > 0, kept / torch.where(total > 0, total, 1), even.to(kept.dtype))

@@ -15,9 +15,9 @@ Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | No
 """A tensor with a leading batch axis, or a nested tuple, list or dict of them (features and a mask, say)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BackboneOutput:
-    """What a backbone may return instead of a plain tensor.
+    """What a backbone may return instead of a plain tensor. It equals itself alone, as tensors have no one truth value.
 
     Args:
         prediction: (B, ...), usually logits (B, C).

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
-from i2moe._alike import find_late_obstacle, find_obstacle
+from i2moe._alike import find_obstacle
 from i2moe._types import BackboneOutput
 
 __all__ = ["run_vmapped"]
 
 
 def run_vmapped(
-    experts: Sequence[nn.Module],
+    experts: nn.ModuleList,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     checked: Callable[[object], BackboneOutput],
@@ -34,7 +34,7 @@ def run_vmapped(
         args: positional arguments of each expert.
         kwargs: keyword arguments of each expert.
         checked: turns what an expert returned into a `BackboneOutput`, or raises.
-        trusted: they were alike in an earlier pass, which changed nothing in them: look for late changes alone.
+        trusted: they have not changed since an earlier pass, in which they were alike and which changed nothing.
 
     Returns:
         Prediction and latent (B, E, ...), and the mean auxiliary loss.
@@ -44,9 +44,7 @@ def run_vmapped(
     """
     template = experts[0]
     _check_statistics(template)
-    if torch.compiler.is_compiling():
-        trusted = True  # a trace cannot look at versions
-    elif (obstacle := (find_late_obstacle if trusted else find_obstacle)(experts)) is not None:
+    if not trusted and (obstacle := find_obstacle(experts)) is not None:
         raise _refusal(obstacle)
     mistakes: list[Exception] = []
 
@@ -67,7 +65,8 @@ def run_vmapped(
 
     state = _stacked([_state(expert) for expert in experts])
     try:
-        with nullcontext() if trusted else _unchanged(template, state):
+        # A trace cannot look at versions.
+        with nullcontext() if trusted or torch.compiler.is_compiling() else _unchanged(template, state):
             results: dict[str, Tensor] = vmap(one, randomness="different")(state)
     except _VmapRefusedError:
         raise

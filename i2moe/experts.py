@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
+from i2moe._alike import unchanged, watched
 from i2moe._inputs import Arrange
 from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
 from i2moe._vmap import run_vmapped
@@ -26,7 +28,7 @@ __all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs", "mixing
 Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExpertOutputs:
     """What all experts made of the views of a batch.
 
@@ -53,7 +55,8 @@ class ExpertBank(nn.ModuleList):
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
       the real batch and one for the perturbed views.
     * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
-      differ in nothing but parameters and buffers, which the first pass in training and in evaluation checks.
+      differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation,
+      after any change of an expert's attributes, layers or hooks, and when a model is compiled.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
@@ -91,7 +94,7 @@ class ExpertBank(nn.ModuleList):
         self.checkpoint = checkpoint
         self.vmap_refusals: dict[str, str] = {}
         """Why `"auto"` does not use vmap, for "training" and "evaluation", once found out."""
-        self._vmap_proven: set[str] = set()
+        self._vmap_proven: dict[str, list[object]] = {}
 
     def forward(self, arrange: Arrange, views: Views) -> ExpertOutputs:
         """Run every expert on every view.
@@ -107,6 +110,10 @@ class ExpertBank(nn.ModuleList):
         latent_views = None if output.latent is None else _split(output.latent, views)[1]
         aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
         return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the experts were when they last ran: a copy is looked at anew."""
+        return vars(self) | {"_vmap_proven": {}}
 
     def run_one(self, expert: int, arrange: Arrange, modalities: tuple[Modality, ...]) -> BackboneOutput:
         """Run one expert on the real batch, or on some of its rows.
@@ -177,7 +184,7 @@ class ExpertBank(nn.ModuleList):
             return again()
         # The recomputation starts from the buffers of now, and on copies: running statistics are updated once.
         now = _copied_buffers(expert)
-        return again(context_fn=lambda: (nullcontext(), _borrowed_buffers(expert, now)))
+        return again(context_fn=lambda: (nullcontext(), _EachTime(lambda: _borrowed_buffers(expert, now))))
 
     def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
         """Run all experts at once, or return None where that is not asked for or cannot be done."""
@@ -188,7 +195,7 @@ class ExpertBank(nn.ModuleList):
         try:
             return self._vmap_pass(arrange, views)
         except RuntimeError as error:  # what went well once need not with another batch
-            self._vmap_proven.discard(self._mode)
+            self._vmap_proven.pop(self._mode, None)
             self.vmap_refusals[self._mode] = str(error)
             return None
 
@@ -202,15 +209,16 @@ class ExpertBank(nn.ModuleList):
                 f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
             )
         versions = _versions(modalities)
+        watching = [] if torch.compiler.is_compiling() else watched(self)
         output = run_vmapped(
-            list(self),
+            self,
             *arrange(modalities),
             lambda output: _checked("all", output, n_rows),
-            trusted=self._mode in self._vmap_proven,
+            trusted=bool(watching) and unchanged(self._vmap_proven.get(self._mode, []), watching),
         )
         _check_untouched("all", modalities, versions)
-        if not torch.compiler.is_compiling():
-            self._vmap_proven.add(self._mode)
+        if watching:
+            self._vmap_proven[self._mode] = watching
         return output
 
     @property
@@ -350,21 +358,41 @@ _Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
 
 
 def _copied_buffers(module: nn.Module) -> _Buffers:
-    """Copy the buffers of a module, those that are one tensor to one, but for lazy ones without a value."""
-    owned = {(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()}
-    copies = {id(b): b.clone() for b in owned.values() if b is not None and not isinstance(b, UninitializedBuffer)}
-    return {where: copies.get(id(buffer)) for where, buffer in owned.items() if buffer is None or id(buffer) in copies}
+    """Copy the buffers of a module, but for lazy ones without a value."""
+    return _copied({(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()})
+
+
+def _copied(buffers: _Buffers) -> _Buffers:
+    """Copy buffers, those that are one tensor to one."""
+    copies = {id(b): b.clone() for b in buffers.values() if b is not None and not isinstance(b, UninitializedBuffer)}
+    return {where: copies.get(id(b)) for where, b in buffers.items() if b is None or id(b) in copies}
 
 
 @contextmanager
 def _borrowed_buffers(module: nn.Module, values: _Buffers | None = None) -> Iterator[None]:
-    """Let a module work on copies of its buffers, with `values` if given, and drop what it does to them."""
+    """Let a module work on copies of its buffers, of `values` if given, and drop what it does to them."""
     copies = _copied_buffers(module)
     owned = {(layer, name): layer._buffers[name] for layer, name in copies}
-    for (layer, name), copy in (copies | (values or {})).items():
+    for (layer, name), copy in (copies | _copied(values or {})).items():
         setattr(layer, name, copy)
     try:
         yield
     finally:
         for (layer, name), buffer in owned.items():
             setattr(layer, name, buffer)
+
+
+class _EachTime(AbstractContextManager[None]):
+    """Enter a new context at each entry: every backward pass through a checkpoint enters the same one."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self.make = make
+
+    @override
+    def __enter__(self) -> None:
+        self.entered = self.make()
+        self.entered.__enter__()
+
+    @override
+    def __exit__(self, *error: Any) -> None:
+        self.entered.__exit__(*error)

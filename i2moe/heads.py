@@ -104,10 +104,10 @@ class HeadLosses:
 
     Args:
         heads: the heads.
-        losses: name -> the head's losses. A head without any leaves the interactions to the others.
+        losses: name -> the head's losses, on predictions. A head without any leaves the interactions to the others.
 
     Raises:
-        ValueError: if a name is no head, or there is none.
+        ValueError: if a name is no head, there is none, or losses are on the latent, which belongs to all heads.
 
     Example:
         >>> from i2moe import InteractionLosses
@@ -123,6 +123,12 @@ class HeadLosses:
         if unknown or not losses:
             raise ValueError(
                 f"losses must be for some of the heads {tuple(heads.sizes)}, however they are for {tuple(losses)}"
+            )
+        on_latent = [name for name, loss in losses.items() if getattr(loss, "on", "prediction") == "latent"]
+        if on_latent:
+            raise ValueError(
+                f"losses of heads must compare predictions, however those of {on_latent} compare the latent, which "
+                "belongs to all heads; give the model InteractionLosses(on='latent') alone"
             )
         self.heads = heads
         self.losses: dict[str, Losses] = dict(losses)

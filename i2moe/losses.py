@@ -47,7 +47,8 @@ class Losses(Protocol):
     ) -> Tensor:
         """Return the losses (E,) of views (B, E, V, ...); see `InteractionLosses.__call__`.
 
-        A model with a `fill` calls them with `available` by keyword, too.
+        A model with a `fill` calls them with `available` (B, M) by keyword, too. They then return means over the terms
+        that exist. Where these are of a share of the rows, or of one of several processes, the model scales them.
         """
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from typing_extensions import override
 
+from i2moe._pooling import pool_tokens
 from i2moe._types import Modality, leaves, map_leaves
 
 __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
@@ -128,6 +129,8 @@ class LearnedFill(_VectorFill):
 class MeanFill(_VectorFill):
     """Fill by the mean over training batches, the same for all tokens: an exponential average, zero at the start.
 
+    Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`.
+
     Args:
         like: any batch of the modality; its last axes are the mean's width.
         momentum: the newest batch's share of the average.
@@ -157,7 +160,8 @@ class MeanFill(_VectorFill):
     @torch.no_grad()
     def _update(self, modality: Modality, present: Tensor) -> None:
         _split(self.vector, modality)  # checks the width
-        means = torch.cat([_mean(x, present) for x in leaves(modality) if x.is_floating_point()])
+        rows = [_where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
+        means = torch.cat([x.sum(0) for x in rows]) / present.sum().clamp(min=1)
         some = present.any()
         self.n_batches += some
         rate = (1 / self.n_batches.clamp(min=1)).clamp(min=self.momentum) * some
@@ -358,10 +362,3 @@ def _split(vector: Tensor, modality: Modality) -> Any:
             f"filled, however its floating-point tensors are {widths} wide"
         )
     return vector.split(widths)
-
-
-def _mean(x: Tensor, present: Tensor) -> Tensor:
-    """Mean (D,) over the present rows and all tokens of x (B, ..., D)."""
-    rows = _where_present(present, x, x.new_zeros(()))
-    rows = rows.reshape(len(rows), -1, x.shape[-1] if x.ndim > 1 else 1).mean(1)
-    return rows.sum(0) / present.sum().clamp(min=1)

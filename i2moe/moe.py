@@ -7,11 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
-from i2moe._means import weighted_sum
+from i2moe._lazy import sizes_parameters
+from i2moe._means import share_of_all, weighted_sum
 from i2moe._types import Modality, leaves
 from i2moe.experts import Execution, ExpertBank, ExpertOutputs
 from i2moe.losses import Interaction, InteractionLosses, Losses
@@ -22,7 +24,7 @@ from i2moe.reweighting import Reweighter
 __all__ = ["InteractionMoE", "InteractionOutput"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class InteractionOutput:
     """What `InteractionMoE` returns.
 
@@ -128,6 +130,9 @@ class InteractionMoE(nn.Module):
     accepts_loss_kwargs = False
     """For the Hugging Face Trainer, which takes `**kwargs` for a loss that is divided already."""
 
+    process_group: dist.ProcessGroup | None = None
+    """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
+
     def __init__(
         self,
         backbone_factory: Callable[[], nn.Module],
@@ -164,6 +169,7 @@ class InteractionMoE(nn.Module):
         """Number of modalities M."""
         return len(self.modality_names)
 
+    @sizes_parameters
     def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict, in training with perturbed views and interaction losses.
 
@@ -184,6 +190,7 @@ class InteractionMoE(nn.Module):
         modalities, arrange, available = self._bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
+    @sizes_parameters
     def interaction_views(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict with perturbed views and interaction losses in any mode, for validation curves.
 
@@ -233,7 +240,7 @@ class InteractionMoE(nn.Module):
         if available is not None:
             weights = weigh_available(weights, available, self.interactions)
         outputs = self.experts(arrange, views)
-        losses = None if outputs.views is None else self._losses_of(outputs, views)
+        losses = None if outputs.views is None else self._losses_of(outputs, views, available)
         return InteractionOutput(
             prediction=weighted_sum(outputs.predictions, weights),
             weights=weights,
@@ -244,7 +251,7 @@ class InteractionMoE(nn.Module):
             views=outputs.views,
         )
 
-    def _losses_of(self, outputs: ExpertOutputs, views: Views) -> Tensor:
+    def _losses_of(self, outputs: ExpertOutputs, views: Views, available: Tensor | None) -> Tensor:
         """Return the interaction loss of each expert (E,)."""
         compared = outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
         if compared is None:
@@ -259,7 +266,17 @@ class InteractionMoE(nn.Module):
                 f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
                 f"returned shape {tuple(losses.shape)}"
             )
-        return losses
+        group = self._joined_processes()
+        if views.available is None or available is None or (views.rows is None and group is None):
+            return losses
+        return losses * share_of_all(self.interactions, views.available, available, group, losses.dtype)
+
+    def _joined_processes(self) -> dist.ProcessGroup | None:
+        """The processes whose rows are one batch, if there are several."""
+        if not (self.training and dist.is_available() and dist.is_initialized()):
+            return None
+        group = self.process_group or dist.group.WORLD
+        return None if dist.get_world_size(group) == 1 else group
 
     def _check_per_step(self) -> None:
         per_step = None if self.perturbation is None else self.perturbation.per_step

@@ -16,7 +16,7 @@ from i2moe._types import Modality, leaves, map_leaves
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Views:
     """The real batch and its perturbed copies.
 
@@ -49,7 +49,7 @@ class Perturbation(nn.Module):
             without a graph break.
 
     With `fraction` or `per_step` the expected losses and gradients are those of all rows and all modalities, at a
-    fraction of the cost.
+    fraction of the cost, also where samples lack modalities.
 
     Raises:
         ValueError: if `fraction` or `per_step` is out of range.
@@ -180,11 +180,20 @@ class Mean(Perturbation):
 
     The mean carries no gradient: a replacement is not something to learn.
 
+    Warns:
+        UserWarning: on a batch of one, which is its own mean.
+
     Example:
         >>> Mean()(torch.tensor([[1.0], [3.0]]))
         tensor([[2.],
                 [2.]])
     """
+
+    @override
+    def forward(self, modality: Modality) -> Modality:
+        """Return the replacement of a whole modality, B rows, nested as it is."""
+        _warn_of_one(leaves(modality)[0].shape[0], "mean")
+        return super().forward(modality)
 
     @override
     def replace(self, x: Tensor) -> Tensor:
@@ -211,10 +220,7 @@ class Shuffle(Perturbation):
     def forward(self, modality: Modality) -> Modality:
         """Return the replacement of a whole modality, B rows, nested as it is."""
         first = leaves(modality)[0]
-        if first.shape[0] == 1:
-            warnings.warn(
-                "shuffle needs two samples to differ from the original, however the batch has 1", stacklevel=2
-            )
+        _warn_of_one(first.shape[0], "shuffle")
         # A uniformly random cycle: every other sample is equally likely, the sample itself impossible.
         order = torch.randperm(first.shape[0], device=first.device, generator=self.generator)
         donors = torch.empty_like(order).scatter(0, order, order.roll(1))
@@ -291,6 +297,15 @@ def replace_where(
         map_leaves(partial(_choose, marked), new, old)
         for marked, new, old in zip(marks, replacements, kept, strict=True)
     )
+
+
+def _warn_of_one(n_samples: int, perturbation: str) -> None:
+    if n_samples == 1:
+        warnings.warn(
+            f"{perturbation} needs two samples to differ from the original, however the batch has 1; its views replace "
+            "nothing: use larger batches, or another perturbation",
+            stacklevel=3,
+        )
 
 
 def _choose(marked: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._available import weigh_available
-from i2moe._means import weighted_sum
+from i2moe._lazy import sizes_parameters
+from i2moe._means import renormalized, weighted_sum
 from i2moe._types import Modality, map_leaves
 from i2moe.experts import mixing_layer
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -58,9 +59,11 @@ def experts_above(report: _Weighed, threshold: float) -> tuple[str, ...]:
 def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
     """Keep some experts of a trained model, with their weights scaled to sum to 1.
 
-    With all experts kept the predictions are the model's own, exactly. The smaller model is a model like any other, to
-    evaluate, explain, export or train further. It shares the experts and the reweighter: to leave the model alone,
-    prune a `copy.deepcopy` of it.
+    With all experts kept the predictions are the model's own, exactly. Where a dropped expert had all the weight, so
+    that those kept have rounded to 0, they count alike.
+
+    The smaller model is a model like any other, to evaluate, explain, export or train further. It shares the experts
+    and the reweighter: to leave the model alone, prune a `copy.deepcopy` of it.
 
     Args:
         model: the model.
@@ -78,15 +81,14 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         torch.Size([5, 2])
     """
     _check_model(model)
-    _check_known(model, keep)
-    wanted = [name in keep or name.split("/")[0] in keep for name in model.expert_names]
-    kept = [e for e, is_wanted in enumerate(wanted) if is_wanted]
+    wanted = _expanded(model, keep)
+    kept = [e for e, name in enumerate(model.expert_names) if name in wanted]
     remaining = iter([model.experts[e] for e in kept])
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
         modality_names=model.modality_names,
-        reweighter=model.reweighter if all(wanted) else _Selected(model.reweighter, kept),
+        reweighter=model.reweighter if len(kept) == len(model.expert_names) else _Selected(model.reweighter, kept),
         losses=model.losses,
         perturbation=model.perturbation,
         experts=[model.expert_names[e] for e in kept],
@@ -129,6 +131,7 @@ class TopExperts(nn.Module):
         self.k = k
 
     @override
+    @sizes_parameters
     def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict; `expert_predictions` are 0 where an expert did not run.
 
@@ -202,7 +205,7 @@ class _Selected(nn.Module):
     def forward(self, *args: Modality, **kwargs: Any) -> Tensor:
         weights = self.reweighter(*args, **kwargs)
         remaining = torch.stack([weights.select(1, e) for e in self.kept], dim=1)
-        return remaining / remaining.sum(1, keepdim=True)
+        return renormalized(remaining, torch.ones_like(remaining, dtype=torch.bool))
 
 
 def _check_model(model: object) -> None:
@@ -212,7 +215,14 @@ def _check_model(model: object) -> None:
         )
 
 
-def _check_known(model: InteractionMoE, keep: Sequence[str]) -> None:
-    known = {*model.expert_names, "uniqueness"}
-    if isinstance(keep, str) or not keep or len(set(keep)) < len(keep) or not known.issuperset(keep):
-        raise ValueError(f"keep must list some of the experts {model.expert_names}, each once, however it is {keep!r}")
+def _expanded(model: InteractionMoE, keep: Sequence[str]) -> list[str]:
+    """Put the names of all modalities' experts for "uniqueness"."""
+    uniqueness = [name for name in model.expert_names if name.startswith("uniqueness/")]
+    names = [] if isinstance(keep, str) else list(keep)
+    names = [each for name in names for each in (uniqueness if name == "uniqueness" else [name])]
+    if not names or len(set(names)) < len(names) or not set(model.expert_names).issuperset(names):
+        raise ValueError(
+            f"keep must list some of the experts {model.expert_names}, each once ('uniqueness' stands for those of all "
+            f"modalities), however it is {keep!r}"
+        )
+    return names

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._dropout import Dropout
+from i2moe._pooling import pool_tokens
 from i2moe._types import Modality, leaves
 
 __all__ = ["Reweighter", "StaticReweighter"]
@@ -22,9 +23,9 @@ class Reweighter(nn.Module):
     floating-point tensors of a nested modality are averaged each and concatenated; integers and booleans are left out.
     Modalities of another precision than the parameters are converted.
 
-    Padding counts in the average like any token: what a mask beside the tokens means, your backbone alone knows. Set
-    padded tokens to 0, or write a reweighter that reads the mask: any module that maps the tuple of modalities to
-    weights (B, E).
+    Padded tokens leave the average by a mask: a boolean tensor (B, T) beside the tokens (B, T, D), in the same tuple,
+    list or dict, which is True for the tokens that count. A mask that is True for padding has to be inverted. A mask of
+    integers is not read: compare it, `mask == 1`.
 
     Source: I2MoE (ICML 2025), section 3; appendix G for the sizes.
 
@@ -89,7 +90,7 @@ class Reweighter(nn.Module):
 
         Raises:
             TypeError: if a modality has no floating-point tensor.
-            ValueError: if the modalities do not have the widths `feature_dims`.
+            ValueError: if the modalities do not have the widths `feature_dims`, or two masks fit the same tokens.
         """
         features = [_pool(i, modality) for i, modality in enumerate(modalities)]
         self._check_widths([feature.shape[-1] for feature in features])
@@ -152,16 +153,14 @@ class StaticReweighter(nn.Module):
 
 def _pool(index: int, modality: Modality) -> Tensor:
     """Average each floating-point tensor over its token axes and concatenate: (B, D)."""
-    floating = [leaf for leaf in leaves(modality) if leaf.is_floating_point()]
-    if not floating:
+    try:
+        averages = pool_tokens(modality)
+    except ValueError as error:
+        error.add_note(f"in modality {index}")
+        raise
+    if not averages:
         raise TypeError(
             f"the reweighter must have a floating-point tensor in every modality, however modality {index} has none; "
             "embed it first, or pass InteractionMoE a StaticReweighter or one of your own"
         )
-    return torch.cat([_pool_tensor(leaf) for leaf in floating], dim=-1)
-
-
-def _pool_tensor(x: Tensor) -> Tensor:
-    if x.ndim == 1:
-        return x.unsqueeze(-1)
-    return x if x.ndim == 2 else x.flatten(1, -2).mean(1)
+    return torch.cat(averages, dim=-1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
+from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter, explain
 from i2moe.losses import cosine_redundancy, cosine_synergy, difference_uniqueness, triplet_uniqueness
 from i2moe.perturbations import Custom, Gaussian, Perturbation, Shuffle, Zero, as_perturbation
 
@@ -341,9 +341,15 @@ def test_other_widths_than_those_of_the_first_batch() -> None:
     assert ran == []
 
 
-def test_shuffle_of_one_sample_warns() -> None:
-    with pytest.warns(UserWarning, match=r"shuffle needs two samples .*, however the batch has 1"):
-        make(perturbation="shuffle")(x(1), y(1))
+@pytest.mark.parametrize("perturbation", ["shuffle", "mean"])
+def test_views_of_one_sample_warn_in_training_and_in_reports(perturbation: str) -> None:
+    words = rf"{perturbation} needs two samples .*, however the batch has 1; .* larger batches, or another perturbation"
+    model = make(perturbation=perturbation)
+    with pytest.warns(UserWarning, match=words):
+        model(x(1), y(1))
+    alone = [((x(1), y(1)), torch.tensor([label])) for label in (0, 1)]
+    with pytest.warns(UserWarning, match=words):
+        explain(model, alone, perturbation=perturbation, n_bootstrap=10)
 
 
 @pytest.mark.parametrize("function", [cosine_synergy, cosine_redundancy])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
 from collections.abc import Callable
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -162,7 +165,7 @@ def test_checkpoint_changes_nothing_but_memory(case: Case, execution: Execution)
         modalities, gain = make_batch(case)
         torch.manual_seed(5)
         first, second = call(model, case, modalities), call(model, case, modalities)  # two passes before a backward
-        for out in (first, second):
+        for out in (first, second, first):  # and one again
             objective(out.prediction, out.views, out.aux_loss).backward(retain_graph=True)
         found.append((first.prediction, second.views, gradients(model, gain), dict(model.named_buffers())))
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=case.atol)
@@ -270,10 +273,10 @@ def test_auto_runs_all_experts_at_once_where_it_can() -> None:
     model = InteractionMoE(SharedLayer, 2, reweighter=StaticReweighter(4))
     x, y = batch()
     model(x, y)
-    assert model.experts._vmap_proven == {"training"}
+    assert model.experts._vmap_proven.keys() == {"training"}
     assert model.experts.vmap_refusals == {}
     model.eval()(x, y)
-    assert model.experts._vmap_proven == {"training", "evaluation"}
+    assert model.experts._vmap_proven.keys() == {"training", "evaluation"}
 
 
 @pytest.mark.usefixtures("launch_bound")
@@ -307,7 +310,7 @@ def test_auto_tries_once_and_remembers() -> None:
     assert n_first == [1] * len(spies)
     assert [len(spy.n_rows) for spy in spies] == [2] * len(spies)
     assert "hooks" in model.experts.vmap_refusals["training"]
-    assert model.experts._vmap_proven == set()
+    assert model.experts._vmap_proven == {}
 
 
 @pytest.mark.usefixtures("launch_bound")
@@ -325,33 +328,102 @@ def test_auto_falls_back_when_another_batch_takes_another_path() -> None:
 
     model = InteractionMoE(Picky, 2, reweighter=StaticReweighter(4))
     model(*batch(4))
-    assert model.experts._vmap_proven == {"training"}
+    assert model.experts._vmap_proven.keys() == {"training"}
     model(*batch(16))
-    assert model.experts._vmap_proven == set()
+    assert model.experts._vmap_proven == {}
     assert "Picky" in model.experts.vmap_refusals["training"]
 
 
-def add_hook(expert: nn.Module) -> None:
-    expert.register_forward_hook(lambda layer, args, output: 0 * output)
+class Configured(nn.Module):
+    """Holds numbers in all ways that a pass may read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+        self.scale, self.scales, self.options, self.config = 1.0, [1.0], {"scale": 1.0}, SimpleNamespace(scale=1.0)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        scale = self.scale * self.scales[0] * self.options["scale"] * self.config.scale
+        output: Tensor = scale * self.layers(torch.cat([x, y], dim=-1))
+        return output
 
 
-def freeze(expert: nn.Module) -> None:
-    expert.eval()
+def change(expert: Any, how: str) -> None:
+    match how:
+        case "hook":
+            expert.register_forward_hook(lambda layer, args, output: 0 * output)
+        case "mode":
+            expert.eval()
+        case "mode of a layer":
+            expert.layers[1].eval()
+        case "attribute":
+            expert.scale = 2.0
+        case "list":
+            expert.scales[0] = 2.0
+        case "dict":
+            expert.options["scale"] = 2.0
+        case "object":
+            expert.config.scale = 2.0
+        case "forward":
+            expert.forward = lambda x, y: x
+        case "another layer":
+            expert.layers[1] = nn.ReLU()
+        case "a deeper layer":
+            expert.layers[0] = nn.Sequential(expert.layers[0], nn.Tanh())
+        case "a wider layer":
+            expert.layers[0], expert.layers[2] = nn.Linear(8, 7), nn.Linear(7, 3)
+        case "new parameters":
+            expert.layers[0] = nn.Linear(8, 6)
+        case _:
+            raise AssertionError(how)
+
+
+ALONE = ("hook", "mode", "mode of a layer", "attribute", "list", "dict", "object", "forward")
+LAYERS = ("another layer", "a deeper layer", "a wider layer")
 
 
 @pytest.mark.usefixtures("launch_bound")
-@pytest.mark.parametrize("change", [add_hook, freeze])
-def test_a_later_change_of_one_expert_counts(change: Callable[[nn.Module], None]) -> None:
+@pytest.mark.parametrize("how", [*ALONE, *LAYERS])
+def test_a_later_change_of_one_expert_counts(how: str) -> None:
     executions: tuple[Execution, ...] = ("auto", "vmap")
-    models = [make_model(by_name("mlp"), "zero", execution) for execution in executions]
-    for model in models:
-        model(*batch())
-        change(model.experts[2])
-    with pytest.raises(RuntimeError, match=r"execution='vmap' must .*(hooks|in training).*use execution='auto'"):
-        models[1](*batch())
+    models = [InteractionMoE(Configured, 2, execution=execution) for execution in executions]
     x, y = batch()
-    found = models[0](x, y).expert_predictions[:, 2]
-    torch.testing.assert_close(found, models[0].experts[2](x, y))
+    for model in models:
+        for _ in range(2):
+            model(x, y)
+        change(model.experts[2], how)
+    with pytest.raises(RuntimeError, match=r"execution='vmap' must .*however .*use execution='auto'"):
+        models[1](x, y)
+    found = models[0](x, y).expert_predictions.unbind(1)
+    for expert, prediction in zip(models[0].experts, found, strict=True):
+        torch.testing.assert_close(prediction, expert(x, y))
+
+
+@pytest.mark.parametrize("how", ["attribute", "list", "dict", "object", *LAYERS, "new parameters"])
+def test_a_later_change_of_all_experts_counts(how: str) -> None:
+    model = InteractionMoE(Configured, 2, execution="vmap")
+    x, y = batch()
+    model(x, y)
+    for expert in model.experts:
+        change(expert, how)
+    for expert, prediction in zip(model.experts, model(x, y).expert_predictions.unbind(1), strict=True):
+        torch.testing.assert_close(prediction, expert(x, y))
+
+
+def test_compiled_vmap_looks_at_the_experts_first() -> None:
+    torch._dynamo.reset()
+    case = by_name("experts of different scale")
+    compiled = torch.compile(make_model(case, "zero", "vmap"), backend="eager")
+    with pytest.raises(RuntimeError, match=r"(?s)execution='vmap' must .*has another 'scale' in another"):
+        call(compiled, case, make_batch(case)[0])
+
+
+def test_a_copy_leaves_behind_what_was_found_of_the_experts() -> None:
+    model = InteractionMoE(Configured, 2, execution="vmap", feature_dims=(3, 5))
+    model(*batch())
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert again.experts._vmap_proven == {}
+        assert again(*batch()).prediction.shape == (8, 3)
 
 
 @pytest.mark.usefixtures("launch_bound")

@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 N_PROCESSES, N_SAMPLES = 2, 8
+AVAILABLE = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 0], [1, 1], [1, 1], [1, 1], [0, 1]]).bool()
 
 
 class Fusion(nn.Module):
@@ -52,8 +53,8 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return x, y, target
 
 
-def loss_of(model: Callable[..., Any], x: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    out = model(x, y)
+def loss_of(model: Callable[..., Any], x: Tensor, y: Tensor, target: Tensor, **missing: Tensor) -> Tensor:
+    out = model(x, y, **missing)
     loss: Tensor = (out.prediction - target).square().mean() + 0.5 * out.interaction_loss
     return loss
 
@@ -61,14 +62,6 @@ def loss_of(model: Callable[..., Any], x: Tensor, y: Tensor, target: Tensor) -> 
 def part(rank: int) -> tuple[Tensor, ...]:
     """The share of the batch of one process."""
     return tuple(tensor.chunk(N_PROCESSES)[rank] for tensor in batch())
-
-
-def alone() -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of one process on the whole batch."""
-    model = make()
-    loss = loss_of(model, *batch())
-    torch.autograd.backward(loss)
-    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
@@ -85,8 +78,13 @@ def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> Non
         dist.destroy_process_group()
 
 
-def assert_same_step(rank: int, loss: Tensor, gradients: dict[str, Tensor]) -> None:
-    expected_loss, expected = alone()
+def assert_same_step(
+    rank: int, loss: Tensor, gradients: dict[str, Tensor], fill: str | None = None, **missing: Tensor
+) -> None:
+    model = make(fill=fill).eval()  # on its own
+    expected_loss = loss_of(model.interaction_views, *batch(), **missing)
+    torch.autograd.backward(expected_loss)
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     total = loss.detach().clone()
     dist.all_reduce(total)
     torch.testing.assert_close(total / N_PROCESSES, expected_loss, rtol=0, atol=1e-9)
@@ -108,6 +106,39 @@ def train_replicated(rank: int, folder: Path) -> None:
 
 def test_replicas_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
     together(train_replicated, tmp_path)
+
+
+def train_replicated_with_gaps(rank: int, folder: Path) -> None:
+    mask = AVAILABLE.chunk(N_PROCESSES)[rank]
+    for fill in ("zero", "learned"):
+        for options in ({}, {"execution": "vmap"}, {"checkpoint": True}):
+            model = DistributedDataParallel(make(fill=fill, **options))
+            loss = loss_of(model, *part(rank), available=mask)
+            torch.autograd.backward(loss)
+            gradients = {n: p.grad for n, p in model.module.named_parameters() if p.grad is not None}
+            assert_same_step(rank, loss, gradients, fill=fill, available=AVAILABLE)
+
+    compiled = torch.compile(make(fill="zero"), fullgraph=True, backend="eager")
+    torch.testing.assert_close(loss_of(compiled, *part(rank), available=mask), loss)
+
+
+def test_replicas_with_missing_modalities_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+    together(train_replicated_with_gaps, tmp_path)
+
+
+def run_on_one(rank: int, folder: Path) -> None:
+    groups = [dist.new_group([each]) for each in range(N_PROCESSES)]
+    if rank == 0:
+        model = make(fill="zero").eval()
+        expected = loss_of(model.interaction_views, *batch(), available=AVAILABLE)
+        model.process_group = groups[rank]
+        model.train().reweighter.eval()  # type: ignore[attr-defined]
+        loss = loss_of(model, *batch(), available=AVAILABLE)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_evaluation_and_a_model_of_one_process_wait_for_no_other(tmp_path: Path) -> None:
+    together(run_on_one, tmp_path)
 
 
 # --- FSDP2 ---

@@ -407,6 +407,13 @@ def test_the_mean_is_over_present_rows_and_tokens_and_moves() -> None:
     assert fill.vector.item() == pytest.approx(mean)
 
 
+def test_padded_tokens_leave_the_mean() -> None:
+    tokens, mask = torch.randn(3, 4, 2), torch.arange(4) < torch.tensor([[1], [3], [2]])
+    fill, present = MeanFill(like=(tokens, mask)), torch.tensor([True, True, False])
+    fill((torch.where(mask.unsqueeze(-1), tokens, torch.nan), mask), present)
+    torch.testing.assert_close(fill.vector, (tokens[0, 0] + tokens[1, :3].mean(0)) / 2)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_donors_have_the_modality_and_give_all_of_it(training: bool) -> None:
     fill, present = ShuffleFill().train(training), torch.tensor([False, True, False, True, False])

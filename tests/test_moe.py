@@ -21,6 +21,7 @@ from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Interaction
 from i2moe.experts import Execution
 from i2moe.losses import Interaction
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
+from i2moe.pruning import TopExperts
 from tests import oracle
 from tests.zoo import EXECUTIONS, auxiliary_and_latent
 
@@ -514,6 +515,31 @@ def test_a_lazy_model_learns_with_an_optimizer_made_before() -> None:
     assert unchanged == []
 
 
+@pytest.mark.parametrize("execution", ["auto", "sequential"])
+@pytest.mark.parametrize("fill", [None, "learned", "mean"])
+def test_a_dry_run_in_inference_mode_builds_a_model_that_learns(fill: str | None, execution: Execution) -> None:
+    dry_runs: list[Callable[..., object]] = [
+        lambda model, x, y: model.eval()(x, y),
+        lambda model, x, y: model.interaction_views(x, y),
+        lambda model, x, y: TopExperts(model.eval(), 4).eval()(x, y),
+    ]
+    for dry_run in dry_runs:
+        model = make(lambda: Fusion(nn.LazyLinear(6)), feature_dims=None, fill=fill, execution=execution)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with torch.inference_mode():
+            dry_run(model, *batch())
+            assert model.eval()(*batch()).prediction.is_inference()
+        assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+        before = copy.deepcopy(model.state_dict())
+        mask = {} if fill is None else {"available": torch.tensor([[1, 1], [1, 0], [0, 1]] * 2).bool()}
+        backward(total(model.train()(*batch(), **mask)))
+        optimizer.step()
+        trained = {name for name, _ in model.named_parameters()}
+        assert all(
+            not torch.equal(value, before[name]) for name, value in model.state_dict().items() if name in trained
+        )
+
+
 # --- precision ---
 
 
@@ -721,3 +747,12 @@ def test_an_output_shows_shapes() -> None:
     out = make().eval()(*batch())
     assert repr(out).startswith("InteractionOutput(prediction (")
     assert "views" not in repr(out)
+
+
+def test_outputs_equal_themselves_alone() -> None:
+    model = make()
+    x, y = batch()
+    out, again = model(x, y), model(x, y)
+    assert [again, out].index(out) == 1
+    assert out != again
+    assert BackboneOutput(x) != BackboneOutput(x.clone())

@@ -233,5 +233,7 @@ def test_mistakes_with_heads() -> None:
         HeadLosses(HEADS, {"height": InteractionLosses()})
     with pytest.raises(ValueError, match="losses must be for some of the heads"):
         HeadLosses(HEADS, {})
+    with pytest.raises(ValueError, match=r"must compare predictions, however those of \['age'\] compare the latent"):
+        HeadLosses(HEADS, HEAD_LOSSES | {"age": InteractionLosses("regression", on="latent")})
     assert "activity" in repr(HEADS)
     assert "regression" in repr(HeadLosses(HEADS, HEAD_LOSSES))

@@ -218,9 +218,12 @@ def test_modalities_are_shuffled_apart() -> None:
     assert not torch.equal(views.perturbed[0][0], views.perturbed[1][1])  # type: ignore[arg-type]
 
 
-def test_shuffle_of_one_sample_warns_and_keeps_it() -> None:
+@pytest.mark.parametrize("kind", [Shuffle, Mean])
+def test_one_sample_has_no_other_to_be_replaced_by(kind: type[Perturbation]) -> None:
+    x = torch.tensor([[3.0]])
     with pytest.warns(UserWarning, match="needs two samples to differ from the original, however the batch has 1"):
-        assert Shuffle()(torch.tensor([3])) == torch.tensor([3])
+        torch.testing.assert_close(kind()(x), x)
+    kind()(x.expand(2, 1))
 
 
 # --- randomness ---
@@ -267,12 +270,15 @@ class Mixes(nn.Module):
         return output
 
 
-def loss_and_gradients(task: Any, perturbation: Perturbation, batch: tuple[Tensor, ...]) -> Tensor:
+def loss_and_gradients(
+    task: Any, perturbation: Perturbation, batch: tuple[Tensor, ...], available: Tensor | None
+) -> Tensor:
     """The interaction losses of all experts and the gradient of their mean, in one vector."""
     torch.manual_seed(1)
-    losses = InteractionLosses(task)
-    model = InteractionMoE(Mixes, 3, perturbation=perturbation, losses=losses, reweighter=StaticReweighter(5))
-    out = model(*batch)
+    losses, fill = InteractionLosses(task), None if available is None else "zero"
+    reweighter = StaticReweighter(5)
+    model = InteractionMoE(Mixes, 3, perturbation=perturbation, losses=losses, reweighter=reweighter, fill=fill)
+    out = model(*batch, available=available)
     assert out.interaction_loss is not None
     out.interaction_loss.backward()
     gradients = [p.grad.flatten() for p in model.experts.parameters() if p.grad is not None]
@@ -285,12 +291,18 @@ def loss_and_gradients(task: Any, perturbation: Perturbation, batch: tuple[Tenso
     [{"fraction": 0.5}, {"fraction": 0.25}, {"per_step": 2}, {"fraction": 0.5, "per_step": 2}],
     ids=["half", "quarter", "two modalities", "both"],
 )
+@pytest.mark.parametrize(
+    "available",
+    [None, [[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]],
+    ids=["complete", "some missing", "one complete row"],
+)
 def test_expected_losses_and_gradients_are_those_of_all(
-    task: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    task: str, options: dict[str, Any], available: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean over every order that could be drawn, of 4 rows and 3 modalities, is exact."""
     batch = tuple(torch.randn(4, 3) for _ in range(3))
-    expected = loss_and_gradients(task, Zero(), batch)
+    mask = None if available is None else torch.tensor(available).bool()
+    expected = loss_and_gradients(task, Zero(), batch, mask)
     of_rows = list(permutations(range(4))) if "fraction" in options else [()]
     of_modalities = list(permutations(range(3))) if "per_step" in options else [()]
 
@@ -299,7 +311,7 @@ def test_expected_losses_and_gradients_are_those_of_all(
         orders = {4: rows, 3: replaced}
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randperm", lambda n, orders=orders, **_: torch.tensor(orders[n]))
-            found.append(loss_and_gradients(task, Zero(**options), batch))
+            found.append(loss_and_gradients(task, Zero(**options), batch, mask))
 
     torch.testing.assert_close(torch.stack(found).mean(0), expected, rtol=0, atol=1e-9)
     assert torch.stack(found).std(0).max() > 1e-3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import InteractionMoE, explain
+from i2moe import InteractionMoE, StaticReweighter, explain
 from i2moe.backbones import SwitchTransformer
 from i2moe.interpretation import InteractionReport
 from i2moe.pruning import TopExperts, experts_above, prune
@@ -103,7 +103,28 @@ def test_a_pruned_model_is_exported() -> None:
     torch.testing.assert_close(exported.module()(x, y).prediction, smaller(x, y).prediction)
 
 
-@pytest.mark.parametrize("keep", [(), "synergy", ("synergy", "synergy"), ("luck",), ("uniqueness/z",)])
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float64, 1e4), (torch.float32, 200.0), (torch.float16, 20.0)])
+@pytest.mark.parametrize("keep", [NAMES[:3], ("synergy",)])
+def test_kept_weights_that_have_rounded_to_zero_are_even(dtype: torch.dtype, gap: float, keep: tuple[str, ...]) -> None:
+    reweighter = StaticReweighter(4)
+    with torch.no_grad():
+        reweighter.logits[3] = gap
+    model = InteractionMoE(mlp, 2, modality_names=("x", "y"), reweighter=reweighter).to(dtype).eval()
+    smaller = prune(model, keep)
+    x, y = batch()
+    out = smaller(x.to(dtype), y.to(dtype))
+    torch.testing.assert_close(out.weights, torch.full_like(out.weights, 1 / len(keep)))
+    backward(out.prediction.sum())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in smaller.parameters())
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        *((), "synergy", ("synergy", "synergy"), ("luck",), ("uniqueness/z",)),
+        *(("uniqueness", "uniqueness/x"), ("uniqueness", "uniqueness")),
+    ],
+)
 def test_unknown_experts_are_refused(keep: Any) -> None:
     with pytest.raises(ValueError, match=r"keep must list some of the experts .*however it is"):
         prune(make(), keep)

@@ -121,3 +121,77 @@ def test_gradient_reaches_parameters_and_modalities() -> None:
     assert x.grad is not None
     assert (x.grad.abs().sum(-1) > 0).all()
     assert y.grad is not None
+
+
+# --- padding ---
+
+
+def masked(n_samples: int = 6, n_tokens: int = 5) -> Tensor:
+    """A mask of one to all tokens, each number of them at least once."""
+    return torch.arange(n_tokens) <= torch.arange(n_samples).unsqueeze(1) % n_tokens
+
+
+def nested_in(kind: str, x: Tensor, mask: Tensor) -> Any:
+    return {
+        "tuple": (x, mask),
+        "list": [mask, x],
+        "dict": {"tokens": x, "mask": mask},
+        "deep": [{"text": (x, mask), "none": None}],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "deep"])
+@pytest.mark.parametrize("inner", [(), (3,)], ids=["tokens", "frames of tokens"])
+def test_padded_tokens_leave_the_average(kind: str, inner: tuple[int, ...]) -> None:
+    reweighter, y, mask = Reweighter(4, (4, 3)).eval(), torch.randn(6, 3), masked()
+    x = torch.randn(6, 5, *inner, 4)
+    pooled = torch.stack([sample[counts].reshape(-1, 4).mean(0) for sample, counts in zip(x, mask, strict=True)])
+    for padding in (0.0, 1e3, torch.nan, torch.inf):
+        padded = torch.where(mask.reshape(6, 5, *(1,) * (x.ndim - 2)), x, padding).requires_grad_()
+        weights = reweighter((nested_in(kind, padded, mask), y))
+        torch.testing.assert_close(weights, reweighter((pooled, y)))
+        weights.square().sum().backward()
+        assert padded.grad is not None
+        assert padded.grad.flatten(2).any(2).equal(mask)
+
+
+def test_the_length_of_the_padding_changes_nothing() -> None:
+    reweighter, x, mask, y = Reweighter(4, (4, 3)).eval(), torch.randn(6, 5, 4), masked(), torch.randn(6, 3)
+    longer, more = torch.cat([x, torch.zeros(6, 9, 4)], 1), torch.cat([mask, torch.zeros(6, 9, dtype=torch.bool)], 1)
+    torch.testing.assert_close(reweighter(((longer, more), y)), reweighter(((x, mask), y)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_mask_of_all_tokens_is_none_bit_for_bit(dtype: torch.dtype) -> None:
+    x, everything = 200 * torch.rand(2, 700, 4).to(dtype), torch.ones(2, 700, dtype=torch.bool)
+    reweighter = Reweighter(4, (4, 3)).eval().to(dtype)
+    y = torch.randn(2, 3).to(dtype)
+    assert torch.equal(reweighter(((x, everything), y)), reweighter((x, y)))
+
+
+def test_a_sample_without_tokens_has_the_average_zero() -> None:
+    reweighter, y = Reweighter(4, (4, 3)).eval(), torch.randn(2, 3)
+    x, nothing = torch.full((2, 5, 4), torch.nan), torch.zeros(2, 5, dtype=torch.bool)
+    torch.testing.assert_close(reweighter(((x, nothing), y)), reweighter((torch.zeros(2, 4), y)))
+
+
+def test_what_is_no_mask_is_not_read() -> None:
+    reweighter, x, y = Reweighter(4, (4, 3)).eval(), torch.randn(6, 5, 4), torch.randn(6, 3)
+    expected = reweighter((x, y))
+    elsewhere, other_length, numbers = {"inside": masked()}, torch.zeros(6, 4, dtype=torch.bool), masked().long()
+    for beside in (elsewhere, other_length, numbers, torch.zeros(6, dtype=torch.bool)):
+        torch.testing.assert_close(reweighter(((x, beside), y)), expected)
+
+
+def test_each_mask_is_for_the_tokens_beside_it() -> None:
+    reweighter, x, z, y = Reweighter(4, (8, 3)).eval(), *torch.randn(2, 6, 5, 4), torch.randn(6, 3)
+    both, apart = ((x, masked()), (z, ~masked())), ((z, ~masked()), (x, masked()))
+    weights = reweighter((both, y))
+    columns = torch.cat([torch.arange(4, 8), torch.arange(4), torch.arange(8, 11)])
+    first = reweighter.mlp[0]
+    assert isinstance(first, nn.Linear)
+    first.weight = nn.Parameter(first.weight[:, columns])
+    torch.testing.assert_close(reweighter((apart, y)), weights)
+    with pytest.raises(ValueError, match=r"one boolean mask, however 2 fit those of shape \(6, 5, 4\)") as caught:
+        reweighter(((x, masked(), masked()), y))
+    assert caught.value.__notes__ == ["in modality 0"]
