@@ -18,11 +18,11 @@ from torch.nn.parallel import DataParallel
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import i2moe._archive as archive
+import i2moe.interpretation.report.storage as archive
 from i2moe import InteractionMoE, StaticReweighter
-from i2moe._statistics import WeightStatistics, bootstrap_interval, correlation, rank_correlation, ranks
 from i2moe._tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
+from i2moe.interpretation.statistics import WeightStatistics, bootstrap_interval, correlation, rank_correlation, ranks
 from i2moe.perturbations import Gaussian
 
 N_SAMPLES, WIDTH = 40, 3

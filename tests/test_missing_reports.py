@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionSupervision, explain
-from i2moe._faithfulness import agreement, evidence
 from i2moe.interpretation import InteractionReport
+from i2moe.interpretation.faithfulness import agreement, evidence
 from tests.test_supervision import output_weight
 
 AVAILABLE = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
-from i2moe.monitoring import TemperatureSchedule, WeightMonitor
+from i2moe.interpretation.monitoring import TemperatureSchedule, WeightMonitor
 from tests.test_moe import Synchronizations
 
 NAMES = ("uniqueness/a", "uniqueness/b", "synergy", "redundancy")

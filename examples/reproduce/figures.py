@@ -11,7 +11,7 @@ from torch import Tensor
 from examples.datasets._interface import MultimodalData
 from examples.reproduce.learner import Learner
 from i2moe import InteractionMoE, explain
-from i2moe.plots import plot_losses, plot_weights
+from i2moe.interpretation.plots import plot_losses, plot_weights
 
 __all__ = ["draw"]
 

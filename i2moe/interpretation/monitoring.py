@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from i2moe._usage import find_collapsed, find_constant, find_dead
+from i2moe.interpretation.warnings import find_collapsed, find_constant, find_dead
 from i2moe.moe import InteractionOutput
 
 __all__ = ["TemperatureSchedule", "WeightHealth", "WeightMonitor"]

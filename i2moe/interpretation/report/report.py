@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from i2moe import _archive
-from i2moe._faithfulness import agreement, evidence
-from i2moe._statistics import WeightStatistics, plain
-from i2moe._tables import availability, columns, summary
 from i2moe._tasks import Task, check_task, decide, distances, is_correct, score
-from i2moe._usage import usage_warnings
+from i2moe.interpretation.faithfulness import agreement, evidence
+from i2moe.interpretation.report import storage
+from i2moe.interpretation.report.summary import availability, columns, summary
+from i2moe.interpretation.statistics import WeightStatistics, plain
+from i2moe.interpretation.warnings import usage_warnings
 from i2moe.losses import Interaction
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class InteractionReport:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         facts = {name: value for name, value in values.items() if name not in tensors}
-        _archive.write(path, {"format": _FORMAT, **facts}, tensors)
+        storage.write(path, {"format": _FORMAT, **facts}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> InteractionReport:
@@ -346,7 +346,7 @@ class InteractionReport:
             FileNotFoundError: if there is no file.
             ValueError: if the file is damaged, of another kind or of a newer format.
         """
-        facts, tensors = _archive.read(path)
+        facts, tensors = storage.read(path)
         if facts.get("format") != _FORMAT:
             raise ValueError(
                 f"{os.fspath(path)} must have report format {_FORMAT}, however it has {facts.get('format')!r}; "

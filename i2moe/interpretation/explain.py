@@ -1,4 +1,4 @@
-"""Reading a trained model: which interactions drive its predictions, and whether its weights can be believed."""
+"""Run a model over data and collect what its experts say and do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._faithfulness import falls
-from i2moe._observe import (
+from i2moe._tasks import Task, check_target, check_task, score
+from i2moe._types import Modality
+from i2moe.interpretation.faithfulness import falls
+from i2moe.interpretation.observation import (
     Observation,
     call_by_signature,
     checksum,
@@ -23,15 +25,11 @@ from i2moe._observe import (
     observe,
     unwrap,
 )
-from i2moe._report import InteractionReport
-from i2moe._stability import Stability, stability
-from i2moe._statistics import WeightStatistics
-from i2moe._tasks import Task, check_target, check_task, score
-from i2moe._types import Modality
+from i2moe.interpretation.report import InteractionReport
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
 
-__all__ = ["InteractionReport", "Stability", "WeightStatistics", "explain", "stability"]
+__all__ = ["explain"]
 
 
 def explain(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from i2moe._report import InteractionReport
+    from i2moe.interpretation.report import InteractionReport
 
 __all__ = ["explained_by_group", "find_collapsed", "find_constant", "find_dead", "usage_warnings"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from i2moe._report import InteractionReport
-from i2moe._statistics import ranks
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.statistics import ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from i2moe._statistics import WeightStatistics
 from i2moe._tasks import decide, fall_name
+from i2moe.interpretation.statistics import WeightStatistics
 
 if TYPE_CHECKING:
-    from i2moe._report import InteractionReport
+    from i2moe.interpretation.report import InteractionReport
 
 __all__ = ["availability", "columns", "summary", "table"]
 

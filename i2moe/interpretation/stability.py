@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._report import InteractionReport
-from i2moe._statistics import correlation, plain
-from i2moe._tables import table
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.report.summary import table
+from i2moe.interpretation.statistics import correlation, plain
 
 __all__ = ["Stability", "stability"]
 
