@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from i2moe._tasks import Task, check_target, check_task, score
-from i2moe._types import Modality
-from i2moe.interpretation.faithfulness import falls
+from i2moe._tasks import Task, check_task
 from i2moe.interpretation.observation import (
-    Observation,
     call_by_signature,
-    checksum,
     find_moe,
     generators_of,
-    left_as_found,
-    move,
-    observe,
+    preserve_state,
     unwrap,
 )
+from i2moe.interpretation.reading import BatchReader
 from i2moe.interpretation.report import InteractionReport
-from i2moe.moe import InteractionMoE, InteractionOutput
+from i2moe.interpretation.statistics import check_confidence
+from i2moe.moe import InteractionMoE
 from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
 
 __all__ = ["explain"]
@@ -42,14 +37,13 @@ def explain(
     call: Callable[[nn.Module, Any], object] | None = None,
     perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = None,
     n_draws: int = 4,
-    n_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> InteractionReport:
     r"""Run a model over data and report which interactions its predictions come from.
 
     Besides the weights, their statistics and the experts' contributions, the report says whether the weights are
-    *faithful*: how much the score of a sample, the probability of its true class, falls when a modality is replaced
+    *faithful*: how much the score of a sample, the probability of its true class, drops when a modality is replaced
     (comprehensiveness) or kept alone (sufficiency), and whether each expert's weight is high where the model behaves
     like the expert's interaction.
 
@@ -78,9 +72,8 @@ def explain(
             none.
         n_draws: number of replacements that scores are averaged over; 0 leaves faithfulness out and costs one pass
             instead of 1 + 2 M n_draws (1 + 2 n_draws for two modalities).
-        n_bootstrap: number of resamples of the samples behind each interval.
-        confidence: of the intervals.
-        seed: of the replacements and of the resampling; equal seeds give equal reports.
+        confidence: of the intervals of the mean weights.
+        seed: of the replacements; equal seeds give equal reports.
 
     Returns:
         The report.
@@ -90,6 +83,10 @@ def explain(
         ValueError: if an argument is out of range, the model holds no or several `InteractionMoE`, the data is empty, a
             batch is not `(modalities, target)`, a target does not fit the task, or weights or predictions are not
             finite. The message names the batch. Errors of the model itself carry the batch as a note.
+
+    Warns:
+        UserWarning: if samples came in batches of one and were replaced by themselves, by the mean of one sample say.
+            This measures nothing: their comprehensiveness and sufficiency are NaN.
 
     Source: the local and global interpretation of I2MoE (ICML 2025); the measures of faithfulness of ERASER (ACL 2020).
 
@@ -109,10 +106,12 @@ def explain(
         (torch.Size([80, 4]), torch.Size([80, 4, 3]), torch.Size([80, 2]))
     """
     check_task(task)
-    _check_numbers(n_draws, n_bootstrap, confidence)
+    check_confidence(confidence)
+    if n_draws < 0:
+        raise ValueError(f"n_draws must be at least 0, however it is {n_draws}")
     model = unwrap(model)
     moe = find_moe(model)
-    reader = _BatchReader(
+    reader = BatchReader(
         model=model,
         moe=moe,
         call=call if call is not None else call_by_signature,
@@ -123,15 +122,17 @@ def explain(
         outputs=outputs,
     )
 
-    generators = generators_of(reader.perturbation, data, getattr(data, "sampler", None))
-    with left_as_found(model, reader.device, generators, seed):
+    generators = generators_of(reader.perturbation, data)
+    with preserve_state(model, reader.device, generators, seed):
         batches = [reader.read(index, batch) for index, batch in enumerate(data)]
     if not batches:
         raise ValueError(
             "data must yield at least one batch, however it is empty; a generator can be run through only once"
         )
 
-    rows = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    # A batch's part of each tensor is let go as soon as it is joined: both at once would take twice the memory.
+    rows = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+    _warn_of_unmeasured(rows)
     return InteractionReport(
         task=task,
         modality_names=moe.modality_names,
@@ -146,137 +147,8 @@ def explain(
         sufficiency=rows.get("sufficiency"),
         checksums=rows["checksums"],
         available=rows.get("available"),
-        n_bootstrap=n_bootstrap,
         confidence=confidence,
-        seed=seed,
     )
-
-
-@dataclass(frozen=True)
-class _BatchReader:
-    """Turns each batch into the report's rows."""
-
-    model: nn.Module
-    moe: InteractionMoE
-    call: Callable[[nn.Module, Any], object]
-    device: torch.device | None
-    task: Task
-    perturbation: Perturbation
-    n_draws: int
-    outputs: slice
-
-    def read(self, index: int, batch: Any) -> dict[str, Tensor]:
-        """Return the rows of batch number `index`, on the CPU."""
-        with _named(index):
-            modalities, target = _split(batch)
-        with _noted(index):
-            inputs = move(modalities, self.device)
-            seen = observe(self.moe, lambda: self.call(self.model, inputs))
-        with _named(index):
-            rows = _checked_rows(seen.output, self.outputs)
-            rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
-        with _noted(index):
-            rows["checksums"] = checksum(modalities, len(target))
-            if seen.available is not None:
-                rows["available"] = seen.available.cpu()
-            return rows | (self._measure(seen, rows) if self.n_draws > 0 else {})
-
-    def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        def score_of(modalities: tuple[Modality, ...]) -> Tensor:
-            args, kwargs = seen.arrange(modalities)
-            mask = {} if seen.available is None else {"available": seen.available}
-            prediction = _as_rows(_kept(self.moe(*args, **kwargs, **mask).prediction))[:, self.outputs]
-            return score(self.task, prediction, rows["target"])
-
-        full = score(self.task, rows["prediction"], rows["target"])
-        comprehensiveness, sufficiency = falls(
-            score_of, full, seen.modalities, self.perturbation, self.n_draws, seen.available
-        )
-        return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
-
-
-def _split(batch: Any) -> tuple[Any, Tensor]:
-    """Take a batch apart, or say how to regroup it."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
-        keys = f" with the keys {tuple(batch)}" if isinstance(batch, Mapping) else ""
-        raise ValueError(
-            f"a batch must be (modalities, target), however it is a {found}{keys}; "
-            "regroup the batches: `(((a, b), y) for a, b, y in loader)`"
-        )
-    modalities, target = batch
-    try:
-        return modalities, torch.as_tensor(target)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"a batch must be (modalities, target) with a tensor as target, however the target is a "
-            f"{type(target).__name__}; number class names, regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
-        ) from error
-
-
-def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
-    """Return what the report keeps of an output, at least float32 and on the CPU.
-
-    Raises:
-        ValueError: if something is not finite, or the weights are no distribution.
-    """
-    rows = {
-        "weights": _kept(output.weights),
-        "expert_predictions": _as_rows(_kept(output.expert_predictions), n_leading=2)[..., outputs],
-        "prediction": _as_rows(_kept(output.prediction))[..., outputs],
-    }
-    for name, tensor in rows.items():
-        broken = (~tensor.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        if broken:
-            more = ", ..." if len(broken) > 10 else ""
-            raise ValueError(
-                f"{name} must be finite, however they hold NaN or infinity for {len(broken)} of {len(tensor)} samples "
-                f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, or for a diverged training"
-            )
-    weights = rows["weights"]
-    if weights.min() < -1e-6 or (weights.sum(1) - 1).abs().max() > 1e-2:
-        raise ValueError(
-            "weights must be at least 0 and sum to 1 for each sample, however they lie in "
-            f"[{weights.min():.3g}, {weights.max():.3g}] and sum to {weights.sum(1).min():.3g} to "
-            f"{weights.sum(1).max():.3g}; end the reweighter with a softmax"
-        )
-    return rows
-
-
-def _kept(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-def _as_rows(prediction: Tensor, n_leading: int = 1) -> Tensor:
-    """Give predictions one output axis: (B,) becomes (B, 1)."""
-    if prediction.ndim == n_leading:
-        return prediction.unsqueeze(-1)
-    if prediction.ndim > n_leading + 1:
-        raise ValueError(
-            "predictions must be (B,) or (B, C) to be explained, however a sample's shape is "
-            f"{tuple(prediction.shape[n_leading:])}; flatten it in the backbone"
-        )
-    return prediction
-
-
-@contextmanager
-def _named(index: int) -> Iterator[None]:
-    """Put the batch into the message of our own errors."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"in batch {index} of data: {error}") from error.__cause__
-
-
-@contextmanager
-def _noted(index: int) -> Iterator[None]:
-    """Note the batch on errors of the model, whose type and message are not ours to change."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"in batch {index} of data, which must yield (modalities, target)")
-        raise
 
 
 def _choose_perturbation(
@@ -295,10 +167,14 @@ def _name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...
     return tuple(str(name) for name in names)
 
 
-def _check_numbers(n_draws: int, n_bootstrap: int, confidence: float) -> None:
-    if n_draws < 0:
-        raise ValueError(f"n_draws must be at least 0, however it is {n_draws}")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, however it is {n_bootstrap}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), however it is {confidence}")
+def _warn_of_unmeasured(rows: dict[str, Tensor]) -> None:
+    if "comprehensiveness" not in rows:
+        return
+    n_unmeasured = int(rows["comprehensiveness"].isnan().all(1).sum())
+    if n_unmeasured:
+        warnings.warn(
+            f"modalities must be replaced by something else to measure faithfulness, however {n_unmeasured} of "
+            f"{len(rows['weights'])} samples came in batches of one and were replaced by themselves: their "
+            "comprehensiveness and sufficiency are NaN; use larger batches or perturbation='zero'",
+            stacklevel=3,
+        )

@@ -1,49 +1,47 @@
-"""A report as text and as columns."""
+"""A report as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from i2moe._tasks import decide, fall_name
-from i2moe.interpretation.statistics import WeightStatistics
+from i2moe._tasks import drop_name
+from i2moe.interpretation.report.diagnostics import Diagnostics, group_by_availability
+from i2moe.interpretation.report.warning_rules import report_warnings
+from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
-if TYPE_CHECKING:
-    from i2moe.interpretation.report import InteractionReport
-
-__all__ = ["availability", "columns", "summary", "table"]
+__all__ = ["summary", "table"]
 
 _MOST_ROWS = 30
 
 
-def summary(report: InteractionReport) -> str:
-    """Return the report's data-set level as plain text."""
+def summary(report: Diagnostics) -> str:
+    """Return a plain-text table of the weights, per class, by outcome, and of what replaced modalities cost.
+
+    Example:
+        >>> from i2moe.interpretation import InteractionReport
+        >>> print(InteractionReport.example().summary().splitlines()[0])
+        4 samples, classification, accuracy 0.750
+    """
     blocks = [_headline(report), _experts(report), _groups(report)]
     if report.comprehensiveness is not None:
-        blocks.append(_falls(report))
+        blocks.append(_drops(report))
     if report.available is not None:
-        blocks.append(_availability(report))
+        blocks.append(_availability(report, report.available))
     blocks.append(
         f"entropy of the weights {report.entropy.mean():.3f} of at most {math.log(len(report.expert_names)):.3f} nats, "
         f"disagreement of the experts {report.disagreement.mean():.3f}"
     )
-    warnings = report.usage_warnings()
+    groups = (*report.by_outcome.values(), *report.per_class.values(), *report.by_availability.values())
+    if any(map(_is_small, groups)):
+        blocks.append(f"* fewer than {FEW_SAMPLES} samples: their mean weights are rough")
+    warnings = report_warnings(report)
     if warnings:
         blocks.append("\n".join(["warnings", *(f"  {warning}" for warning in warnings)]))
     return "\n\n".join(blocks)
-
-
-def availability(report: InteractionReport) -> list[str]:
-    """Name the modalities that each sample has: "image+text"."""
-    assert report.available is not None
-    names = report.modality_names
-    return [
-        "+".join(name for name, there in zip(names, row, strict=True) if there) for row in report.available.tolist()
-    ]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,25 +59,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def columns(report: InteractionReport) -> dict[str, list[Any]]:
-    """Return the report's samples as columns by name."""
-    named = _decided(report, "target", report.target, report.target)
-    named |= _decided(report, "prediction", report.prediction, report.decision)
-    named |= {"correct": report.correct.tolist(), "score": report.score.tolist()}
-    named |= _each("weight", report.expert_names, report.weights)
-    for e, expert in enumerate(report.expert_names):
-        raw = report.expert_predictions[:, e]
-        named |= _decided(report, f"prediction/{expert}", raw, decide(report.task, raw))
-    if report.available is not None:
-        named |= _each("available", report.modality_names, report.available)
-    named |= {"entropy": report.entropy.tolist(), "disagreement": report.disagreement.tolist()}
-    if report.comprehensiveness is not None and report.sufficiency is not None:
-        named |= _each("comprehensiveness", report.modality_names, report.comprehensiveness)
-        named |= _each("sufficiency", report.modality_names, report.sufficiency)
-    return named
-
-
-def _headline(report: InteractionReport) -> str:
+def _headline(report: Diagnostics) -> str:
     if report.task == "classification":
         quality = f"accuracy {report.correct.double().mean():.3f}"
     elif report.task == "multilabel":
@@ -90,32 +70,33 @@ def _headline(report: InteractionReport) -> str:
     return f"{len(report)} samples, {report.task}, {quality}"
 
 
-def _experts(report: InteractionReport) -> str:
+def _experts(report: Diagnostics) -> str:
     overall, largest = report.overall, _largest(report)
     header = ["expert", "weight", f"{report.confidence:.0%} interval", "std", "largest for"]
     rows = [
         [
             name,
             _number(overall.mean[e]),
-            f"[{_number(overall.low[e])}, {_number(overall.high[e])}]",
+            _interval(overall.low[e], overall.high[e]),
             _number(overall.std[e]),
             f"{largest[e]:.1%}",
         ]
         for e, name in enumerate(report.expert_names)
     ]
     if report.comprehensiveness is not None:
-        header.append("agreement")
-        rows = [[*row, _number(value)] for row, value in zip(rows, report.agreement, strict=True)]
+        header += ["behavior", "agreement"]
+        measured = zip(rows, *report.behavior, report.agreement, strict=True)
+        rows = [[*row, _interval(low, high), _number(correlation)] for row, low, high, correlation in measured]
     return table(header, rows)
 
 
-def _largest(report: InteractionReport) -> Tensor:
+def _largest(report: Diagnostics) -> Tensor:
     """The share of the samples for which each expert weighs most (E,); equal weights share the sample."""
     winners = report.weights == report.weights.amax(1, keepdim=True)
-    return (winners / winners.sum(1, keepdim=True)).double().mean(0)
+    return (winners / winners.sum(1, keepdim=True)).mean(0, dtype=torch.float64)
 
 
-def _groups(report: InteractionReport) -> str:
+def _groups(report: Diagnostics) -> str:
     """Mean weights by outcome and by class; the largest classes only where there are many."""
     classes = list(report.per_class.items())
     if len(classes) > _MOST_ROWS:
@@ -127,44 +108,44 @@ def _groups(report: InteractionReport) -> str:
 
 
 def _group_row(name: str, group: WeightStatistics) -> list[str]:
-    return [name, str(group.n_samples), *map(_number, group.mean)]
+    return [name, _size(group), *map(_number, group.mean)]
 
 
-def _falls(report: InteractionReport) -> str:
+def _drops(report: Diagnostics) -> str:
     assert report.comprehensiveness is not None
     assert report.sufficiency is not None
-    falls = zip(report.modality_names, report.comprehensiveness.nanmean(0), report.sufficiency.nanmean(0), strict=True)
-    rows = [[name, _number(replaced), _number(alone)] for name, replaced, alone in falls]
-    return f"{fall_name[report.task]} with a modality\n" + table(["", "replaced", "kept alone"], rows)
+    drops = zip(report.modality_names, report.comprehensiveness.nanmean(0), report.sufficiency.nanmean(0), strict=True)
+    rows = [[name, _number(replaced), _number(alone)] for name, replaced, alone in drops]
+    return f"{drop_name[report.task]} with a modality\n" + table(["", "replaced", "kept alone"], rows)
 
 
-def _availability(report: InteractionReport) -> str:
+def _availability(report: Diagnostics, available: Tensor) -> str:
     """Quality and mean weights by which modalities samples have; the most frequent only where there are many."""
-    patterns = list(report.by_availability.items())
-    of_sample = availability(report)
+    names, group_of = group_by_availability(report.modality_names, available)
     regression = report.task == "regression"
     quality = -report.score if regression else report.correct.double()
+    quality = quality.new_zeros(len(names)).index_add(0, group_of, quality)
+    patterns = list(report.by_availability.items())
     header = ["available", "samples", "squared error" if regression else "correct", *report.expert_names]
-    rows = []
-    for name, group in patterns[:_MOST_ROWS]:
-        members = torch.tensor([name == other for other in of_sample])
-        rows.append([name, str(group.n_samples), _number(quality[members].mean()), *map(_number, group.mean)])
+    rows = [
+        [name, _size(group), _number(quality[names.index(name)] / group.n_samples), *map(_number, group.mean)]
+        for name, group in patterns[:_MOST_ROWS]
+    ]
     n_more = len(patterns) - _MOST_ROWS
     return table(header, rows) + (f"\n... and {n_more} rarer patterns: see by_availability" if n_more > 0 else "")
 
 
+def _size(group: WeightStatistics) -> str:
+    return f"{group.n_samples}{'*' * _is_small(group)}"
+
+
+def _is_small(group: WeightStatistics) -> bool:
+    return 0 < group.n_samples < FEW_SAMPLES
+
+
+def _interval(low: Tensor, high: Tensor) -> str:
+    return "-" if low.isnan() else f"[{low:.3f}, {high:.3f}]"
+
+
 def _number(value: Tensor) -> str:
     return "-" if value.isnan() else f"{value:.3f}"
-
-
-def _each(prefix: str, names: Sequence[str], values: Tensor) -> Mapping[str, list[Any]]:
-    return {f"{prefix}/{name}": column.tolist() for name, column in zip(names, values.unbind(1), strict=True)}
-
-
-def _decided(report: InteractionReport, name: str, raw: Tensor, decided: Tensor) -> dict[str, list[Any]]:
-    """A class by its name, or one column per label or value."""
-    if report.task == "classification":
-        return {name: [report.output_names[c] for c in decided.tolist()]}
-    if len(report.output_names) == 1:
-        return {name: raw[:, 0].tolist()}
-    return dict(_each(name, report.output_names, raw))
