@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from examples.datasets.watch import CLASS_NAMES, MODALITY_NAMES, N_FOLDS, WatchData, Windows, load_watch
 from i2moe import InteractionMoE, InteractionOutput, InteractionSupervision, Reweighter, explain
 from i2moe.interpretation import InteractionReport
-from i2moe.plots import plot_classes, plot_faithfulness, plot_sample, plot_weights
+from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_sample, plot_weights
 
 WIDTH = 64
 """Width of an embedding."""

@@ -7,16 +7,16 @@ from typing import Literal, TypeAlias, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Task", "check_target", "check_task", "decide", "distances", "fall_name", "is_correct", "score"]
+__all__ = ["Task", "check_target", "check_task", "decide", "distances", "drop_name", "is_correct", "score"]
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression"]
 
-fall_name: dict[Task, str] = {
-    "classification": "fall of the probability of the true class",
-    "multilabel": "fall of the log-likelihood per label (nats)",
+drop_name: dict[Task, str] = {
+    "classification": "drop of the probability of the true class",
+    "multilabel": "drop of the log-likelihood per label (nats)",
     "regression": "rise of the squared error",
 }
-"""What a fall of the score is."""
+"""What a drop of the score is."""
 
 
 def check_task(task: str) -> None:

@@ -68,7 +68,7 @@ def test_two_processes_with_one_seed_agree_to_the_last_digit() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
-    path = tmp_path / "report.zip"
+    path = tmp_path / "report.pt"
     InteractionReport.example().save(path)
     for delay in (0.01, 0.05, 0.1):
         saving = subprocess.Popen([sys.executable, "-c", SAVING, path], cwd=ROOT, stdout=subprocess.PIPE)
@@ -82,9 +82,9 @@ def test_a_killed_save_leaves_a_whole_report(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / f".report.zip.{os.getpid()}.tmp").write_bytes(b"half a rep")
-    InteractionReport.example().save(tmp_path / "report.zip")
-    assert len(InteractionReport.load(tmp_path / "report.zip")) == len(InteractionReport.example())
+    (tmp_path / f".report.pt.{os.getpid()}.tmp").write_bytes(b"half a rep")
+    InteractionReport.example().save(tmp_path / "report.pt")
+    assert len(InteractionReport.load(tmp_path / "report.pt")) == len(InteractionReport.example())
 
 
 def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_saved_file_has_the_usual_mode(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
 def test_a_cut_report_is_refused(tmp_path: Path, share: float) -> None:
-    path = tmp_path / "report.zip"
+    path = tmp_path / "report.pt"
     InteractionReport.example().save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])

@@ -8,7 +8,6 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +17,7 @@ from torch.nn.parallel import DataParallel
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import i2moe._archive as archive
 from i2moe import InteractionMoE, StaticReweighter
-from i2moe._statistics import WeightStatistics, bootstrap_interval, correlation, rank_correlation, ranks
 from i2moe._tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.perturbations import Gaussian
@@ -184,7 +181,7 @@ class TestOverTheData:
             torch.testing.assert_close(group.high, group.mean)
             assert group.std.max() < 1e-6
         assert report.agreement.isnan().all()
-        assert any("same for all samples" in warning for warning in report.usage_warnings())
+        assert any("same for all samples" in warning for warning in report.warnings())
 
     def test_mean_and_spread_by_hand(self) -> None:
         report = InteractionReport.example()
@@ -217,47 +214,6 @@ class TestOverTheData:
         report = explain(make_model(), [(modalities, targets)], task="multilabel", class_names=("a", "b", "c"))
         assert {name: group.n_samples for name, group in report.per_class.items()} == {"a": 10, "b": 0, "c": 5}
         assert report.per_class["b"].mean.isnan().all()
-
-    def test_interval_covers_the_true_mean_as_often_as_it_says(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        covered = 0
-        for seed in range(200):
-            values = torch.rand(100, 1, generator=generator, dtype=torch.float64)
-            low, high = bootstrap_interval(values, n_bootstrap=400, confidence=0.9, seed=seed)
-            covered += int(low <= 0.5 <= high)
-        assert 0.84 <= covered / 200 <= 0.95
-
-    def test_interval_is_seeded_and_owns_its_generator(self) -> None:
-        values = torch.rand(50, 2, dtype=torch.float64)
-        state = torch.get_rng_state()
-        first, second, other = (
-            bootstrap_interval(values, n_bootstrap=100, confidence=0.9, seed=seed)[0] for seed in (3, 3, 4)
-        )
-        assert torch.equal(first, second)
-        assert not torch.equal(first, other)
-        assert torch.equal(torch.get_rng_state(), state)
-
-    def test_chunks_of_resamples_are_all_used(self) -> None:
-        values = torch.rand(2**19, 1, dtype=torch.float64)  # two resamples at a time
-        low, high = bootstrap_interval(values, n_bootstrap=7, confidence=0.5, seed=0)
-        assert low < high
-
-
-class TestStatistics:
-    def test_ranks_share_ties(self) -> None:
-        assert ranks(torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [3.0, 0.0, 3.0, 1.0, 3.0]
-
-    def test_correlations_equal_scipys(self) -> None:
-        stats = pytest.importorskip("scipy.stats")
-        a = torch.randn(60, dtype=torch.float64).mul(2).round()  # with ties
-        b = a + torch.randn(60, dtype=torch.float64)
-        assert correlation(a, b) == pytest.approx(stats.pearsonr(a.tolist(), b.tolist())[0], abs=1e-5)
-        assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a.tolist(), b.tolist())[0], abs=1e-5)
-
-    def test_rounding_errors_of_a_constant_are_no_variation(self) -> None:
-        constant = 0.25 + 1e-8 * torch.randn(100, dtype=torch.float64)
-        assert math.isnan(rank_correlation(constant, torch.randn(100)))
-        assert math.isnan(correlation(constant, torch.randn(100)))
 
 
 class TestFaithfulness:
@@ -509,7 +465,7 @@ class TestWhatUsersHandIn:
         report = explain(make_model(experts=("synergy",)), make_batches())
         assert report.expert_names == ("synergy",)
         assert report.disagreement.max() == 0
-        assert report.usage_warnings() == ()
+        assert report.warnings() == ()
 
 
 class TestLeavesNoTrace:
@@ -612,129 +568,6 @@ class TestLeavesNoTrace:
         assert same_tensors(first, second)
         other = explain(model, make_batches(), seed=6)
         assert other.to_dict()["comprehensiveness"] != first.to_dict()["comprehensiveness"]
-
-
-class TestUsageWarnings:
-    @staticmethod
-    def report(weights: Tensor, prediction: Tensor | None = None, *, apart: bool = True) -> InteractionReport:
-        n = len(weights)
-        if prediction is None:
-            prediction = torch.eye(2).repeat(n // 2, 1)
-        return replace(
-            InteractionReport.example(),
-            weights=weights,
-            expert_predictions=torch.eye(2).repeat(2, 1).expand(n, 4, 2) if apart else torch.zeros(n, 4, 2),
-            prediction=prediction,
-            target=torch.zeros(n, dtype=torch.long),
-            comprehensiveness=None,
-            sufficiency=None,
-            checksums=torch.zeros(n),
-        )
-
-    def test_equal_weights_share_the_samples(self) -> None:
-        summary = self.report(torch.full((6, 4), 0.25)).summary()
-        assert summary.count("25.0%") == 4
-
-    def test_experts_that_are_alike(self) -> None:
-        weights = torch.eye(4).repeat_interleave(2, dim=0)
-        (warning,) = self.report(weights, apart=False).usage_warnings()
-        assert "the experts predict alike (mean disagreement 0.0000)" in warning
-
-    def test_healthy_weights(self) -> None:
-        weights = torch.eye(4).repeat_interleave(2, dim=0)  # each expert for both classes
-        assert self.report(weights).usage_warnings() == ()
-
-    def test_dead_expert(self) -> None:
-        weights = torch.tensor([[1.0, 0, 0, 0], [0, 0.99, 0.01, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
-        (warning,) = self.report(weights).usage_warnings(follow_class_above=1)
-        assert warning.startswith("expert 'synergy' is dead")
-        assert self.report(weights).usage_warnings(dead_below=0.001, follow_class_above=1) == ()
-
-    def test_a_rare_expert_is_not_dead(self) -> None:
-        weights = torch.eye(4)[[0] * 50 + [1] * 49 + [3] * 50 + [2]]
-        assert not any("dead" in warning for warning in self.report(weights).usage_warnings())
-
-    def test_collapsed(self) -> None:
-        weights = torch.tensor([[0.97, 0.01, 0.01, 0.01], [0.9, 0.05, 0.03, 0.02]])
-        warnings = self.report(weights).usage_warnings()
-        assert any("collapsed onto 'uniqueness/image'" in warning for warning in warnings)
-        warnings = self.report(weights).usage_warnings(collapsed_above=0.95)
-        assert not any("collapsed" in warning for warning in warnings)
-
-    def test_constant(self) -> None:
-        weights = torch.full((6, 4), 0.25)
-        (warning,) = self.report(weights).usage_warnings()
-        assert "same for all samples" in warning
-        assert self.report(weights).usage_warnings(constant_below=0) != (warning,)
-
-    def test_an_expert_per_class(self) -> None:
-        weights = torch.tensor([[0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5]]).repeat(3, 1)
-        (warning,) = self.report(weights).usage_warnings()
-        assert "follow the predicted class, which explains 100%" in warning
-
-
-class TestFiles:
-    @pytest.mark.parametrize("n_draws", [0, 1])
-    def test_round_trip(self, tmp_path: Path, n_draws: int) -> None:
-        report = explain(make_model().double(), double_batches(), n_draws=n_draws, class_names=("a", "ß", "c"))
-        report.save(tmp_path / "report.npz")
-        loaded = InteractionReport.load(tmp_path / "report.npz")
-        assert same_tensors(report, loaded)
-        assert loaded.summary() == report.summary()
-        assert loaded.weights.dtype == torch.float64
-
-    def test_numpy_reads_it_without_pickle(self, tmp_path: Path) -> None:
-        numpy = pytest.importorskip("numpy")
-        report = explain(make_model(), make_batches())
-        report.save(tmp_path / "report.npz")
-        with numpy.load(tmp_path / "report.npz", allow_pickle=False) as members:
-            assert members["expert_predictions"].tolist() == report.expert_predictions.tolist()
-            assert members["target"].tolist() == report.target.tolist()
-
-    def test_any_damage_is_noticed(self, tmp_path: Path) -> None:
-        path = tmp_path / "report.npz"
-        report = InteractionReport.example()
-        report.save(path)
-        whole = path.read_bytes()
-        for length in range(0, len(whole), 97):
-            path.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match=r"damaged or of another kind|must hold a report|format"):
-                InteractionReport.load(path)
-        for position in range(0, len(whole), 61):
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
-            try:
-                loaded = InteractionReport.load(path)
-            except ValueError:
-                continue
-            assert same_tensors(loaded, report)  # a byte that carries nothing, like a date
-
-    @pytest.mark.parametrize(
-        ("facts", "match"),
-        [({"format": 2}, "report format 1"), ({"format": 1, "task": "poetry"}, "must hold a report")],
-    )
-    def test_files_of_another_kind(self, tmp_path: Path, facts: dict[str, Any], match: str) -> None:
-        archive.write(tmp_path / "other", facts, {"weights": torch.zeros(3)})
-        with pytest.raises(ValueError, match=match):
-            InteractionReport.load(tmp_path / "other")
-
-    def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError):
-            InteractionReport.load(tmp_path / "none")
-
-    def test_a_failed_write_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "report.npz"
-        report = InteractionReport.example()
-        report.save(path)
-
-        def fail(tensor: Tensor) -> bytes:
-            raise OSError("no space left on device")
-
-        monkeypatch.setattr(archive, "_to_npy", fail)
-        with pytest.raises(OSError, match="no space"):
-            replace(report, seed=1).save(path)
-        monkeypatch.undo()
-        assert same_tensors(InteractionReport.load(path), report)
-        assert list(tmp_path.iterdir()) == [path]
 
 
 class TestTables:
@@ -955,7 +788,6 @@ class TestErrors:
         [
             ("task", "ranking", "task must be one of"),
             ("n_draws", -1, "n_draws must be at least 0"),
-            ("n_bootstrap", 0, "n_bootstrap must be at least 1"),
             ("confidence", 1.0, r"confidence must lie in \(0, 1\)"),
             ("class_names", ("a", "b"), "class_names must be 3 different names"),
             ("class_names", ("a", "a", "b"), "class_names must be 3 different names"),
@@ -983,12 +815,6 @@ class TestOnAGPU:
         assert torch.equal(torch.get_rng_state(), before[2])
         assert report.weights.device.type == "cpu"
         torch.testing.assert_close(report.weights, explain(make_model(), batches).weights, rtol=1e-3, atol=1e-4)
-
-
-def test_empty_groups_are_no_error() -> None:
-    statistics = WeightStatistics.of(torch.zeros(0, 3), n_bootstrap=10, confidence=0.9, seed=0)
-    assert statistics.n_samples == 0
-    assert statistics.to_dict()["mean"] == [None] * 3
 
 
 def make_model_static() -> InteractionMoE:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionSupervision, explain
-from i2moe._faithfulness import agreement, evidence
 from i2moe.interpretation import InteractionReport
+from i2moe.interpretation.faithfulness import agreement, evidence
 from tests.test_supervision import output_weight
 
 AVAILABLE = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
@@ -52,7 +52,7 @@ def batches(x: Tensor, available: Tensor = AVAILABLE) -> list[Any]:
 
 
 def report_of(x: Tensor, **options: Any) -> InteractionReport:
-    return explain(make(), batches(x), n_bootstrap=20, **options)
+    return explain(make(), batches(x), **options)
 
 
 def probability(x: Tensor, target: int, keep: list[int]) -> float:
@@ -118,8 +118,8 @@ def test_text_table_and_file_name_the_patterns(tmp_path: Path) -> None:
     assert table["available/c"].tolist() == AVAILABLE[:, 2].tolist()
     assert table["comprehensiveness/c"].isna().tolist() == (~AVAILABLE[:, 2]).tolist()
     assert list(report.to_dict()["by_availability"]) == list(report.by_availability)
-    report.save(tmp_path / "report.npz")
-    loaded = InteractionReport.load(tmp_path / "report.npz")
+    report.save(tmp_path / "report.pt")
+    loaded = InteractionReport.load(tmp_path / "report.pt")
     assert loaded.available is not None
     assert torch.equal(loaded.available, AVAILABLE)
 

@@ -728,7 +728,7 @@ def test_an_interaction_moe_of_the_same_experts_can_be_explained_and_trained() -
     pooled = (expected.weights.unsqueeze(-1) * expected.expert_predictions.log()).sum(1).softmax(-1)
     torch.testing.assert_close(out.prediction.softmax(-1), pooled)
 
-    report = explain(joined, [(modalities, target)], n_draws=1, n_bootstrap=10)
+    report = explain(joined, [(modalities, target)], n_draws=1)
     torch.testing.assert_close(report.weights, expected.weights.detach())
 
     before = model(*modalities).prediction

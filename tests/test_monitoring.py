@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
-from i2moe.monitoring import TemperatureSchedule, WeightMonitor
+from i2moe.interpretation.monitoring import TemperatureSchedule, WeightMonitor
 from tests.test_moe import Synchronizations
 
 NAMES = ("uniqueness/a", "uniqueness/b", "synergy", "redundancy")
@@ -61,25 +61,25 @@ def test_it_starts_anew() -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([[0.5, 0.5, 0, 0], [0.4, 0.3, 0.3, 0]], "expert 'redundancy' is dead: its mean weight is 0.000"),
+        ([[0.5, 0.5, 0, 0], [0.4, 0.3, 0.3, 0]], "expert 'redundancy' is unused: its mean weight is 0.000"),
         ([[0.95, 0.02, 0.02, 0.01], [0.9, 0.05, 0.03, 0.02]], "collapsed onto 'uniqueness/a'"),
         ([[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]], "the same for all samples"),
     ],
 )
 def test_warnings(rows: Any, words: str) -> None:
-    monitor = WeightMonitor(NAMES, dead_below=0.1 if "dead" in words else 0)
+    monitor = WeightMonitor(NAMES, unused_below=0.1 if "unused" in words else 0)
     monitor(output(torch.tensor(rows)))
     with pytest.warns(UserWarning, match=words):
         assert words.split(":")[0] in " ".join(monitor.finish().findings)
 
 
-def test_a_rare_expert_is_not_dead() -> None:
+def test_a_rare_expert_is_not_unused() -> None:
     weights = torch.full((200, 4), 0.0)
     weights[:, 0] = 1
     weights[0] = torch.tensor([0, 0, 0, 1.0])
     monitor = WeightMonitor(NAMES, collapsed_above=1)
     monitor(output(weights))
-    with pytest.warns(UserWarning, match="dead"):
+    with pytest.warns(UserWarning, match="unused"):
         found = monitor.finish().findings
     assert not any("redundancy" in finding for finding in found)
 

@@ -41,25 +41,19 @@ CORE = (
     "supervision",
 )
 """What `import i2moe` brings."""
-APART = (
-    "_archive",
-    "_faithfulness",
-    "_files",
-    "_observe",
-    "_report",
-    "_stability",
-    "_statistics",
-    "_tables",
-    "_usage",
-    "heads",
-    "interpretation",
-    "monitoring",
-    "plots",
-    "pruning",
+APART = ("_files", "heads", "pruning")
+PACKAGES = ("backbones", "categorization", "interpretation", "mmoe", "pid", "prompting")
+INTERPRETATION = tuple(
+    module.name.removeprefix("i2moe.")
+    for module in pkgutil.walk_packages([f"{i2moe.__path__[0]}/interpretation"], "i2moe.interpretation.")
 )
-PACKAGES = ("backbones", "categorization", "mmoe", "pid", "prompting")
-MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *APART)]
-PUBLIC_MODULES = [name for name in (*CORE, *APART) if not name.startswith("_")]
+MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *APART, *INTERPRETATION)]
+PUBLIC_MODULES = [
+    *(name for name in (*CORE, *APART) if not name.startswith("_")),
+    "interpretation",
+    "interpretation.monitoring",
+    "interpretation.plots",
+]
 
 
 def run(code: str) -> str:

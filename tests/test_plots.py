@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation import InteractionReport
-from i2moe.plots import plot_classes, plot_faithfulness, plot_losses, plot_sample, plot_weights
+from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_losses, plot_sample, plot_weights
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from i2moe import InteractionMoE, explain
 from i2moe.interpretation import InteractionReport, stability
-from i2moe.plots import plot_classes, plot_faithfulness, plot_losses, plot_sample, plot_weights
+from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_losses, plot_sample, plot_weights
 
 FOLDER = Path(__file__).parent
 

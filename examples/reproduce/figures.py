@@ -13,7 +13,7 @@ from examples.datasets._interface import MultimodalData
 from examples.reproduce.learner import Learner
 from i2moe import InteractionMoE, explain
 from i2moe.interpretation import InteractionReport
-from i2moe.plots import plot_losses, plot_weights
+from i2moe.interpretation.plots import plot_losses, plot_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from i2moe._report import InteractionReport
-from i2moe._statistics import correlation, plain
-from i2moe._tables import table
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.report.summary import table
+from i2moe.interpretation.statistics import correlation, plain
 
 __all__ = ["Stability", "stability"]
+
+Verdict: TypeAlias = Literal["stable", "partly stable", "unstable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +30,40 @@ class Stability:
         pairs: the P pairs of reports, by their position.
         correlations: (P, E), Pearson correlation of each expert's weights over the samples; NaN where constant.
         same_largest: (P,), share of samples for which both reports have the same largest weight.
+        distances: (P,), how much of a sample's weight goes to other experts in the other report: half the sum of
+            the absolute differences, in [0, 1], mean over the samples.
         global_weights: (R, E), the mean weights.
 
     Example:
-        >>> stability([InteractionReport.example()] * 3).same_largest
+        >>> result = stability([InteractionReport.example()] * 3)
+        >>> result.same_largest
         tensor([1., 1., 1.], dtype=torch.float64)
+        >>> result.verdict()
+        'stable'
     """
 
     expert_names: tuple[str, ...]
     pairs: tuple[tuple[int, int], ...]
     correlations: Tensor
     same_largest: Tensor
+    distances: Tensor
     global_weights: Tensor
+
+    def verdict(self, *, stable_below: float = 0.1, unstable_above: float = 0.2) -> Verdict:
+        """Say whether the weights of single samples can be read.
+
+        The pair of reports that is farthest apart decides. Distances tell what correlations cannot where weights are
+        nearly constant, as in data of one interaction.
+
+        Args:
+            stable_below: "stable" if no distance is above: at most a tenth of a sample's weight depends on the seed.
+            unstable_above: "unstable" if a distance is above: do not interpret single samples. In between "partly
+                stable": read large weights and means over many samples, for example of a class.
+        """
+        largest = float(self.distances.max())
+        if largest <= stable_below:
+            return "stable"
+        return "partly stable" if largest <= unstable_above else "unstable"
 
     @property
     def spread(self) -> Tensor:
@@ -52,6 +76,7 @@ class Stability:
         Example:
             >>> print(stability([InteractionReport.example()] * 2).summary())
             2 reports, 1 pair: the same largest weight for 100.0% of the samples (lowest pair 100.0%)
+            stable: weights differ by 0.000 of 1 (farthest pair 0.000; up to 0.1 stable, above 0.2 unstable)
             <BLANKLINE>
             expert             correlation  lowest  global weight  spread
             uniqueness/image         1.000   1.000          0.350   0.000
@@ -70,7 +95,9 @@ class Stability:
         )
         return (
             f"{len(self.global_weights)} reports, {pairs}: the same largest weight for {self.same_largest.mean():.1%} "
-            f"of the samples (lowest pair {self.same_largest.min():.1%})\n\n"
+            f"of the samples (lowest pair {self.same_largest.min():.1%})\n"
+            f"{self.verdict()}: weights differ by {self.distances.mean():.3f} of 1 (farthest pair "
+            f"{self.distances.max():.3f}; up to 0.1 stable, above 0.2 unstable)\n\n"
         ) + table(
             ["expert", "correlation", "lowest", "global weight", "spread"],
             [[name, *("-" if value.isnan() else f"{value:.3f}" for value in values)] for name, *values in rows],
@@ -83,6 +110,8 @@ class Stability:
             "pairs": [list(pair) for pair in self.pairs],
             "correlations": plain(self.correlations),
             "same_largest": self.same_largest.tolist(),
+            "distances": self.distances.tolist(),
+            "verdict": self.verdict(),
             "global_weights": self.global_weights.tolist(),
             "spread": self.spread.tolist(),
         }
@@ -97,7 +126,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         reports: at least two.
 
     Returns:
-        Correlations, agreement on the largest weight, and global weights.
+        Correlations, agreement on the largest weight, distances, a verdict, and global weights.
 
     Raises:
         ValueError: if there are fewer than two reports, or experts, samples or their order differ.
@@ -122,6 +151,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         pairs=pairs,
         correlations=torch.tensor(correlations, dtype=torch.float64),
         same_largest=torch.stack([(largest[a] == largest[b]).double().mean() for a, b in pairs]),
+        distances=torch.stack([(weights[a] - weights[b]).abs().sum(1).mean() / 2 for a, b in pairs]),
         global_weights=torch.stack([weight.mean(0) for weight in weights]),
     )
 

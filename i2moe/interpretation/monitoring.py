@@ -1,4 +1,4 @@
-"""Health of the weights during training: entropy, dead experts, and a temperature that falls."""
+"""Health of the weights during training: entropy, unused experts, and a temperature that goes down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from i2moe._usage import find_collapsed, find_constant, find_dead
+from i2moe.interpretation.report.warning_rules import find_collapsed, find_constant, find_unused
 from i2moe.moe import InteractionOutput
 
 __all__ = ["TemperatureSchedule", "WeightHealth", "WeightMonitor"]
@@ -48,7 +48,7 @@ class WeightHealth:
 
 
 class WeightMonitor:
-    """Watch the weights while a model trains, and warn of experts that die and of weights that collapse.
+    """Watch the weights while a model trains, and warn of experts that are no longer used and of weights that collapse.
 
     Call it with each output, and `finish` at the end of an epoch. Between these it adds numbers up where the model is
     and waits for no device. In a trainer whose loop is not yours:
@@ -57,7 +57,7 @@ class WeightMonitor:
     Args:
         expert_names: the model's.
         patience: warn of what was found this many times in a row.
-        dead_below: an expert is dead if its mean weight is below this share of an even one, 1 / E, and it is the
+        unused_below: an expert is unused if its mean weight is below this share of an even one, 1 / E, and it is the
             largest for no sample.
         collapsed_above: the weights have collapsed if one expert's mean weight is above.
         constant_below: the weights are constant if no expert's standard deviation reaches this.
@@ -89,7 +89,7 @@ class WeightMonitor:
         expert_names: Sequence[str],
         *,
         patience: int = 1,
-        dead_below: float = 0.1,
+        unused_below: float = 0.1,
         collapsed_above: float = 0.9,
         constant_below: float = 0.01,
     ) -> None:
@@ -97,7 +97,7 @@ class WeightMonitor:
             raise ValueError(f"patience must be at least 1, however it is {patience}")
         self.expert_names: tuple[str, ...] = tuple(expert_names)
         self.patience = patience
-        self.dead_below = dead_below
+        self.unused_below = unused_below
         self.collapsed_above = collapsed_above
         self.constant_below = constant_below
         self._sums: list[Tensor] = []
@@ -163,10 +163,10 @@ class WeightMonitor:
         if len(mean) == 1:
             return {}
         names = self.expert_names
-        dead = find_dead(names, mean, [share > 0 for share in largest], self.dead_below)
+        unused = find_unused(names, mean, [share > 0 for share in largest], self.unused_below)
         collapsed = find_collapsed(names, mean, self.collapsed_above)
         constant = find_constant(spread, self.constant_below) if self._n_samples > 1 else {}
-        return {**dead, **collapsed, **constant}
+        return {**unused, **collapsed, **constant}
 
 
 class _HasTemperature(Protocol):

@@ -24,9 +24,9 @@ __all__ = [
     "checksum",
     "find_moe",
     "generators_of",
-    "left_as_found",
     "move",
     "observe",
+    "preserve_state",
     "unwrap",
 ]
 
@@ -101,7 +101,7 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
 
 @contextmanager
-def left_as_found(
+def preserve_state(
     model: nn.Module, device: torch.device | None, generators: Iterable[torch.Generator], seed: int
 ) -> Iterator[None]:
     """Evaluate without gradient on a seeded random state, then put back modes, buffers and random states."""
@@ -181,9 +181,14 @@ def checksum(modalities: Any, n_samples: int) -> Tensor:
 
 
 def generators_of(*owners: object) -> Sequence[torch.Generator]:
-    """The random generators that objects hold as their `generator`, each once."""
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(generator): generator for generator in found if isinstance(generator, torch.Generator)}.values())
+    """The random generators that objects hold, a loader's samplers among them, each once."""
+    found: dict[int, torch.Generator] = {}
+    for owner in owners:
+        held = [value for value in getattr(owner, "__dict__", {}).values() if isinstance(value, torch.Generator)]
+        samplers = (getattr(owner, name, None) for name in ("sampler", "batch_sampler"))
+        held += generators_of(*(sampler for sampler in samplers if sampler is not None))
+        found |= {id(generator): generator for generator in held}
+    return list(found.values())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

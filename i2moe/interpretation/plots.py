@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from i2moe._report import InteractionReport
-from i2moe._statistics import ranks
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.statistics import ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def plot_weights(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     """Draw how each expert's weight is distributed over the samples.
 
     The outline's height is the square root of the share of samples at that weight, scaled to each expert's highest; the
-    dot is the mean, the bar its bootstrap interval, the dotted line an even share, 1 / E.
+    dot is the mean, the bar its interval, the dotted line an even share, 1 / E.
 
     Args:
         report: the report.

@@ -1,0 +1,180 @@
+"""Run a model over data and collect what its experts say and do."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._tasks import Task, check_task
+from i2moe.interpretation.observation import (
+    call_by_signature,
+    find_moe,
+    generators_of,
+    preserve_state,
+    unwrap,
+)
+from i2moe.interpretation.reading import BatchReader
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.statistics import check_confidence
+from i2moe.moe import InteractionMoE
+from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
+
+__all__ = ["explain"]
+
+
+def explain(
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    task: Task = "classification",
+    outputs: slice = slice(None),
+    class_names: Sequence[str] | None = None,
+    call: Callable[[nn.Module, Any], object] | None = None,
+    perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = None,
+    n_draws: int = 4,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> InteractionReport:
+    r"""Run a model over data and report which interactions its predictions come from.
+
+    Besides the weights, their statistics and the experts' contributions, the report says whether the weights are
+    *faithful*: how much the score of a sample, the probability of its true class, drops when a modality is replaced
+    (comprehensiveness) or kept alone (sufficiency), and whether each expert's weight is high where the model behaves
+    like the expert's interaction.
+
+    The model is an `InteractionMoE` or any module that calls one once per batch, with encoders before it, say. Its
+    `InteractionMoE` is observed where it stands: modalities are replaced at its inputs (the embeddings), encoders run
+    once, and what the outer model makes of the output is left aside.
+
+    Everything is left as it was: the training mode of each submodule, buffers, torch's random state on the CPU and the
+    model's GPU, the generators of the perturbation and the loader. Results are on the CPU.
+
+    Args:
+        model: what to explain. Wrappers for several GPUs are unwrapped: each process explains its own data.
+        data: batches `(modalities, target)`, from a `DataLoader` that does not shuffle, say. The modalities are what
+            the model is called with: a tuple or list is spread if the model's forward takes as many arguments, a dict
+            if its keys are their names; all else is handed over whole. A dict with the key "available" says which
+            modalities each sample has. Targets are integers (B,) for classification,
+            0 or 1 (B, C) for multilabel, values (B,) or (B, C) for regression.
+        task: "classification" (outputs are logits of classes), "multilabel" (logits of labels; with one logit, binary
+            classification) or "regression".
+        outputs: which outputs of the prediction to explain, `heads["age"]` of a model with several `Heads`, say; the
+            targets are theirs.
+        class_names: the C outputs' names; "0", "1", ... by default, "output" if there is one.
+        call: how to call the model with the modalities of a batch, where the rule above does not fit:
+            `lambda model, modalities: model(*modalities)`.
+        perturbation: what replaces a modality, as for `InteractionMoE`; the model's own by default, "shuffle" if it has
+            none.
+        n_draws: number of replacements that scores are averaged over; 0 leaves faithfulness out and costs one pass
+            instead of 1 + 2 M n_draws (1 + 2 n_draws for two modalities).
+        confidence: of the intervals of the mean weights.
+        seed: of the replacements; equal seeds give equal reports.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: if the model is no module.
+        ValueError: if an argument is out of range, the model holds no or several `InteractionMoE`, the data is empty, a
+            batch is not `(modalities, target)`, a target does not fit the task, or weights or predictions are not
+            finite. The message names the batch. Errors of the model itself carry the batch as a note.
+
+    Warns:
+        UserWarning: if samples came in batches of one and were replaced by themselves, by the mean of one sample say.
+            This measures nothing: their comprehensiveness and sufficiency are NaN.
+
+    Source: the local and global interpretation of I2MoE (ICML 2025); the measures of faithfulness of ERASER (ACL 2020).
+
+    Example:
+        >>> class Fusion(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(8 + 4, 3)
+        ...     def forward(self, image, text):
+        ...         return self.head(torch.cat([image, text], dim=-1))
+        >>> model = InteractionMoE(Fusion, 2, modality_names=("image", "text"), feature_dims=(8, 4))
+        >>> batches = [((torch.randn(16, 8), torch.randn(16, 4)), torch.randint(3, (16,))) for _ in range(5)]
+        >>> report = explain(model, batches)
+        >>> report
+        InteractionReport(80 samples, classification, experts ('uniqueness/image', ...))
+        >>> report.weights.shape, report.contributions.shape, report.comprehensiveness.shape
+        (torch.Size([80, 4]), torch.Size([80, 4, 3]), torch.Size([80, 2]))
+    """
+    check_task(task)
+    check_confidence(confidence)
+    if n_draws < 0:
+        raise ValueError(f"n_draws must be at least 0, however it is {n_draws}")
+    model = unwrap(model)
+    moe = find_moe(model)
+    reader = BatchReader(
+        model=model,
+        moe=moe,
+        call=call if call is not None else call_by_signature,
+        device=next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None),
+        task=task,
+        perturbation=_choose_perturbation(moe, perturbation),
+        n_draws=n_draws,
+        outputs=outputs,
+    )
+
+    generators = generators_of(reader.perturbation, data)
+    with preserve_state(model, reader.device, generators, seed):
+        batches = [reader.read(index, batch) for index, batch in enumerate(data)]
+    if not batches:
+        raise ValueError(
+            "data must yield at least one batch, however it is empty; a generator can be run through only once"
+        )
+
+    # A batch's part of each tensor is let go as soon as it is joined: both at once would take twice the memory.
+    rows = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+    _warn_of_unmeasured(rows)
+    return InteractionReport(
+        task=task,
+        modality_names=moe.modality_names,
+        expert_names=moe.expert_names,
+        interactions=moe.interactions,
+        output_names=_name_outputs(class_names, rows["prediction"].shape[1]),
+        weights=rows["weights"],
+        expert_predictions=rows["expert_predictions"],
+        prediction=rows["prediction"],
+        target=rows["target"],
+        comprehensiveness=rows.get("comprehensiveness"),
+        sufficiency=rows.get("sufficiency"),
+        checksums=rows["checksums"],
+        available=rows.get("available"),
+        confidence=confidence,
+    )
+
+
+def _choose_perturbation(
+    moe: InteractionMoE, perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None
+) -> Perturbation:
+    if perturbation is not None:
+        return as_perturbation(perturbation)
+    return moe.perturbation if moe.perturbation is not None else Shuffle()
+
+
+def _name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(str(c) for c in range(n_outputs)) if n_outputs > 1 else ("output",)
+    if len(names) != n_outputs or len(set(names)) != n_outputs:
+        raise ValueError(f"class_names must be {n_outputs} different names, however they are {tuple(names)}")
+    return tuple(str(name) for name in names)
+
+
+def _warn_of_unmeasured(rows: dict[str, Tensor]) -> None:
+    if "comprehensiveness" not in rows:
+        return
+    n_unmeasured = int(rows["comprehensiveness"].isnan().all(1).sum())
+    if n_unmeasured:
+        warnings.warn(
+            f"modalities must be replaced by something else to measure faithfulness, however {n_unmeasured} of "
+            f"{len(rows['weights'])} samples came in batches of one and were replaced by themselves: their "
+            "comprehensiveness and sufficiency are NaN; use larger batches or perturbation='zero'",
+            stacklevel=3,
+        )

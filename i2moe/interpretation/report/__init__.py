@@ -1,0 +1,5 @@
+"""The report that `explain` returns."""
+
+from i2moe.interpretation.report.report import InteractionReport
+
+__all__ = ["InteractionReport"]

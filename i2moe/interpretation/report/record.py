@@ -1,0 +1,105 @@
+"""ReportRecord: the tensors of a report and the names of their axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from i2moe._tasks import Task, check_target, check_task
+from i2moe.interpretation.statistics import check_confidence
+from i2moe.losses import Interaction
+
+__all__ = ["ReportRecord"]
+
+_MAY_BE_NONE = frozenset({"comprehensiveness", "sufficiency", "available"})
+
+
+@dataclass(frozen=True, eq=False)
+class ReportRecord:
+    """What `explain` measured: tensors with one row per sample, on the CPU.
+
+    N samples, E experts, M modalities, C outputs.
+
+    Args:
+        task: "classification", "multilabel" or "regression".
+        modality_names: the M names.
+        expert_names: the E names.
+        interactions: the E interactions, a number being a modality's uniqueness.
+        output_names: the C classes, labels or values.
+        weights: (N, E), rows sum to 1.
+        expert_predictions: (N, E, C), the experts' raw outputs (logits, or values in regression).
+        prediction: (N, C), the model's raw output, the experts' contributions summed.
+        target: (N,) classes, or (N, C) labels or values.
+        comprehensiveness: (N, M), how much the score drops when a modality is replaced; None if not measured.
+        sufficiency: (N, M), how much the score drops when a modality alone is kept; None if not measured. The score
+            is the probability of the true class, the mean log-likelihood per label in nats, or the negative mean
+            squared error: drops are positive where the modality is missed.
+        checksums: (N,), of the raw inputs, by which `stability` recognizes the data.
+        confidence: of the intervals.
+        available: (N, M) bool, which modalities each sample has; None where all have all. Drops are NaN for others.
+
+    Raises:
+        ValueError: if names, tensors and the task do not fit together.
+    """
+
+    task: Task
+    modality_names: tuple[str, ...]
+    expert_names: tuple[str, ...]
+    interactions: tuple[Interaction, ...]
+    output_names: tuple[str, ...]
+    weights: Tensor
+    expert_predictions: Tensor
+    prediction: Tensor
+    target: Tensor
+    comprehensiveness: Tensor | None
+    sufficiency: Tensor | None
+    checksums: Tensor
+    confidence: float = 0.95
+    available: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        check_confidence(self.confidence)
+        for name in ("modality_names", "expert_names", "output_names"):
+            names = getattr(self, name)
+            if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
+                raise ValueError(f"{name} must be a tuple of names, however it is {names!r}")
+        n, e, m, c = len(self), len(self.expert_names), len(self.modality_names), len(self.output_names)
+        if n == 0 or len(self.interactions) != e or not {*self.interactions} <= {*range(m), "synergy", "redundancy"}:
+            raise ValueError(
+                f"a report must have samples and an interaction for each of {e} experts, "
+                f"however it has {n} samples and the interactions {self.interactions}"
+            )
+        shapes = {
+            "weights": (n, e),
+            "expert_predictions": (n, e, c),
+            "prediction": (n, c),
+            "target": (n,) if self.task == "classification" else (n, c),
+            "comprehensiveness": (n, m),
+            "sufficiency": (n, m),
+            "checksums": (n,),
+            "available": (n, m),
+        }
+        for name, shape in shapes.items():
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                _check_tensor(name, getattr(self, name), shape)
+        check_target(self.task, self.target, self.prediction)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} samples, {self.task}, experts {self.expert_names})"
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, however it is {type(tensor).__name__}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, however its shape is {tuple(tensor.shape)}")
+    right = tensor.dtype == torch.bool if name == "available" else tensor.is_floating_point() or name == "target"
+    if not right:
+        kind = "bool" if name == "available" else "floating-point"
+        raise ValueError(f"{name} must be {kind}, however it is {tensor.dtype}")

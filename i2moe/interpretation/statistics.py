@@ -1,0 +1,214 @@
+"""Small statistics without numpy: ranks, correlations, means with intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "FEW_SAMPLES",
+    "WeightStatistics",
+    "check_confidence",
+    "correlation",
+    "explained_by_groups",
+    "group_statistics",
+    "plain",
+    "rank_correlation",
+    "ranks",
+    "student_quantile",
+]
+
+FEW_SAMPLES = 20
+"""Of fewer samples an interval is rough, and a correlation says little."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightStatistics:
+    r"""The weights over a group of samples.
+
+    The interval is Student's, of the mean on the scale of the logit, where it is less skewed and cannot leave [0, 1]:
+
+    $$\operatorname{logit} m \pm t_{n - 1} \frac{s}{\sqrt{n}\, m (1 - m)}$$
+
+    It needs samples that are independent. In groups of fewer than 20 it can miss the true mean more often than it
+    says, most of all where few samples carry the weight.
+
+    Args:
+        n_samples: size n of the group.
+        mean: (E,), the mean m; NaN for an empty group like all that follow.
+        std: (E,), the standard deviation between samples.
+        low: (E,), lower end of the mean's interval; 0 for a single sample, which says nothing about others.
+        high: (E,), upper end; 1 for a single sample.
+
+    Example:
+        >>> from i2moe.interpretation import InteractionReport
+        >>> report = InteractionReport.example()
+        >>> report.overall.n_samples, report.overall.mean
+        (4, tensor([0.3500, 0.1500, 0.3500, 0.1500], dtype=torch.float64))
+    """
+
+    n_samples: int
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, *, confidence: float) -> WeightStatistics:
+        """Return the statistics of weights (N, E)."""
+        everybody = torch.zeros(len(weights), dtype=torch.long)
+        return group_statistics(weights, everybody, 1, confidence=confidence)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists; None for NaN."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+
+def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confidence: float) -> list[WeightStatistics]:
+    """Return the statistics of the weights in each group.
+
+    Args:
+        weights: (N, E).
+        groups: (N,) int64, each sample's group, from 0 to `n_groups` - 1.
+        n_groups: number of groups; one may be empty.
+        confidence: share of the intervals that hold the true mean.
+
+    Example:
+        >>> few, none = group_statistics(torch.tensor([[0.2], [0.4]]), torch.tensor([0, 0]), 2, confidence=0.95)
+        >>> few.n_samples, none.n_samples, none.mean
+        (2, 0, tensor([nan], dtype=torch.float64))
+    """
+    sizes = groups.bincount(minlength=n_groups)
+    mean = _sums(weights.double(), groups, n_groups) / sizes.unsqueeze(1)
+    variance = _sums((weights - mean[groups]).square(), groups, n_groups) / sizes.unsqueeze(1)
+    found = []
+    for size, center, spread in zip(sizes.tolist(), mean, variance.sqrt(), strict=True):
+        low, high = _interval(center, spread, size, confidence)
+        found.append(WeightStatistics(size, center, spread, low, high))
+    return found
+
+
+def explained_by_groups(values: Tensor, groups: Tensor) -> float:
+    """The share of the variance of values (N, E), summed over columns, that lies between groups (N,) of integers.
+
+    Groups at random explain something too, all of it where each has one sample: the share is adjusted for the number
+    of groups, as an adjusted R² is, and is 0 on average where groups say nothing.
+
+    Returns:
+        At most 1; NaN where the values are constant, or no group has two samples.
+    """
+    labels, groups = groups.unique(return_inverse=True)
+    n_samples, n_groups = len(values), len(labels)
+    values = values.double()
+    total = (values - values.mean(0)).square().sum().item()
+    if n_samples == n_groups or total == 0:
+        return math.nan
+    means = _sums(values, groups, n_groups) / groups.bincount().unsqueeze(1)
+    within = (values - means[groups]).square().sum().item()
+    return 1 - within / (n_samples - n_groups) * (n_samples - 1) / total
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise a ValueError if no interval has this confidence."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), however it is {confidence}")
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's correlation of two vectors; NaN where one of them is constant up to rounding errors."""
+    if _is_constant(a) or _is_constant(b):
+        return math.nan
+    a, b = _standardized(a), _standardized(b)
+    return (a @ b).clamp(-1, 1).item()
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Ranks from 0 of a vector, equal values sharing the mean of their ranks.
+
+    Example:
+        >>> ranks(torch.tensor([5.0, 1.0, 5.0]))
+        tensor([1.5000, 0.0000, 1.5000], dtype=torch.float64)
+    """
+    ordered, order = values.sort()
+    _, group, sizes = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    middle = sizes.cumsum(0).double() - (sizes + 1) / 2
+    return torch.empty_like(middle[group]).scatter(0, order, middle[group])
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Spearman's rank correlation of two vectors; NaN where one of them is constant up to rounding errors."""
+    if _is_constant(a) or _is_constant(b):
+        return math.nan
+    return correlation(ranks(a), ranks(b))
+
+
+@cache
+def student_quantile(confidence: float, dof: int) -> float:
+    r"""The t for which Student's distribution lies in [-t, t] with probability `confidence`.
+
+    With $t = \sqrt{\mathrm{dof}} \tan a$ the density is proportional to $\cos^{\mathrm{dof} - 1} a$, which is summed
+    by the trapezoid rule.
+
+    Example:
+        >>> round(student_quantile(0.95, 4), 3)
+        2.776
+    """
+    widest = min(math.pi / 2, 40 / math.sqrt(dof))  # nothing lies beyond
+    angles = torch.linspace(0, widest, 10_001, dtype=torch.float64)
+    shares = torch.cumulative_trapezoid(angles.cos() ** (dof - 1))
+    shares = torch.cat([shares.new_zeros(1), shares / shares[-1]])
+    above = int(torch.searchsorted(shares, confidence))
+    part = (confidence - shares[above - 1]) / (shares[above] - shares[above - 1])
+    return math.sqrt(dof) * math.tan(angles[above - 1].lerp(angles[above], part).item())
+
+
+def plain(value: Any) -> Any:
+    """Turn tensors into lists and NaN into None.
+
+    Example:
+        >>> plain(torch.tensor([0.5, float("nan")]))
+        [0.5, None]
+    """
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _sums(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Sum the rows of each group: (n_groups, E)."""
+    return values.new_zeros(n_groups, values.shape[1]).index_add(0, groups, values)
+
+
+def _interval(mean: Tensor, std: Tensor, n_samples: int, confidence: float) -> tuple[Tensor, Tensor]:
+    if n_samples < 2:
+        unknown = mean * 0  # NaN without samples
+        return unknown, unknown + 1
+    error = std / math.sqrt(n_samples - 1)  # std divides by n
+    margin = student_quantile(confidence, n_samples - 1) * error
+    slope = (mean * (1 - mean)).clamp(min=torch.finfo(mean.dtype).tiny)
+    low, high = (torch.sigmoid(mean.logit() + sign * margin / slope) for sign in (-1, 1))
+    exact = margin == 0  # the logit and back would round, and is infinite at 0 and 1
+    return torch.where(exact, mean, low), torch.where(exact, mean, high)
+
+
+def _is_constant(values: Tensor) -> bool:
+    """Whether values differ by no more than rounding errors of single precision, summed over a few operations."""
+    values = values.double()
+    lowest, highest = values.aminmax()
+    return bool(highest - lowest <= 1e-6 * torch.maximum(lowest.abs(), highest.abs()))
+
+
+def _standardized(values: Tensor) -> Tensor:
+    """Center, and scale to length 1."""
+    values = values.double()
+    values = values / values.abs().max()  # squares of huge numbers would overflow
+    values = values - values.mean()
+    standardized: Tensor = values / values.norm()
+    return standardized

@@ -1,0 +1,169 @@
+"""The statistics of a report: intervals, ranks, correlations, variance between groups."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from i2moe.interpretation import WeightStatistics
+from i2moe.interpretation.statistics import (
+    correlation,
+    explained_by_groups,
+    group_statistics,
+    rank_correlation,
+    ranks,
+    student_quantile,
+)
+
+
+class TestIntervals:
+    @pytest.mark.parametrize(
+        ("concentration", "n_samples", "at_least"),
+        [
+            # Weights between the experts (2), anywhere (1), and mostly on one expert (0.3).
+            *[(2.0, n, 0.93) for n in (5, 10, 20, 50)],
+            *[(1.0, n, 0.93) for n in (5, 10, 20, 50)],
+            *[(0.3, n, 0.90) for n in (5, 10, 20, 50)],
+            # Nearly all on one: the mean of a few samples is that of a coin.
+            *[(0.1, n, at_least) for n, at_least in ((5, 0.85), (10, 0.92), (20, 0.93), (50, 0.93))],
+        ],
+    )
+    def test_they_hold_the_true_mean_as_often_as_they_say(
+        self, concentration: float, n_samples: int, at_least: float
+    ) -> None:
+        n_repeats = 2000
+        weights = torch.distributions.Dirichlet(torch.full((4,), concentration)).sample((n_repeats * n_samples,))
+        repeats = torch.arange(n_repeats).repeat_interleave(n_samples)
+        found = group_statistics(weights[:, :1], repeats, n_repeats, confidence=0.95)
+        covered = sum(float(group.low) <= 0.25 <= float(group.high) for group in found) / n_repeats
+        assert at_least <= covered <= 0.985
+
+    def test_they_are_students_on_the_scale_of_the_logit(self) -> None:
+        weights = torch.tensor([[0.1], [0.4], [0.2], [0.3]], dtype=torch.float64)
+        found = WeightStatistics.of(weights, confidence=0.95)
+        error = math.sqrt((0.15**2 + 0.05**2) * 2 / 3) / 2
+        margin = 3.182446 * error / (0.25 * 0.75)  # Student's t of three degrees of freedom
+        low, high = (1 / (1 + math.exp(-(math.log(0.25 / 0.75) + sign * margin))) for sign in (-1, 1))
+        assert found.low.item() == pytest.approx(low, abs=1e-6)
+        assert found.high.item() == pytest.approx(high, abs=1e-6)
+
+    def test_they_stay_between_0_and_1_and_hold_the_sample_mean(self) -> None:
+        weights = torch.cat([torch.eye(4), torch.tensor([[1.0, 0, 0, 0]] * 3)])
+        found = WeightStatistics.of(weights, confidence=0.999)
+        assert (found.low >= 0).all()
+        assert (found.high <= 1).all()
+        assert (found.low < found.mean).all()
+        assert (found.mean < found.high).all()
+
+    def test_weights_that_do_not_vary_have_their_value(self) -> None:
+        found = WeightStatistics.of(torch.tensor([[0.0, 0.3, 0.7]]).expand(30, 3).double(), confidence=0.95)
+        for bound in (found.low, found.high):
+            torch.testing.assert_close(bound, torch.tensor([0.0, 0.3, 0.7], dtype=torch.float64))
+
+    def test_a_single_sample_says_nothing_about_others(self) -> None:
+        found = WeightStatistics.of(torch.tensor([[0.2, 0.8]]), confidence=0.95)
+        assert (found.low.tolist(), found.high.tolist()) == ([0, 0], [1, 1])
+
+    def test_empty_groups_are_no_error(self) -> None:
+        found = WeightStatistics.of(torch.zeros(0, 3), confidence=0.9)
+        assert found.n_samples == 0
+        assert found.to_dict()["mean"] == found.to_dict()["high"] == [None] * 3
+
+    def test_groups_are_those_taken_one_by_one(self) -> None:
+        weights, groups = torch.rand(50, 3, dtype=torch.float64).softmax(1), torch.randint(4, (50,))
+        for group, found in enumerate(group_statistics(weights, groups, 4, confidence=0.9)):
+            members = weights[groups == group]
+            torch.testing.assert_close(found.mean, members.mean(0))
+            torch.testing.assert_close(found.std, members.std(0, correction=0))
+            assert found.n_samples == len(members)
+
+    @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.999])
+    def test_quantiles_equal_scipys(self, confidence: float) -> None:
+        stats = pytest.importorskip("scipy.stats")
+        for dof in (1, 2, 3, 9, 49, 10_000, 10_000_000):
+            expected = stats.t.ppf((1 + confidence) / 2, dof)
+            assert student_quantile(confidence, dof) == pytest.approx(expected, rel=1e-5)
+
+
+class TestCorrelations:
+    def test_ranks_share_ties(self) -> None:
+        assert ranks(torch.tensor([3.0, 1.0, 3.0, 2.0, 3.0])).tolist() == [3.0, 0.0, 3.0, 1.0, 3.0]
+
+    def test_they_equal_scipys(self) -> None:
+        stats = pytest.importorskip("scipy.stats")
+        a = torch.randn(60, dtype=torch.float64).mul(2).round()  # with ties
+        b = a + torch.randn(60, dtype=torch.float64)
+        assert correlation(a, b) == pytest.approx(stats.pearsonr(a.tolist(), b.tolist())[0])
+        assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a.tolist(), b.tolist())[0])
+
+    def test_rounding_errors_of_a_constant_are_no_variation(self) -> None:
+        constant = 0.25 + 1e-8 * torch.randn(100, dtype=torch.float64)
+        assert math.isnan(rank_correlation(constant, torch.randn(100)))
+        assert math.isnan(correlation(constant, torch.randn(100)))
+
+    def test_one_huge_value_changes_no_rank(self) -> None:
+        a = torch.rand(100, dtype=torch.float64)
+        b = a.clone()
+        a[a.argmax()] = 1e9
+        assert rank_correlation(a, b) == pytest.approx(1)
+
+    @pytest.mark.parametrize("scale", [1e-200, 1e-9, 1.0, 1e9, 1e200])
+    def test_ranks_see_no_scale(self, scale: float) -> None:
+        a, b = torch.randn(2, 50, dtype=torch.float64)
+        assert rank_correlation(scale * a.exp(), b) == pytest.approx(rank_correlation(a, b))
+        assert correlation(scale * a, b) == pytest.approx(correlation(a, b))
+
+
+class TestVarianceBetweenGroups:
+    @pytest.mark.parametrize(("n_samples", "n_groups"), [(12, 8), (50, 30), (200, 100), (400, 5)])
+    def test_groups_at_random_explain_nothing_on_average(self, n_samples: int, n_groups: int) -> None:
+        found = [
+            explained_by_groups(torch.rand(n_samples, 4).softmax(1), torch.randint(n_groups, (n_samples,)))
+            for _ in range(200)
+        ]
+        mean = torch.tensor(found).mean().item()
+        assert abs(mean) < 4 * torch.tensor(found).std().item() / math.sqrt(200)
+
+    def test_groups_that_decide_explain_everything(self) -> None:
+        groups = torch.tensor([3, 9, 3, 9, 3])
+        assert explained_by_groups((groups == 9).double().unsqueeze(1), groups) == pytest.approx(1)
+
+    def test_where_nothing_can_be_said(self) -> None:
+        assert math.isnan(explained_by_groups(torch.rand(4, 2), torch.arange(4)))
+        assert math.isnan(explained_by_groups(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])))
+
+
+MILLION = """
+import resource, time
+import torch
+from i2moe.interpretation import InteractionReport
+
+torch.set_num_threads(1)
+n, e, c = 1_000_000, 4, 7
+weights, predictions = torch.rand(n, e).softmax(1), torch.rand(n, e, c)
+report = InteractionReport(
+    task="classification", modality_names=("a", "b"), interactions=(0, 1, "synergy", "redundancy"),
+    expert_names=("uniqueness/a", "uniqueness/b", "synergy", "redundancy"), output_names=tuple("abcdefg"),
+    weights=weights, expert_predictions=predictions, prediction=(weights.unsqueeze(-1) * predictions).sum(1),
+    target=torch.randint(c, (n,)), comprehensiveness=torch.rand(n, 2), sufficiency=torch.rand(n, 2),
+    checksums=torch.rand(n), available=None,
+)
+start = time.process_time()
+report.summary(), report.to_dict(), report.by_group(report.target)
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
+def test_a_million_samples_take_seconds_and_bounded_memory() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", MILLION], cwd=root, capture_output=True, text=True, check=True)
+    seconds, gigabytes = map(float, done.stdout.split())
+    assert seconds < 30
+    assert gigabytes < 1.5
