@@ -18,7 +18,7 @@ from examples.datasets.known import KnownInteractions, Part
 from examples.datasets.synthetic import GENERATORS
 from examples.datasets.watch import N_FOLDS
 
-__all__ = ["PROBLEMS", "change_of", "draw"]
+__all__ = ["GROUPS", "PROBLEMS", "change_of", "draw"]
 
 
 class Draws(Protocol):
@@ -53,6 +53,35 @@ _REAL: Mapping[str, DrawsPart] = MappingProxyType(
 )
 PROBLEMS = (*_ENDLESS, *_REAL)
 """The names without changes."""
+
+_KNOWN = (
+    "two-modalities",
+    "three-modalities",
+    "four-modalities",
+    "four-classes",
+    "label-noise",
+    "imbalanced",
+    "warped",
+    "region",
+    "one-cue",
+    "only-uniqueness-0",
+    "only-uniqueness-1",
+    "only-synergy",
+    "only-redundancy",
+    "regression",
+)
+_CHANGED = ("two-modalities", "dense-gates")
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "known": _KNOWN,
+        "harder": tuple(name for name in GENERATORS if name not in _KNOWN and not name.startswith("liang")),
+        "literature": ("digit-sums", "exchanged-sensors-0", *(name for name in _ENDLESS if name not in GENERATORS)),
+        "invariance": tuple(
+            f"{problem}{change}" for problem in _CHANGED for change in ("", *map("/{}".format, CHANGES))
+        ),
+    }
+)
+"""Problems that make a table together."""
 
 
 def draw(name: str, n: int, seed: int, part: Part = "train") -> KnownInteractions:
