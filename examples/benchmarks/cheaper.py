@@ -18,8 +18,9 @@ from statistics import mean
 import torch
 from torch import Tensor, nn
 
-from examples.benchmarks.known_interactions import Method, evaluate, fit
-from examples.benchmarks.known_interactions import Settings as Training
+from examples.benchmarks.identify.experts import Objective, train_experts
+from examples.benchmarks.identify.networks import accuracy
+from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import KnownInteractions
 from examples.datasets.synthetic import generate
 from i2moe import InteractionMoE
@@ -51,7 +52,7 @@ class Options:
     """
 
     generator: str = "three-modalities"
-    method: Method = "supervised"
+    method: Objective = "supervised"
     seeds: int = 3
     epochs: int = 16
     n_train: int = 8000
@@ -60,8 +61,8 @@ class Options:
 def main(options: Options) -> None:
     """Print both tables."""
     torch.set_num_threads(1)
-    training = Training(epochs=options.epochs, n_train=options.n_train)
-    test = generate(options.generator, training.n_test, 1_000_000)
+    training = Training(epochs=options.epochs)
+    test = generate(options.generator, 4000, 1_000_000)
     n_steps = options.epochs * -(-options.n_train // training.batch_size)
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CHEAPER}
     pruned: dict[str, list[tuple[float, float]]] = {}
@@ -69,7 +70,7 @@ def main(options: Options) -> None:
         data = generate(options.generator, options.n_train, seed)
         for name, perturbation in CHEAPER.items():
             start = time.process_time()
-            model = fit(data, options.method, seed, training, perturbation())
+            model = train_experts(data, options.method, seed, training, perturbation()).experts
             milliseconds = 1000 * (time.process_time() - start) / n_steps
             rows[name].append((milliseconds, *judge(model, test)))
             if name == "all":
@@ -78,18 +79,20 @@ def main(options: Options) -> None:
 
     print(f"{'perturbed':<28}{'ms a step':>10}{'accuracy %':>12}{'named %':>9}")
     for name, found in rows.items():
-        milliseconds, accuracy, named = (mean(values) for values in zip(*found, strict=True))
-        print(f"{name:<28}{milliseconds:>10.2f}{100 * accuracy:>12.2f}{100 * named:>9.1f}")
+        milliseconds, right, named = (mean(values) for values in zip(*found, strict=True))
+        print(f"{name:<28}{milliseconds:>10.2f}{100 * right:>12.2f}{100 * named:>9.1f}")
     print(f"\n{'experts in evaluation':<38}{'accuracy %':>12}")
     for how, judged in pruned.items():
-        print(f"{how:<38}{100 * mean(accuracy for accuracy, _ in judged):>12.2f}")
+        print(f"{how:<38}{100 * mean(right for right, _ in judged):>12.2f}")
 
 
 def judge(model: nn.Module, test: KnownInteractions) -> tuple[float, float]:
     """Accuracy, and the share of samples whose largest weight names their interaction."""
-    run = evaluate(model, test)
-    named = float((run.weights.argmax(1) == test.interaction).float().mean()) if len(run.weights.T) > 1 else 1.0
-    return run.accuracy, named
+    model.eval()
+    with torch.no_grad():
+        out = model(*test.modalities)
+    named = float((out.weights.argmax(1) == test.interaction).float().mean()) if len(out.weights.T) > 1 else 1.0
+    return accuracy(out.prediction, test.target), named
 
 
 def smaller_models(model: InteractionMoE, data: KnownInteractions) -> dict[str, nn.Module]:

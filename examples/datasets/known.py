@@ -3,10 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["KnownInteractions", "type_names"]
+from i2moe.supervision import interaction_shares
+
+__all__ = ["UNKNOWN", "KnownInteractions", "Part", "Posteriors", "type_names"]
+
+Part = Literal["train", "validation", "test"]
+"""What samples are for. Where a generator draws from real data, no part has material of another."""
+
+UNKNOWN = -1
+"""The type of a sample whose interaction is not known."""
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """What an observer who knows the rules of a generator believes of each sample: Bayes' rule, exactly.
+
+    Args:
+        alone: (n, M, C), p(y | x_i) of each modality i alone.
+        joint: (n, C), p(y | x_0, ..., x_{M-1}).
+        prior: (C,), p(y).
+    """
+
+    alone: Tensor
+    joint: Tensor
+    prior: Tensor
+
+    @property
+    def shares(self) -> Tensor:
+        """(n, E), the shares of the interactions by `interaction_shares`."""
+        return interaction_shares(self.alone, self.joint, self.prior)[0]
 
 
 @dataclass(frozen=True)
@@ -17,12 +46,13 @@ class KnownInteractions:
     E = M + 2 in all.
 
     Args:
-        modalities: M tensors (n, D).
+        modalities: M tensors (n, ...).
         target: (n,), classes as integers, or the numbers of a regression.
-        interaction: (n,) integers, the type of each sample.
-        mix: (E,), the share of each type in the population, summing to 1.
+        interaction: (n,) integers, the type of each sample, or `UNKNOWN`.
+        mix: (E,), the share of each type in the population, summing to 1; NaN where it is not known.
         n_classes: number of classes, or None for a regression.
         shows_type: (M,), whether each modality alone shows which type a sample is of.
+        exact: the exact posteriors, where the generator has them.
     """
 
     modalities: tuple[Tensor, ...]
@@ -31,6 +61,7 @@ class KnownInteractions:
     mix: Tensor
     n_classes: int | None
     shows_type: tuple[bool, ...]
+    exact: Posteriors | None = None
 
     @property
     def type_names(self) -> tuple[str, ...]:

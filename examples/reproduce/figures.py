@@ -23,7 +23,7 @@ __all__ = ["draw", "draw_history", "report_of"]
 
 
 def draw(learner: Learner, data: MultimodalData, history: Sequence[dict[str, float]], folder: Path) -> None:
-    """Write `losses.png`, and of interaction experts `report.zip` and `weights.png`, all of the test samples.
+    """Write `losses.png`, and of interaction experts `report.pt` and `weights.png`, all of the test samples.
 
     Args:
         learner: the trained model.
@@ -37,7 +37,7 @@ def draw(learner: Learner, data: MultimodalData, history: Sequence[dict[str, flo
     _save(draw_history(history, f"validation {data.metrics[0]}"), folder / "losses.png")
     if isinstance(learner.fusion, InteractionMoE):
         report = report_of(learner, data)
-        report.save(folder / "report.zip")
+        report.save(folder / "report.pt")
         _save(_figure_of(plot_weights(report)), folder / "weights.png")
 
 

@@ -316,7 +316,7 @@ def test_data_of_ones_own_runs_without_a_change_of_the_checkout(
     main(["--method", "i2moe", *data, "--fusion", "lrtf", "--seeds", "0", "--epochs", "1", "--cpu"])
     folder = tmp_path / "outputs/my_own_data-SOURCE-lrtf/i2moe/seed-0"
     assert json.loads((folder / "result.json").read_text())["dataset"] == "my_own_data:SOURCE"
-    by_availability = InteractionReport.load(folder / "report.zip").by_availability
+    by_availability = InteractionReport.load(folder / "report.pt").by_availability
     assert {name: group.n_samples for name, group in by_availability.items()} == {"vector+signal": 14, "vector": 6}
 
     main(["check", *data])

@@ -144,7 +144,7 @@ def test_the_report_is_saved_and_the_score_has_an_axis_of_its_own(tmp_path: Path
     data, learner = tiny_data(), learner_of("i2moe")
     history = [{"epoch": epoch, "loss": 2.0, "task": 1.5, "validation accuracy": 0.5} for epoch in (1, 2)]
     draw(learner, data, history, tmp_path)
-    saved, report = InteractionReport.load(tmp_path / "report.zip"), report_of(learner, data)
+    saved, report = InteractionReport.load(tmp_path / "report.pt"), report_of(learner, data)
     assert torch.equal(saved.weights, report.weights)
     assert saved.summary() == report.summary()
 

@@ -1,0 +1,1 @@
+"""How well methods name known interactions: `python -m examples.benchmarks.identify`."""

@@ -1,0 +1,106 @@
+"""The networks of the benchmark, and how right their predictions are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from examples.benchmarks.identify.settings import Training
+from examples.quickstart import WIDTH, Encoder
+
+__all__ = ["Embedding", "Fusion", "Network", "accuracy", "task_loss"]
+
+
+class Embedding(nn.Module):
+    """Embed modalities as vectors: these as they are, signals (T, 3) and images (C, H, W) by networks.
+
+    Args:
+        shapes: the M modalities' shapes without the batch axis.
+        convolutional: whether images are embedded by convolutions; otherwise their pixels are the vector.
+
+    Attributes:
+        widths: the M vectors' widths.
+    """
+
+    def __init__(self, shapes: Sequence[Sequence[int]], convolutional: bool = False) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList([_encoder(shape, convolutional) for shape in shapes])
+        with torch.no_grad():
+            self.widths: list[int] = [x.shape[1] for x in self([torch.zeros(1, *shape) for shape in shapes])]
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train, so that the same sample is embedded differently in each epoch."""
+        return any(True for _ in self.parameters())
+
+    def forward(self, modalities: Sequence[Tensor]) -> list[Tensor]:
+        """Return M vectors (B, D)."""
+        return [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
+
+
+class Fusion(nn.Module):
+    """Concatenate the modalities; two hidden layers."""
+
+    def __init__(self, n_features: int, hidden_dim: int, n_outputs: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Linear(n_features, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, n_outputs),
+        )
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Predict (B, C) from M modalities (B, D)."""
+        prediction: Tensor = self.network(torch.cat(modalities, dim=-1))
+        return prediction
+
+
+class Network(nn.Module):
+    """Embed the modalities, and fuse them."""
+
+    def __init__(self, shapes: Sequence[Sequence[int]], n_outputs: int, training: Training) -> None:
+        super().__init__()
+        self.embed = Embedding(shapes, training.convolutional)
+        self.fusion = Fusion(sum(self.embed.widths), training.hidden_dim, n_outputs)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        """Predict (B, C)."""
+        prediction: Tensor = self.fusion(*self.embed(modalities))
+        return prediction
+
+
+def task_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean squared error for numbers, the cross-entropy for classes."""
+    if target.is_floating_point():
+        return F.mse_loss(prediction.squeeze(-1), target)
+    return F.cross_entropy(prediction, target)
+
+
+def accuracy(prediction: Tensor, target: Tensor) -> float:
+    """Return the share of classes that are right, R2 for numbers."""
+    if target.is_floating_point():
+        return float(1 - F.mse_loss(prediction.squeeze(-1), target) / target.var(correction=0))
+    return float((prediction.argmax(1) == target).float().mean())
+
+
+def _encoder(shape: Sequence[int], convolutional: bool) -> nn.Module:
+    if len(shape) == 1:
+        return nn.Identity()
+    if len(shape) == 2:
+        return Encoder()
+    if not convolutional:
+        return nn.Flatten()
+    return nn.Sequential(
+        nn.Conv2d(shape[0], 16, kernel_size=5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, kernel_size=5, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(WIDTH),
+        nn.LayerNorm(WIDTH),
+    )
