@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from i2moe._types import BackboneOutput
+from i2moe.computed import ComputedReweighter
 from i2moe.losses import InteractionLosses
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.reweighting import Reweighter, StaticReweighter
 from i2moe.supervision import InteractionSupervision
 
 if TYPE_CHECKING:
+    from i2moe.calibration import calibrate
     from i2moe.categorization import categorize
     from i2moe.interpretation import explain
     from i2moe.mmoe import MMoE
@@ -18,6 +20,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "BackboneOutput",
+    "ComputedReweighter",
     "InteractionLosses",
     "InteractionMoE",
     "InteractionOutput",
@@ -25,11 +28,17 @@ __all__ = [
     "MMoE",
     "Reweighter",
     "StaticReweighter",
+    "calibrate",
     "categorize",
     "explain",
 ]
 
-_AT_FIRST_USE = {"MMoE": "i2moe.mmoe", "categorize": "i2moe.categorization", "explain": "i2moe.interpretation"}
+_AT_FIRST_USE = {
+    "MMoE": "i2moe.mmoe",
+    "calibrate": "i2moe.calibration",
+    "categorize": "i2moe.categorization",
+    "explain": "i2moe.interpretation",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -23,7 +23,12 @@ class Fills(nn.ModuleList):
         return iter(self._modules.values())  # type: ignore[arg-type]
 
     def forward(
-        self, names: tuple[str, ...], modalities: tuple[Modality, ...], available: Tensor | None
+        self,
+        names: tuple[str, ...],
+        modalities: tuple[Modality, ...],
+        available: Tensor | None,
+        *,
+        checked: bool = False,
     ) -> tuple[tuple[Modality, ...], Tensor]:
         """Return the modalities, whole, and which of them are real, (B, M) bool.
 
@@ -31,23 +36,15 @@ class Fills(nn.ModuleList):
             names: the M names.
             modalities: M modalities, None where no sample of the batch has one.
             available: (B, M) bool; None for all that is given.
+            checked: the modalities are whole and the mask is right: nothing is looked at again.
 
         Raises:
             TypeError: if `available` is no bool tensor.
             ValueError: if no modality is given, a sample has none, or shapes or devices do not fit.
         """
-        given = {name: modality for name, modality in zip(names, modalities, strict=True) if modality is not None}
-        if not given:
-            raise ValueError(f"a call must give at least one of the modalities {names}, however it gives none")
-        check_modalities(tuple(given), tuple(given.values()))
-        tensors = leaves(tuple(given.values()))
+        present = available if checked and available is not None else _check_call(names, modalities, available)
+        tensors = leaves(modalities)
         n_samples, device = tensors[0].shape[0], tensors[0].device
-        if available is not None:
-            _check(available, n_samples, len(names), device)
-        present = _combine(available, modalities, n_samples, device)
-        if available is not None:
-            _check_some(present)
-
         near = next((x for x in tensors if x.is_floating_point()), torch.empty(0, device=device))
         filled = []
         for name, fill, modality, column in zip(names, self, modalities, present.unbind(1), strict=True):
@@ -58,6 +55,22 @@ class Fills(nn.ModuleList):
                 error.add_note(f"in modality {name!r}")
                 raise
         return tuple(filled), present
+
+
+def _check_call(names: tuple[str, ...], modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
+    """Check a call, and say which modalities each sample has, (B, M) bool."""
+    given = {name: modality for name, modality in zip(names, modalities, strict=True) if modality is not None}
+    if not given:
+        raise ValueError(f"a call must give at least one of the modalities {names}, however it gives none")
+    check_modalities(tuple(given), tuple(given.values()))
+    tensors = leaves(tuple(given.values()))
+    n_samples, device = tensors[0].shape[0], tensors[0].device
+    if available is not None:
+        _check(available, n_samples, len(names), device)
+    present = _combine(available, modalities, n_samples, device)
+    if available is not None:
+        _check_some(present)
+    return present
 
 
 def make_fills(

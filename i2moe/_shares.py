@@ -9,10 +9,7 @@ from torch import Tensor
 
 from i2moe.losses import Interaction
 
-__all__ = ["SMALL", "columns", "interaction_shares"]
-
-SMALL = 1e-12
-"""Squared lengths and shares below count as nothing."""
+__all__ = ["columns", "interaction_shares"]
 
 
 def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,14 +49,17 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     moved = torch.cat((unimodal, joint.unsqueeze(1)), dim=1) - prior.unsqueeze(-2)  # (B, M + 1, C)
     along = (moved * moved[:, -1:]).sum(-1)
     length = along[:, -1]
+    # A way within the rounding of its ends is none. Relative to them, so that the unit of a regression does not matter.
+    ends = joint.square().sum(-1) + prior.square().sum(-1)
+    known = length > (4 * torch.finfo(length.dtype).eps) ** 2 * ends
 
-    covered = (along[:, :-1] / length.clamp_min(SMALL).unsqueeze(-1)).clamp(0, 1)
+    covered = (along[:, :-1] / torch.where(known, length, 1).unsqueeze(-1)).clamp(0, 1)
     covered = (covered * covered * covered * ((6 * covered - 15) * covered + 10)).clamp(max=1)  # rounding can exceed 1
     highest, order = covered.topk(2)
     first, second = highest[:, :1], highest[:, 1:]
     uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)
     shares = torch.cat((uniqueness, 1 - first, second), dim=-1)
-    return torch.where(length.unsqueeze(-1) > SMALL, shares, 1 / shares.shape[-1]), length
+    return torch.where(known.unsqueeze(-1), shares, 1 / shares.shape[-1]), length
 
 
 def columns(interactions: Sequence[Interaction], n_modalities: int) -> list[int]:

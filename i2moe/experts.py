@@ -23,7 +23,16 @@ from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
 from i2moe._vmap import run_vmapped
 from i2moe.perturbations import Views
 
-__all__ = ["BackboneOutput", "Execution", "ExpertBank", "ExpertOutputs", "mixing_layer"]
+__all__ = [
+    "BackboneOutput",
+    "Execution",
+    "ExpertBank",
+    "ExpertOutputs",
+    "check_output",
+    "mixing_layer",
+    "split_views",
+    "stack_views",
+]
 
 Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
 
@@ -37,12 +46,18 @@ class ExpertOutputs:
         views: (B', E, V, ...) of the rows with perturbed views, None without perturbed views.
         latent_views: the same of the latents, None if an expert returns none.
         aux_loss: scalar, the experts' mean.
+        marginals: (B, M, ...), what the uniqueness experts predict from their modality alone; None if not asked for.
+        member_predictions: (B, E, k, ...), of each expert's members; None where an expert is one backbone.
+        member_marginals: (B, M, k, ...), the same of the marginals.
     """
 
     predictions: Tensor
     views: Tensor | None
     latent_views: Tensor | None
     aux_loss: Tensor
+    marginals: Tensor | None = None
+    member_predictions: Tensor | None = None
+    member_marginals: Tensor | None = None
 
 
 class ExpertBank(nn.ModuleList):
@@ -96,8 +111,14 @@ class ExpertBank(nn.ModuleList):
         """Why `"auto"` does not use vmap, for "training" and "evaluation", once found out."""
         self._vmap_proven: dict[str, list[object]] = {}
 
-    def forward(self, arrange: Arrange, views: Views) -> ExpertOutputs:
+    def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
         """Run every expert on every view.
+
+        Args:
+            arrange: turns modalities into the arguments of an expert's call.
+            views: the real batch and its perturbed views.
+            alone: for each of the first experts the batch in which all modalities but its own are filled in; empty
+                where no marginals are needed.
 
         Raises:
             TypeError: if an expert returns neither a tensor nor a `BackboneOutput`.
@@ -106,10 +127,20 @@ class ExpertBank(nn.ModuleList):
         output = self._run_vmap(arrange, views)
         if output is None:
             output = self._run_each(arrange, views)
-        predictions, prediction_views = _split(output.prediction, views)
-        latent_views = None if output.latent is None else _split(output.latent, views)[1]
+        predictions, prediction_views = split_views(output.prediction, views)
+        latent_views = None if output.latent is None else split_views(output.latent, views)[1]
         aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
-        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss)
+        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss, self._run_alone(arrange, alone))
+
+    def _run_alone(self, arrange: Arrange, alone: Sequence[tuple[Modality, ...]]) -> Tensor | None:
+        """Return the marginals (B, M, ...); no buffer changes."""
+        if not alone:
+            return None
+        outputs = [
+            self._run_pass(self.names[i], self[i], (i + 1,), arrange, modalities).prediction
+            for i, modalities in enumerate(alone)
+        ]
+        return _stack_alike("prediction", self.names, outputs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the experts were when they last ran: a copy is looked at anew."""
@@ -130,7 +161,7 @@ class ExpertBank(nn.ModuleList):
         every_view = (views.real, *views.perturbed)
         plans = [self._plan(name, expert, len(every_view)) for name, expert in zip(self.names, self, strict=True)]
         stacked = {
-            passed: _stack([every_view[v] for v in passed]) for passed in dict.fromkeys(chain.from_iterable(plans))
+            passed: stack_views([every_view[v] for v in passed]) for passed in dict.fromkeys(chain.from_iterable(plans))
         }
         outputs = [
             _join([self._run_pass(name, expert, passed, arrange, stacked[passed]) for passed in plan])
@@ -173,7 +204,7 @@ class ExpertBank(nn.ModuleList):
                 error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
                 raise
         _check_untouched(name, modalities, versions)
-        return _checked(name, output, leaves(modalities)[0].shape[0])
+        return check_output(name, output, leaves(modalities)[0].shape[0])
 
     def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if not (self.checkpoint and torch.is_grad_enabled()):
@@ -200,7 +231,7 @@ class ExpertBank(nn.ModuleList):
             return None
 
     def _vmap_pass(self, arrange: Arrange, views: Views) -> BackboneOutput:
-        modalities = _stack((views.real, *views.perturbed))
+        modalities = stack_views((views.real, *views.perturbed))
         n_rows = leaves(modalities)[0].shape[0]
         mixing = mixing_layer(self[0]) if views.perturbed else None
         if mixing is not None:
@@ -213,7 +244,7 @@ class ExpertBank(nn.ModuleList):
         output = run_vmapped(
             self,
             *arrange(modalities),
-            lambda output: _checked("all", output, n_rows),
+            lambda output: check_output("all", output, n_rows),
             trusted=bool(watching) and unchanged(self._vmap_proven.get(self._mode, []), watching),
         )
         _check_untouched("all", modalities, versions)
@@ -251,14 +282,14 @@ def _is_launch_bound(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _stack(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
+def stack_views(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
     """Concatenate views along the batch; a single one stays what it is."""
     if len(views) == 1:
         return views[0]
     return tuple(map_leaves(lambda *rows: torch.cat(rows), *same) for same in zip(*views, strict=True))
 
 
-def _split(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
+def split_views(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
     """Split rows (N, E, ...) into predictions (B, E, ...) and views (B', E, V, ...)."""
     n_perturbed = len(views.perturbed)
     if n_perturbed == 0:
@@ -270,7 +301,8 @@ def _split(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
     return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
 
 
-def _checked(name: str, output: object, n_rows: int) -> BackboneOutput:
+def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
+    """Return what an expert returned as a `BackboneOutput`, or say what is wrong with it."""
     if isinstance(output, Tensor):
         output = BackboneOutput(output)
     if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):

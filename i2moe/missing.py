@@ -169,7 +169,7 @@ class MeanFill(_VectorFill):
 
 
 class ZeroFill(Fill):
-    """Fill by zeros. Arguments as for `Fill`.
+    """Fill by zeros; integers and booleans by 1. Arguments as for `Fill`.
 
     Example:
         >>> ZeroFill()(torch.tensor([[1.0], [2.0]]), torch.tensor([False, True])).flatten()
@@ -179,7 +179,8 @@ class ZeroFill(Fill):
     @override
     def stand_in(self, modality: Modality, present: Tensor) -> Modality:
         """Return zeros."""
-        return self._each(lambda x: x.new_zeros(()), modality)
+        zeros: Modality = map_leaves(lambda x: x.new_zeros(()) if x.is_floating_point() else self.other(x), modality)
+        return zeros
 
 
 class ShuffleFill(Fill):

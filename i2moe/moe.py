@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,9 @@ from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._lazy import sizes_parameters
 from i2moe._means import share_of_all, weighted_sum
+from i2moe._shared_experts import SharedExperts
 from i2moe._types import Modality, leaves
+from i2moe.computed import ComputedReweighter
 from i2moe.experts import Execution, ExpertBank, ExpertOutputs
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
@@ -22,6 +24,9 @@ from i2moe.perturbations import Perturbation, Views, as_perturbation
 from i2moe.reweighting import Reweighter
 
 __all__ = ["InteractionMoE", "InteractionOutput"]
+
+Weigh: TypeAlias = Callable[..., Tensor]
+"""Maps the tuple of modalities to weights (B, E); a `ComputedReweighter` maps the experts' outputs."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -37,6 +42,10 @@ class InteractionOutput:
         interaction_losses: expert name -> scalar; empty where no perturbed views were made.
         views: (B', E, V, ...), each expert's prediction with all modalities (view 0) and with modality j - 1
             replaced (view j); None where no perturbed views were made.
+        marginals: (B, M, ...), what the model predicts from each modality alone; None without computed weights.
+        available: (B, M) bool, which modalities each sample had; None where the model has no fill.
+        member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members.
+        member_marginals: (B, M, k, ...), the same of the marginals.
     """
 
     prediction: Tensor
@@ -46,6 +55,10 @@ class InteractionOutput:
     interaction_loss: Tensor | None
     interaction_losses: dict[str, Tensor]
     views: Tensor | None
+    marginals: Tensor | None = None
+    available: Tensor | None = None
+    member_predictions: Tensor | None = None
+    member_marginals: Tensor | None = None
 
     def __repr__(self) -> str:
         """Show shapes, not numbers."""
@@ -81,7 +94,8 @@ class InteractionMoE(nn.Module):
     the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
     0.01 * out.aux_loss``.
 
-    In evaluation the model makes E forward passes, draws no random number and returns no interaction loss.
+    In evaluation the model makes E forward passes, draws no random number and returns no interaction loss. Computed
+    weights take M passes more, in training and in evaluation, and no perturbed views.
 
     Source: Xin et al., I2MoE: Interpretable Multimodal Interaction-aware Mixture-of-Experts, ICML 2025.
 
@@ -92,12 +106,17 @@ class InteractionMoE(nn.Module):
         modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default.
         feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
             forward pass.
-        reweighter: maps the tuple of modalities to weights (B, E); a `Reweighter` by default.
+        reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
+            with `InteractionSupervision`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the
+            paper's, by default.
         losses: what the views are judged by; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
-            perturbed views and so no interaction loss.
+            perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
         fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
-            of these or a `Fill` per modality. None: every sample must have all modalities.
+            of these or a `Fill` per modality. None: every sample must have all modalities; with computed
+            weights "zero".
+        members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
+            see `i2moe.sharing.share`, and each is the mean of k members.
         experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
         execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
@@ -140,10 +159,11 @@ class InteractionMoE(nn.Module):
         *,
         modality_names: Sequence[str] | None = None,
         feature_dims: Sequence[int] | None = None,
-        reweighter: Callable[[tuple[Modality, ...]], Tensor] | None = None,
+        reweighter: Literal["computed"] | Weigh | None = None,
         losses: Losses | None = None,
-        perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = "gaussian",
+        perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = "auto",
         fill: str | Sequence[str | Fill] | None = None,
+        members: int | None = None,
         experts: Literal["all"] | Sequence[str] = "all",
         execution: Execution = "auto",
         checkpoint: bool = False,
@@ -153,16 +173,19 @@ class InteractionMoE(nn.Module):
         self.expert_names: tuple[str, ...]
         self.interactions: tuple[Interaction, ...]
         self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
+        reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
+        computed = isinstance(reweighter, ComputedReweighter)
+        if perturbation == "auto":
+            perturbation = None if computed else "gaussian"
         self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
         self._check_per_step()
         self.losses: Losses = _check_losses(losses)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
-        self.reweighter: Callable[[tuple[Modality, ...]], Tensor] = _check_reweighter(
-            reweighter, len(self.expert_names), feature_dims
+        self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
+        self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
+        self.experts: ExpertBank | SharedExperts = _make_experts(
+            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
         )
-        self.fill: Fills | None = make_fills(fill, n_modalities, feature_dims)
-        backbones = _build(backbone_factory, self.expert_names)
-        self.experts: ExpertBank = ExpertBank(backbones, self.expert_names, execution=execution, checkpoint=checkpoint)
 
     @property
     def n_modalities(self) -> int:
@@ -235,11 +258,13 @@ class InteractionMoE(nn.Module):
         views = Views(modalities)
         if perturb and self.perturbation is not None:
             views = self.perturbation.draw(modalities, available)
-        weights = self.reweighter(modalities)  # (B, E)
-        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
-        if available is not None:
-            weights = weigh_available(weights, available, self.interactions)
-        outputs = self.experts(arrange, views)
+        if isinstance(self.reweighter, ComputedReweighter):
+            outputs = self.experts(arrange, views, self._each_alone(modalities))
+            outputs = self.reweighter.calibrated(outputs, available)
+            weights = self.reweighter(outputs, available, self.interactions)
+        else:
+            weights = self.weigh(modalities, available)
+            outputs = self.experts(arrange, views)
         losses = None if outputs.views is None else self._losses_of(outputs, views, available)
         return InteractionOutput(
             prediction=weighted_sum(outputs.predictions, weights),
@@ -249,7 +274,24 @@ class InteractionMoE(nn.Module):
             interaction_loss=None if losses is None else losses.mean(),
             interaction_losses={} if losses is None else dict(zip(self.expert_names, losses.unbind(), strict=True)),
             views=outputs.views,
+            marginals=outputs.marginals,
+            available=available,
+            member_predictions=outputs.member_predictions,
+            member_marginals=outputs.member_marginals,
         )
+
+    def weigh(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
+        """Return the weights (B, E) of a reweighter that reads the modalities."""
+        weights: Tensor = self.reweighter(modalities)
+        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
+        return weights if available is None else weigh_available(weights, available, self.interactions)
+
+    def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+        """Return for each modality the batch in which all others are filled in."""
+        assert self.fill is not None
+        n_samples, device = leaves(modalities)[0].shape[0], leaves(modalities)[0].device
+        only = torch.eye(self.n_modalities, dtype=torch.bool, device=device)
+        return [self.fill(self.modality_names, modalities, row.expand(n_samples, -1), checked=True)[0] for row in only]
 
     def _losses_of(self, outputs: ExpertOutputs, views: Views, available: Tensor | None) -> Tensor:
         """Return the interaction loss of each expert (E,)."""
@@ -358,10 +400,19 @@ def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, need
 
 
 def _check_reweighter(
-    reweighter: Callable[[tuple[Modality, ...]], Tensor] | None,
-    n_experts: int,
+    reweighter: Weigh | None,
+    interactions: tuple[Interaction, ...],
+    n_modalities: int,
     feature_dims: Sequence[int] | None,
-) -> Callable[[tuple[Modality, ...]], Tensor]:
+) -> Weigh:
+    n_experts = len(interactions)
+    if isinstance(reweighter, str):
+        raise ValueError(f"reweighter must be 'computed', an object or None, however it is {reweighter!r}")
+    if isinstance(reweighter, ComputedReweighter) and interactions[:n_modalities] != tuple(range(n_modalities)):
+        raise ValueError(
+            "computed weights must have the uniqueness expert of every modality, which predicts from it alone, however "
+            f"the experts are of the interactions {interactions}; add 'uniqueness' to the experts"
+        )
     if reweighter is None:
         return Reweighter(n_experts, feature_dims)
     if getattr(reweighter, "n_experts", n_experts) != n_experts:
@@ -369,6 +420,23 @@ def _check_reweighter(
             f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]
         )
     return reweighter
+
+
+def _make_experts(
+    backbone_factory: Callable[[], nn.Module],
+    names: tuple[str, ...],
+    members: int | None,
+    *,
+    execution: Execution,
+    checkpoint: bool,
+) -> ExpertBank | SharedExperts:
+    if members is None:
+        return ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
+    if members < 1 or execution != "auto":
+        raise ValueError(
+            f"members must be at least 1, with execution='auto', however they are {members} with {execution!r}"
+        )
+    return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
 
 
 def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from i2moe._available import weigh_available
 from i2moe._lazy import sizes_parameters
 from i2moe._means import renormalized, weighted_sum
 from i2moe._types import Modality, map_leaves
-from i2moe.experts import mixing_layer
+from i2moe.computed import ComputedReweighter
+from i2moe.experts import ExpertBank, mixing_layer
 from i2moe.moe import InteractionMoE, InteractionOutput
 
 __all__ = ["TopExperts", "experts_above", "prune"]
@@ -70,7 +70,8 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         keep: names of experts, such as those of `experts_above`; "uniqueness" stands for those of all modalities.
 
     Raises:
-        ValueError: if a name is unknown or given twice, or there is none.
+        ValueError: if a name is unknown or given twice, or there is none; if experts share their weights, which leaves
+            nothing to save; if a uniqueness expert is dropped that computed weights need.
 
     Example:
         >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, feature_dims=(8, 4)).eval()
@@ -80,20 +81,21 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         >>> smaller(torch.randn(5, 8), torch.randn(5, 4)).weights.shape
         torch.Size([5, 2])
     """
-    _check_model(model)
+    bank = _separate_experts(model)
     wanted = _expanded(model, keep)
     kept = [e for e, name in enumerate(model.expert_names) if name in wanted]
-    remaining = iter([model.experts[e] for e in kept])
+    remaining = iter([bank[e] for e in kept])
+    computed = isinstance(model.reweighter, ComputedReweighter)
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
         modality_names=model.modality_names,
-        reweighter=model.reweighter if len(kept) == len(model.expert_names) else _Selected(model.reweighter, kept),
+        reweighter=model.reweighter if computed or len(kept) == len(bank) else _Selected(model.reweighter, kept),
         losses=model.losses,
         perturbation=model.perturbation,
         experts=[model.expert_names[e] for e in kept],
-        execution=model.experts.execution,
-        checkpoint=model.experts.checkpoint,
+        execution=bank.execution,
+        checkpoint=bank.checkpoint,
     )
     smaller.fill = model.fill
     return smaller.train(model.training)
@@ -112,7 +114,8 @@ class TopExperts(nn.Module):
         k: experts per sample, from 1 to E.
 
     Raises:
-        ValueError: if `k` is out of range.
+        ValueError: if `k` is out of range; if the weights are computed, from predictions of all experts, or the experts
+            share theirs.
 
     Example:
         >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, feature_dims=(8, 4)).eval()
@@ -123,7 +126,12 @@ class TopExperts(nn.Module):
 
     def __init__(self, model: InteractionMoE, k: int) -> None:
         super().__init__()
-        _check_model(model)
+        _separate_experts(model)
+        if isinstance(model.reweighter, ComputedReweighter):
+            raise ValueError(
+                "TopExperts must know the weights before the experts run, however computed weights come from their "
+                "predictions; use prune"
+            )
         n_experts = len(model.expert_names)
         if not 1 <= k <= n_experts:
             raise ValueError(f"k must lie between 1 and the number of experts {n_experts}, however it is {k}")
@@ -145,17 +153,14 @@ class TopExperts(nn.Module):
         """
         self._check()
         modalities, arrange, available = self.model._bind(args, kwargs, available)
-        weights = self.model.reweighter(modalities)
-        if available is not None:
-            weights = weigh_available(weights, available, self.model.interactions)
-        weights = self._heaviest(weights)
+        weights = self._heaviest(self.model.weigh(modalities, available))
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):
             rows = weight.nonzero().squeeze(1)
             if len(rows) > 0:
                 seen = tuple(map_leaves(lambda leaf, rows=rows: leaf.index_select(0, rows), m) for m in modalities)
-                prediction = self.model.experts.run_one(e, arrange, seen).prediction
+                prediction = _separate_experts(self.model).run_one(e, arrange, seen).prediction
                 if predictions is None:
                     predictions = prediction.new_zeros(*weights.shape, *prediction.shape[1:])
                 predictions[rows, e] = prediction
@@ -208,11 +213,18 @@ class _Selected(nn.Module):
         return renormalized(remaining, torch.ones_like(remaining, dtype=torch.bool))
 
 
-def _check_model(model: object) -> None:
+def _separate_experts(model: object) -> ExpertBank:
+    """Return the experts of a model, each a backbone of its own."""
     if not isinstance(model, InteractionMoE):
         raise TypeError(
             f"model must be an InteractionMoE, however it is a {type(model).__name__}; pass the part of it that is one"
         )
+    if not isinstance(model.experts, ExpertBank):
+        raise ValueError(
+            "experts must have weights of their own for some to be left out, however they share those of one backbone "
+            "(members=...); there is nothing to save"
+        )
+    return model.experts
 
 
 def _expanded(model: InteractionMoE, keep: Sequence[str]) -> list[str]:

@@ -202,4 +202,4 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _outermost_backbone(model: nn.Module) -> nn.Module:
     """The module whose forward says how modalities are handed over: an InteractionMoE is called as its backbones."""
-    return unwrap(model.experts[0]) if isinstance(model, InteractionMoE) else model
+    return unwrap(model.example_backbone) if isinstance(model, InteractionMoE) else model

@@ -1,0 +1,173 @@
+"""Computed weights: how much each expert counts follows from the model's own predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._means import renormalized, weighted_sum
+from i2moe._shares import columns, interaction_shares
+from i2moe._tasks import Task, check_task
+from i2moe.experts import ExpertOutputs
+from i2moe.losses import Interaction
+
+__all__ = ["ComputedReweighter", "mean_of_present"]
+
+_MOMENTUM = 0.01
+
+
+class ComputedReweighter(nn.Module):
+    r"""Weigh the experts by what the model itself predicts from each modality alone and from all.
+
+    The uniqueness expert of modality i, given modality i alone, says what this modality says. The mean of the experts,
+    given everything, is what all modalities say together. The weights are the `interaction_shares` of these
+    predictions. No parameter is learned for them: they are as right as the predictions are. So train with
+    `InteractionSupervision`, and `calibrate` on data that the model was not trained on.
+
+    Args:
+        task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
+            "regression" (values).
+
+    Attributes:
+        prior: (C,), running mean of the predictions in training: what is predicted from nothing. Empty before.
+        scale: (M + 1,), factors of the predictions from each modality alone, and from several. Empty before
+            `calibrate`.
+
+    Raises:
+        ValueError: if the task is unknown.
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter=ComputedReweighter()).eval()
+        >>> out = model(torch.randn(5, 8), torch.randn(5, 4))
+        >>> out.weights.shape, out.marginals.shape
+        (torch.Size([5, 4]), torch.Size([5, 2, 3]))
+    """
+
+    prior: Tensor
+    scale: Tensor
+    n_batches: Tensor
+
+    def __init__(self, task: Task = "classification") -> None:
+        super().__init__()
+        check_task(task)
+        self.task: Task = task
+        self.register_buffer("prior", torch.zeros(0))
+        self.register_buffer("scale", torch.ones(0))
+        self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
+
+    def forward(self, outputs: ExpertOutputs, available: Tensor | None, interactions: Sequence[Interaction]) -> Tensor:
+        """Return the weights.
+
+        Args:
+            outputs: predictions (B, E, ...) of all experts, and marginals (B, M, ...).
+            available: (B, M) bool, which modalities are there; None for all.
+            interactions: the E experts' interactions.
+
+        Returns:
+            (B, E), rows on the probability simplex. In training no gradient flows through them.
+        """
+        assert outputs.marginals is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            n_modalities = outputs.marginals.shape[1]
+            joint = self._comparable(
+                mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
+            ).squeeze(1)
+            marginals = self._comparable(outputs.marginals)  # (B, M, C)
+            if self.training:
+                self._update(joint)
+            prior = self._prior(joint)
+            if available is not None:  # what is absent says nothing
+                marginals = torch.where(available.unsqueeze(-1), marginals, prior)
+            shares, _ = interaction_shares(marginals, joint, prior)
+            if len(interactions) < shares.shape[1]:
+                shares = shares[:, columns(interactions, n_modalities)]
+            elif available is None:
+                return shares
+            counts = (
+                torch.ones_like(shares, dtype=torch.bool) if available is None else _counts(available, interactions)
+            )
+            return renormalized(shares, counts)
+
+    def calibrated(self, outputs: ExpertOutputs, available: Tensor | None) -> ExpertOutputs:
+        """Scale all predictions by the factors that `calibrate` found."""
+        if self.scale.numel() == 0:
+            return outputs
+        assert outputs.marginals is not None
+        alone, several = self.scale[:-1], self.scale[-1]
+        of_rows = several.expand(len(outputs.predictions), 1)
+        if available is not None:
+            single = available.sum(1, keepdim=True) == 1
+            of_rows = torch.where(single, (available * alone).sum(1, keepdim=True), several)
+        return replace(
+            outputs,
+            predictions=self._scaled(outputs.predictions, of_rows),
+            member_predictions=_map(self._scaled, outputs.member_predictions, of_rows.unsqueeze(-1)),
+            marginals=self._scaled(outputs.marginals, alone.unsqueeze(0)),
+            member_marginals=_map(self._scaled, outputs.member_marginals, alone.view(1, -1, 1)),
+        )
+
+    def extra_repr(self) -> str:
+        """Show the task."""
+        return f"task={self.task!r}"
+
+    def _comparable(self, outputs: Tensor) -> Tensor:
+        """Turn outputs (B, X, ...) into probabilities, or the values themselves, (B, X, C), in float32 at least."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if self.task == "classification":
+            outputs = outputs.softmax(2)
+        elif self.task == "multilabel":
+            outputs = outputs.sigmoid()
+        return outputs.flatten(2) if outputs.ndim > 2 else outputs.unsqueeze(-1)
+
+    @torch.no_grad()
+    def _update(self, joint: Tensor) -> None:
+        if self.prior.numel() == 0:
+            self.prior.resize_(joint.shape[1]).zero_()
+        self.n_batches += 1
+        rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
+        self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
+
+    def _prior(self, joint: Tensor) -> Tensor:
+        if self.prior.numel():
+            return self.prior.to(joint.dtype)
+        return self._comparable(torch.zeros_like(joint[:1].unsqueeze(1)))[0, 0]  # uniform, or 0
+
+    def _scaled(self, outputs: Tensor, scale: Tensor) -> Tensor:
+        """Scale outputs (B, X, ...) by factors (B, X), or with one more axis each; a regression's about the prior."""
+        center = torch.zeros((), dtype=outputs.dtype, device=outputs.device)
+        if self.task == "regression" and self.prior.numel():
+            center = self.prior.reshape(outputs.shape[scale.ndim :]).to(outputs.dtype)
+        scale = scale.reshape(*scale.shape, *(1,) * (outputs.ndim - scale.ndim)).to(outputs.dtype)
+        return center + (outputs - center) * scale
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("prior", "scale"):
+            if prefix + name in state_dict:
+                getattr(self, name).resize_(state_dict[prefix + name].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def mean_of_present(predictions: Tensor, available: Tensor | None, interactions: Sequence[Interaction]) -> Tensor:
+    """Average the predictions (B, E, ...) of the experts that count for a sample."""
+    if available is None:
+        return predictions.mean(1)
+    counts = _counts(available, interactions).to(predictions.dtype)
+    return weighted_sum(predictions, counts / counts.sum(1, keepdim=True))
+
+
+def _counts(available: Tensor, interactions: Sequence[Interaction]) -> Tensor:
+    """Say which experts count for a sample, (B, E) bool.
+
+    That of an absent modality does not. Where a single modality is there, no interaction is left but its uniqueness.
+    """
+    several = available.sum(1) > 1
+    return torch.stack([available[:, i] if isinstance(i, int) else several for i in interactions], dim=1)
+
+
+def _map(function: Any, tensor: Tensor | None, *args: Any) -> Tensor | None:
+    return None if tensor is None else function(tensor, *args)

@@ -1,0 +1,188 @@
+"""Shared weights: many members in one module, which differ by rank-one factors of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Members", "share"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAST_AXIS = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.LSTM, nn.GRU, nn.RNN)
+
+
+class Members:
+    """Which members the rows of a pass belong to: the first `active` of n, each with as many consecutive rows.
+
+    Args:
+        n_members: number of members n.
+    """
+
+    def __init__(self, n_members: int) -> None:
+        self.n_members = n_members
+        self.active = n_members
+        self.n_rows = n_members
+
+    @contextmanager
+    def running(self, active: int, n_rows: int) -> Iterator[None]:
+        """Say for a pass that its `n_rows` rows belong to the first `active` members."""
+        before = self.active, self.n_rows
+        self.active, self.n_rows = active, n_rows
+        try:
+            yield
+        finally:
+            self.active, self.n_rows = before
+
+
+def share(module: nn.Module, n_members: int) -> Members:
+    r"""Make a module serve many members at once, in place.
+
+    With weights W of a layer, member k computes
+
+    $$y_k = s_k \odot W (r_k \odot x_k) + b_k$$
+
+    The factors r start as random signs, so that members start different, s as ones and b as zeros. Linear layers,
+    convolutions, embeddings, attention and recurrent layers get factors; all other parameters are common to all
+    members. Rows of the input are ordered by member.
+
+    Args:
+        module: any module that treats the rows of a batch (the first axis) independently of each other.
+        n_members: number of members.
+
+    Returns:
+        What says which members run, to be entered around each pass.
+
+    Raises:
+        ValueError: if a layer cannot be shared, or none can; the message names it.
+
+    Source: Wen et al., BatchEnsemble, ICLR 2020; Gorishniy et al., TabM, ICLR 2025.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> members = share(network, n_members=4)
+        >>> x = torch.randn(5, 3)
+        >>> with members.running(4, n_rows=20):
+        ...     network(x.repeat(4, 1)).shape  # (members * B, C)
+        torch.Size([20, 2])
+    """
+    members = Members(n_members)
+    shared = [_share_layer(path, layer, members) for path, layer in _layers(module)]
+    if not shared:
+        raise ValueError(
+            "a backbone must have a linear, convolution, embedding, attention or recurrent layer to share its weights "
+            f"between experts, however {type(module).__name__} has none; use members=None"
+        )
+    return members
+
+
+class _Factors(nn.Module):
+    """The factors of one layer, applied by hooks before and after it.
+
+    Args:
+        path: the layer's name, for errors.
+        members: says which members run.
+        n_inputs: features of the input; 0 if the input is not scaled.
+        n_outputs: features of the output.
+        axis: of the features, in input and output: 1 or -1.
+    """
+
+    def __init__(self, path: str, members: Members, n_inputs: int, n_outputs: int, axis: int, like: Tensor) -> None:
+        super().__init__()
+        self.path = path
+        self.members = members
+        self.axis = axis
+        n = members.n_members
+        options: Any = {"dtype": like.dtype, "device": like.device}
+        self.inputs: nn.Parameter | None = (
+            nn.Parameter(2 * torch.randint(2, (n, n_inputs), device=like.device).to(like.dtype) - 1)
+            if n_inputs
+            else None
+        )
+        self.outputs: nn.Parameter = nn.Parameter(torch.ones(n, n_outputs, **options))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(n, n_outputs, **options))
+
+    def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Scale what goes into the layer: its floating-point tensors as wide as the layer's input."""
+        assert self.inputs is not None
+        n_scaled = 3 if isinstance(layer, nn.MultiheadAttention) else 1  # query, key and value; else the input
+        names = ("query", "key", "value") if n_scaled == 3 else ("input",)
+        args = tuple(self._scale(x, self.inputs) if i < n_scaled else x for i, x in enumerate(args))
+        return args, {name: self._scale(x, self.inputs) if name in names else x for name, x in kwargs.items()}
+
+    def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Scale and shift what comes out."""
+        if isinstance(output, tuple):  # attention and recurrent layers return more beside it
+            return (self.after(layer, args, output[0]), *output[1:])
+        return self._by_member(self._scale(output, self.outputs), self.bias, torch.add)
+
+    def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
+        return self._by_member(x, factors, torch.mul)
+
+    def _by_member(self, x: Tensor, values: Tensor, combine: Any) -> Tensor:
+        active, n_rows = self.members.active, self.members.n_rows
+        if x.shape[0] % n_rows:
+            raise ValueError(
+                f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
+                f"however layer {self.path!r} got shape {tuple(x.shape)}; use members=None"
+            )
+        shape = [active, *(1,) * x.ndim]
+        shape[2 if self.axis == 1 else -1] = values.shape[1]
+        rows = x.reshape(active, -1, *x.shape[1:])
+        combined: Tensor = combine(rows, values[:active].view(shape)).reshape(x.shape)
+        return combined
+
+
+def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Find the layers to share; attention counts as one."""
+    if isinstance(module, (*_CONVOLUTIONS, *_LAST_AXIS)):
+        yield path, module
+        return
+    if isinstance(module, _BatchNorm) or getattr(module, "mixes_samples", False):
+        raise ValueError(
+            "a backbone that experts share must treat the samples of a batch independently of each other, however "
+            f"layer {path!r} ({type(module).__name__}) does not; use layer normalization, or members=None"
+        )
+    for name, child in module.named_children():
+        yield from _layers(child, f"{path}.{name}" if path else name)
+
+
+def _share_layer(path: str, layer: nn.Module, members: Members) -> _Factors:
+    if getattr(layer, "batch_first", True) is False:
+        raise ValueError(
+            "a backbone that experts share must have the batch on the first axis, however layer "
+            f"{path!r} ({type(layer).__name__}) has batch_first=False"
+        )
+    if nn.parameter.is_lazy(next(layer.parameters())):
+        raise ValueError(
+            f"a backbone that experts share must know its sizes, however layer {path!r} ({type(layer).__name__}) waits "
+            "for its first batch; give the layer its number of inputs"
+        )
+    n_inputs, n_outputs = _sizes(layer)
+    axis = 1 if isinstance(layer, _CONVOLUTIONS) else -1
+    factors = _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
+    layer.add_module("member_factors", factors)
+    if n_inputs:
+        layer.register_forward_pre_hook(factors.before, with_kwargs=True)
+    layer.register_forward_hook(factors.after)
+    return factors
+
+
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """Number of inputs to scale and of outputs."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, _CONVOLUTIONS):
+        return layer.in_channels, layer.out_channels
+    if isinstance(layer, nn.Embedding):
+        return 0, layer.embedding_dim  # inputs are numbers of tokens
+    if isinstance(layer, nn.MultiheadAttention):
+        same = layer.kdim == layer.vdim == layer.embed_dim
+        return layer.embed_dim if same else 0, layer.embed_dim
+    assert isinstance(layer, nn.RNNBase)
+    directions = 2 if layer.bidirectional else 1
+    return layer.input_size, directions * (getattr(layer, "proj_size", 0) or layer.hidden_size)
