@@ -192,6 +192,11 @@ class InteractionMoE(nn.Module):
         """Number of modalities M."""
         return len(self.modality_names)
 
+    @property
+    def example_backbone(self) -> nn.Module:
+        """A backbone as the factory built it, to see how it is called."""
+        return self.experts.backbone if isinstance(self.experts, SharedExperts) else self.experts[0]
+
     @sizes_parameters
     def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict, in training with perturbed views and interaction losses.
