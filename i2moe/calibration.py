@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from i2moe._tasks import Task, check_target
 from i2moe.computed import ComputedReweighter, mean_of_present
@@ -28,7 +29,7 @@ def calibrate(
     A modality that is sure and wrong looks as if it had something to say. One factor for the predictions from each
     modality alone, and one for those from several, minimize the loss on the data: the cross-entropy of
     $s \cdot$ logits (s is one over a temperature), or for a regression the squared error of
-    $\bar{y} + s (\hat{y} - \bar{y})$. All predictions of the model are scaled from then on, and the weights follow.
+    $\bar{y} + s (\hat{y} - \bar{y})$. The mean of the targets becomes the model's `prior`. All predictions of the model are scaled from then on, and the weights follow.
 
     Args:
         model: an `InteractionMoE` with computed weights, or a module that holds one.
@@ -76,13 +77,14 @@ def calibrate(
     if not rows:
         raise ValueError("data must yield at least one batch, however it is empty")
     outputs, answers, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    if reweighter.task == "regression" and reweighter.prior.numel():
-        center = reweighter.prior.double().cpu()
-        outputs, answers = outputs - center, answers - center
+    center = answers.mean(0) if reweighter.task == "regression" else 0
+    outputs, answers = outputs - center, answers - center
     scale = torch.stack(
         [_best_scale(reweighter.task, outputs[there, i], answers[there]) for i, there in enumerate(present.unbind(1))]
     )
     reweighter.scale.resize_(len(scale)).copy_(scale)
+    prior = one_hot(answers, outputs.shape[2]).double() if reweighter.task == "classification" else answers
+    reweighter.prior.resize_(outputs.shape[2]).copy_(prior.mean(0) + center)
     return reweighter.scale.clone()
 
 

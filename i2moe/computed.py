@@ -31,9 +31,12 @@ class ComputedReweighter(nn.Module):
     Args:
         task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
             "regression" (values).
+        n_outputs: number of outputs C, which the first batch tells otherwise. Give it where the model is copied or
+            wrapped before: for `AveragedModel(..., use_buffers=True)`, several processes, or a compiled first step.
 
     Attributes:
-        prior: (C,), running mean of the predictions in training: what is predicted from nothing. Empty before.
+        prior: (C,), what is predicted from nothing: a running mean of the predictions in training, and after
+            `calibrate` the mean of the held-out targets. Empty before the first batch where C is not known.
         scale: (M + 1,), factors of the predictions from each modality alone, and from several. Empty before
             `calibrate`.
 
@@ -52,11 +55,13 @@ class ComputedReweighter(nn.Module):
     scale: Tensor
     n_batches: Tensor
 
-    def __init__(self, task: Task = "classification") -> None:
+    def __init__(self, task: Task = "classification", n_outputs: int | None = None) -> None:
         super().__init__()
         check_task(task)
+        if n_outputs is not None and n_outputs < 1:
+            raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
         self.task: Task = task
-        self.register_buffer("prior", torch.zeros(0))
+        self.register_buffer("prior", self._know_nothing(torch.zeros(n_outputs or 0)))
         self.register_buffer("scale", torch.ones(0))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
 
@@ -133,9 +138,11 @@ class ComputedReweighter(nn.Module):
         self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
 
     def _prior(self, joint: Tensor) -> Tensor:
-        if self.prior.numel():
-            return self.prior.to(joint.dtype)
-        return self._comparable(torch.zeros_like(joint[:1].unsqueeze(1)))[0, 0]  # uniform, or 0
+        return self.prior.to(joint.dtype) if self.prior.numel() else self._know_nothing(joint[0])
+
+    def _know_nothing(self, like: Tensor) -> Tensor:
+        """Return the prediction (C,) of somebody who has seen no target: even, or 0."""
+        return self._comparable(torch.zeros_like(like).view(1, 1, -1))[0, 0]
 
     def _scaled(self, outputs: Tensor, scale: Tensor) -> Tensor:
         """Scale outputs (B, X, ...) by factors (B, X), or with one more axis each; a regression's about the prior."""

@@ -1,4 +1,4 @@
-"""Interaction experts as the library trains them: by the paper's objective, and with supervision."""
+"""Interaction experts trained by the paper's objective."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from examples.benchmarks.identify.networks import Embedding, Fusion, accuracy, task_loss
 from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import KnownInteractions
-from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe import InteractionLosses, InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["EmbeddedExperts", "Experts", "Objective", "train_experts"]
-
-Objective = Literal["paper", "supervised"]
+__all__ = ["EmbeddedExperts", "Experts", "train_experts"]
 
 
 class EmbeddedExperts(nn.Module):
@@ -33,16 +31,15 @@ class EmbeddedExperts(nn.Module):
 
 
 class Experts:
-    """The method `objective`, for `METHODS`."""
+    """The paper's objective, for `METHODS`."""
 
-    def __init__(self, objective: Objective, training: Training) -> None:
-        self.objective: Objective = objective
+    def __init__(self, training: Training) -> None:
         self.training = training
         self._model: EmbeddedExperts | None = None
 
     def fit(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> None:
         """Train; validation samples are not used."""
-        self._model = train_experts(train, self.objective, seed, self.training)
+        self._model = train_experts(train, seed, self.training)
 
     def weights(self, test: KnownInteractions) -> Tensor:
         """Return the weights of the experts."""
@@ -63,7 +60,6 @@ class Experts:
 
 def train_experts(
     data: KnownInteractions,
-    objective: Objective,
     seed: int,
     training: Training,
     perturbation: str | Perturbation = "gaussian",
@@ -83,16 +79,13 @@ def train_experts(
             perturbation=perturbation,
         ),
     )
-    supervise = InteractionSupervision(embed.widths, n_outputs, task)
-    optimizer = torch.optim.Adam([*model.parameters(), *supervise.parameters()], lr=training.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
 
     for _ in range(training.epochs):
         for rows in torch.split(torch.randperm(len(data.target)), training.batch_size):
             embedded, target = embed([x[rows] for x in data.modalities]), data.target[rows]
             out = model.experts(*embedded)
             loss = task_loss(out.prediction, target) + 0.1 * out.interaction_loss
-            if objective == "supervised":
-                loss = loss + supervise(out, embedded, target, index=rows if embed.learns else None)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 
 from examples.benchmarks.identify.bounds import Ceiling, Exact
+from examples.benchmarks.identify.computed import Computed
 from examples.benchmarks.identify.experts import Experts
 from examples.benchmarks.identify.masking import InterShap
 from examples.benchmarks.identify.method import Method
@@ -17,8 +17,8 @@ __all__ = ["METHODS"]
 
 METHODS: Mapping[str, Callable[[Training], Method]] = MappingProxyType(
     {
-        "paper": partial(Experts, "paper"),
-        "supervised": partial(Experts, "supervised"),
+        "paper": Experts,
+        "computed": Computed,
         "pointwise": Pointwise,
         "lsmi": Lsmi,
         "intershap": InterShap,

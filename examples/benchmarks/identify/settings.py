@@ -34,7 +34,7 @@ class Settings(Training):
     Args:
         data: names out of `examples.datasets.problems.PROBLEMS`, with or without a change as in
             "dense-gates/times-10", or of groups of them: known, harder, literature, invariance.
-        method: names of methods: paper, supervised, pointwise, lsmi, intershap, ceiling, exact.
+        method: names of methods: paper, computed, pointwise, lsmi, intershap, ceiling, exact.
         seeds: number of seeds; each draws its own training data and its own start.
         first_seed: the first of them; another one also draws another test set.
         n_train: training samples.
@@ -46,7 +46,7 @@ class Settings(Training):
     """
 
     data: tuple[str, ...] = ("known",)
-    method: tuple[str, ...] = ("paper", "supervised")
+    method: tuple[str, ...] = ("paper", "computed")
     seeds: int = 5
     first_seed: int = 0
     n_train: int = 8000
