@@ -32,7 +32,8 @@ def dense_gates(shift: float = 3.4, n_numbers: int = 10, n_features: int = 200) 
 
     Args:
         shift: how far a bit shifts the mean of a half, in standard deviations of that mean.
-        n_numbers: numbers behind a modality, even.
+        n_numbers: numbers behind a modality, even, at most `n_features`. The more there are, the more directions of
+            the features hold noise: exact posteriors stay the same, networks find the bits harder.
         n_features: features of a modality.
 
     Source: after HD-XOR of Wenderoth et al., "Measuring Cross-Modal Interactions in Multimodal Models", AAAI 2025,

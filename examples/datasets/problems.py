@@ -37,6 +37,7 @@ _ENDLESS: Mapping[str, Draws] = MappingProxyType(
     {
         **GENERATORS,
         "dense-gates": dense_gates(),
+        "dense-gates-full-rank": dense_gates(n_numbers=200),
         "scattered-clusters": scattered_clusters(),
         "noisy-and": noisy_gate("and"),
         "noisy-or": noisy_gate("or"),

@@ -180,6 +180,12 @@ def test_dense_gates_are_hard_to_name_even_from_exact_posteriors() -> None:
     assert 0.92 < named(dense_gates()(20_000, seed=0)) < 0.95
 
 
+def test_more_numbers_are_as_clear() -> None:
+    """The halves' means are all that counts; their noise does not depend on how many numbers there are."""
+    few, many = (named(dense_gates(n_numbers=n)(20_000, seed=0)) for n in (10, 200))
+    assert many == pytest.approx(few, abs=0.015)
+
+
 def test_no_feature_of_dense_gates_shows_the_type() -> None:
     data = dense_gates()(20_000, seed=0)
     features = torch.cat(data.modalities, dim=1)

@@ -1,7 +1,9 @@
 """Do the weights name the interaction? On data where it is known for every sample, for any method.
 
-python -m examples.benchmarks.identify                                            # the table of the documentation
+Without options it runs the table of the documentation. Others:
+
 python -m examples.benchmarks.identify --data literature --method computed ceiling exact --json scores.json
+
 python -m examples.benchmarks.identify --data invariance --method computed --seeds 3
 
 Every method gets the same samples, networks and settings for every seed.

@@ -94,7 +94,7 @@ def _encoder(shape: Sequence[int], convolutional: bool) -> nn.Module:
     if len(shape) == 2:
         return Encoder()
     if not convolutional:
-        return nn.Flatten()
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5))  # photographs are few, pixels many
     return nn.Sequential(
         nn.Conv2d(shape[0], 16, kernel_size=5, stride=2),
         nn.ReLU(),
