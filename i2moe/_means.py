@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["mean", "of_rows", "renormalized", "share_of_all", "view_weights", "weighted_sum"]
+__all__ = ["joined_processes", "mean", "of_rows", "renormalized", "scaled_to_all", "view_weights", "weighted_sum"]
 
 
 def view_weights(interaction: int | str, replaced: Tensor | None, available: Tensor, dtype: torch.dtype) -> Tensor:
@@ -29,26 +29,28 @@ def view_weights(interaction: int | str, replaced: Tensor | None, available: Ten
     return weights if replaced is None else weights.index_select(1, replaced.int().argmax(1))
 
 
-def share_of_all(
+def scaled_to_all(
+    losses: Tensor,
     interactions: Sequence[int | str],
     drawn: Tensor,
     available: Tensor,
-    group: dist.ProcessGroup | None,
-    dtype: torch.dtype,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
-    """Return by what to multiply means over the terms of some rows to have, on average, those over the terms of all.
+    """Scale means over the terms of some rows so that they are, on average, those over the terms of all.
 
     Args:
+        losses: (E,), means over the terms of the rows drawn.
         interactions: the E experts' interactions.
         drawn: (B', M) bool, which modalities the rows drawn have.
         available: (B, M) bool, which modalities all rows have.
-        group: the processes whose rows are all rows, together; None for this one alone. The mean over the processes is
-            then that over all terms.
-        dtype: of the result.
+        group: the processes whose rows are all rows, together; None for this one alone. The mean of the losses over the
+            processes is then that over all terms.
 
     Returns:
-        (E,), exactly 1 where everything exists.
+        (E,), unchanged where everything exists.
     """
+    if drawn is available and group is None:
+        return losses
     some = torch.stack([_existing(interaction, drawn)[1] for interaction in interactions])
     every = torch.stack([_existing(interaction, available)[1] for interaction in interactions])
     n_rows = every.new_full((1,), len(available))
@@ -56,7 +58,15 @@ def share_of_all(
         counts = torch.cat([every, n_rows])
         dist.all_reduce(counts, group=group)
         every, n_rows = counts.tensor_split([len(interactions)])
-    return (some * n_rows).to(dtype) / (every * len(drawn)).clamp(min=1).to(dtype)
+    return losses * ((some * n_rows).to(losses.dtype) / (every * len(drawn)).clamp(min=1).to(losses.dtype))
+
+
+def joined_processes(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
+    """Return the processes of a group, of all if there is none; None where this one is alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = dist.group.WORLD if group is None else group
+    return None if dist.get_world_size(group) == 1 else group
 
 
 def _existing(interaction: int | str, available: Tensor) -> tuple[Tensor, Tensor]:

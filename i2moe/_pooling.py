@@ -47,6 +47,7 @@ def _pooled(x: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
     if not masks:
         return [tokens.mean(1)]
     kept = masks[0].reshape(*masks[0].shape, *(1,) * (x.ndim - masks[0].ndim)).expand(*x.shape[:-1], 1).flatten(1, -2)
+    # NOTE[DIFF] the released code averages all tokens.
     # Not a sum over their number, neither of which half precision may hold; exactly the mean where all are kept.
     share = kept.to(torch.promote_types(x.dtype, torch.float32)).mean(1).clamp(min=1 / tokens.shape[1])
     return [torch.where(kept, tokens, 0).mean(1) / share.to(x.dtype)]

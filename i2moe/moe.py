@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._lazy import sizes_parameters
-from i2moe._means import share_of_all, weighted_sum
+from i2moe._means import joined_processes, scaled_to_all, weighted_sum
 from i2moe._shared_experts import SharedExperts
 from i2moe._types import Modality, leaves
 from i2moe.computed import ComputedReweighter
@@ -313,17 +313,10 @@ class InteractionMoE(nn.Module):
                 f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
                 f"returned shape {tuple(losses.shape)}"
             )
-        group = self._joined_processes()
-        if views.available is None or available is None or (views.rows is None and group is None):
+        if available is None or views.available is None:
             return losses
-        return losses * share_of_all(self.interactions, views.available, available, group, losses.dtype)
-
-    def _joined_processes(self) -> dist.ProcessGroup | None:
-        """The processes whose rows are one batch, if there are several."""
-        if not (self.training and dist.is_available() and dist.is_initialized()):
-            return None
-        group = self.process_group or dist.group.WORLD
-        return None if dist.get_world_size(group) == 1 else group
+        group = joined_processes(self.process_group) if self.training else None
+        return scaled_to_all(losses, self.interactions, views.available, available, group)
 
     def _check_per_step(self) -> None:
         per_step = None if self.perturbation is None else self.perturbation.per_step
