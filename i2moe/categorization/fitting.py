@@ -20,7 +20,7 @@ def fit_threshold(
     distance: DistanceLike = "l1",
     n_candidates: int = 99,
 ) -> float:
-    """Find the threshold at which categories without labels come closest to those with labels.
+    """Find the distance at which categories without labels come closest to those with labels (`Calibrated()`).
 
     Closest means the highest recall, averaged over the categories there are; of equal ones the lowest threshold.
 
@@ -37,7 +37,7 @@ def fit_threshold(
     Raises:
         ValueError: as `categorize`.
     """
-    truth = categorize(unimodal, multimodal, target, distance=distance).category
+    truth = categorize(unimodal, multimodal, target).category
     there = torch.bincount(truth) > 0
 
     def recall(threshold: float) -> float:
