@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
+from torch import Tensor
 
-__all__ = ["as_tensor"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Array", "Nested", "as_tensor"]
+
+Array: TypeAlias = Union[Tensor, "ArrayLike"]
+"""A tensor, an array of numpy's, a series or data frame of pandas'."""
+
+Nested: TypeAlias = "Array | Sequence[Nested] | Mapping[str, Nested] | None"
+"""A modality with arrays in place of tensors."""
 
 
 def as_tensor(value: Any) -> Any:
@@ -15,7 +26,7 @@ def as_tensor(value: Any) -> Any:
     Raises:
         TypeError: if the array holds something that torch has no numbers for.
     """
-    if isinstance(value, torch.Tensor) or not hasattr(value, "__array__"):
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
         return value
     import numpy as np
 

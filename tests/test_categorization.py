@@ -448,8 +448,8 @@ def test_a_softmax_in_half_precision_is_taken(n_classes: int) -> None:
     logits = 3 * torch.randn(2000, 3, n_classes, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.bfloat16, torch.float16):
         rounded = logits.to(dtype).softmax(-1)
-        for given in (rounded, rounded.float()):
-            assert len(categorize(given[:, :2], given[:, 2], threshold=0.5)) == 2000
+        for p in (rounded, rounded.float()):
+            assert len(categorize(p[:, :2], p[:, 2], threshold=0.5)) == 2000
 
 
 def test_sensitivity_compares_settings() -> None:

@@ -43,6 +43,7 @@ CORE = (
 """What `import i2moe` brings."""
 APART = (
     "_archive",
+    "_arrays",
     "_faithfulness",
     "_files",
     "_observe",
@@ -57,7 +58,7 @@ APART = (
     "plots",
     "pruning",
 )
-PACKAGES = ("backbones", "categorization", "mmoe", "pid", "prompting")
+PACKAGES = ("backbones", "categorization", "mmoe", "pid")
 MODULES = [importlib.import_module(f"i2moe.{name}") for name in (*CORE, *APART)]
 PUBLIC_MODULES = [name for name in (*CORE, *APART) if not name.startswith("_")]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe.categorization._checks import Predictions
+from i2moe.categorization.checks import Predictions
 
 __all__ = ["Calibrated", "calibrated_near"]
 
@@ -31,12 +31,13 @@ class Calibrated:
     without labels). The reference is the class that *together* raises most above its base rate, and a pool's gain g is
     how far it raises that class:
 
-    * synergy, where neither one modality alone nor all apart gain a fair share of what they gain together:
-      $\max(\max_i g_i, g_{apart}) < s \, g_{together}$;
+    * synergy, where the best modality alone gains less than the share s of what all gain together, and all apart, whose
+      noise adds up as well, less than halfway from there to everything:
+      $\max_i g_i < s \, g_{together}$ and $g_{apart} < \frac{1 + s}{2} g_{together}$;
     * else a modality is near that gains $g_i \ge s \max_j g_j$.
 
     So a weak modality counts where it points to what all together predict, a confident one at chance does not, and
-    evidence that merely adds up is no synergy. A sample that all together get wrong is categorized by what they predict.
+    evidence that adds up is no synergy. A sample that all together get wrong is categorized by what they predict.
 
     Source: Genest & Zidek, Combining Probability Distributions, Statistical Science 1986, for the pools; the rule is
     ours.
@@ -72,7 +73,7 @@ def calibrated_near(given: Predictions, share: float) -> Tensor:
     gains = raised.gather(2, reference.reshape(-1, 1, 1).expand(-1, n_modalities + 2, 1)).squeeze(2)
     alone, apart, together = gains[:, :n_modalities], gains[:, -2], gains[:, -1]
     best = alone.amax(1)
-    explained = torch.maximum(best, apart) >= share * together
+    explained = (best >= share * together) | (apart >= (1 + share) / 2 * together)
     return explained.unsqueeze(1) & (alone > 0) & (alone >= share * best.unsqueeze(1))
 
 

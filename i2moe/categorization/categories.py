@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from i2moe._arrays import as_tensor
-from i2moe.categorization._checks import Array, Predictions, Task, read_predictions
+from i2moe._arrays import Array, as_tensor
 from i2moe.categorization.calibration import Calibrated, calibrated_near
+from i2moe.categorization.checks import Predictions, Task, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
 from i2moe.categorization.thresholds import Halfway, LikeliestClass, Quantile, Threshold, to_reference, value_of
 
@@ -47,13 +47,13 @@ class Categories:
 
     def __getitem__(self, index: Array | slice) -> Categories:
         """Select samples, `categories[~categories.ambiguous]` say."""
-        index = as_tensor(index)
+        chosen = index if isinstance(index, slice) else torch.as_tensor(as_tensor(index))
         return replace(
             self,
-            category=self.category[index],
-            degrees=self.degrees[index],
-            agreement=self.agreement[index],
-            ambiguous=self.ambiguous[index],
+            category=self.category[chosen],
+            degrees=self.degrees[chosen],
+            agreement=self.agreement[chosen],
+            ambiguous=self.ambiguous[chosen],
         )
 
     def count(self, labels: Array | None = None, n_classes: int | None = None) -> Tensor:

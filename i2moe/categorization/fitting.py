@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from i2moe.categorization._checks import Array, read_predictions
+from i2moe._arrays import Array
 from i2moe.categorization.categories import categorize
+from i2moe.categorization.checks import read_predictions
 from i2moe.categorization.distances import DistanceLike, as_distance
 from i2moe.categorization.thresholds import quantile, to_reference
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from i2moe.categorization._checks import Array, Task
+from i2moe._arrays import Array
 from i2moe.categorization.categories import categorize
+from i2moe.categorization.checks import Task
 from i2moe.categorization.distances import DistanceLike, as_distance
 from i2moe.categorization.thresholds import Quantile, Threshold
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from i2moe.categorization._checks import Predictions
 from i2moe.categorization.calibration import Calibrated
+from i2moe.categorization.checks import Predictions
 from i2moe.categorization.distances import Distance, measure
 
 __all__ = ["Halfway", "LikeliestClass", "Quantile", "Threshold", "quantile", "to_reference", "value_of"]

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._arrays import as_tensor
+from i2moe._arrays import Array, as_tensor
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-__all__ = ["Array", "Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
+__all__ = ["Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
 
 Task: TypeAlias = Literal["classification", "regression"]
-Array: TypeAlias = Union[Tensor, "ArrayLike"]
-"""A tensor, an array of numpy's, a series or data frame of pandas', or nested lists."""
 
 # A softmax in bfloat16 rounds each probability by up to 0.4%, and so their sum.
 TOLERANCE = 1e-2
