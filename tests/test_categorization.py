@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from itertools import pairwise, permutations, product
 from typing import Any
@@ -108,6 +109,7 @@ def test_enumeration_of_all_answers_for_every_label(table: dict[tuple[int, ...],
         assert names_of(found) == list(table.values())
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @given(st.integers(0, 2**20), st.integers(2, 5), st.integers(2, 4), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_degrees_sum_to_the_multimodal_confidence(seed: int, n_modalities: int, n_classes: int, labels: bool) -> None:
@@ -143,6 +145,7 @@ def test_with_certain_predictions_the_largest_degree_names_the_category(n_modali
     torch.testing.assert_close(found.degrees.max(-1).values, torch.ones(len(classes), dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_permuting_modalities_permutes_uniqueness(order: tuple[int, ...], labels: bool) -> None:
@@ -258,6 +261,7 @@ def test_a_wrong_label_does_not_decide_the_category_of_its_sample() -> None:
     assert share_of(found[wrong], "uniqueness/0") == share_of(found, "uniqueness/0") == 1
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("n_samples", [1, 2, 50])
 @pytest.mark.parametrize("n_classes", [2, 7])
 def test_calibration_is_finite_for_few_and_certain_predictions(n_samples: int, n_classes: int) -> None:
@@ -268,6 +272,31 @@ def test_calibration_is_finite_for_few_and_certain_predictions(n_samples: int, n
             found = categorize(unimodal.half().contiguous(), multimodal, target)
         assert len(found) == n_samples
     assert share_of(categorize(unimodal, multimodal, classes), "redundancy") == 1
+
+
+@pytest.mark.parametrize("labels", [torch.arange(200) % 2, torch.zeros(200, dtype=torch.long)])
+def test_equal_predictions_are_redundant_whatever_they_are_worth(labels: Tensor) -> None:
+    """Any weights of the same sum are as likely: a part of them must not be cut off."""
+    wrong = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.3
+    same = said((labels + wrong) % 2, 2, 0.99)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = categorize(torch.stack([same, same], dim=1), same, labels)
+    if labels.any():
+        assert share_of(found, "redundancy") == 1
+        assert not caught
+    else:
+        assert "the categories are noise" in str(caught[0].message)
+        assert caught[0].filename == __file__
+
+
+def test_predictions_at_chance_are_warned_of() -> None:
+    unimodal, multimodal = probabilities(28, 300, 2, 3), probabilities(29, 300, 3)
+    target = torch.arange(300) % 3
+    with pytest.warns(UserWarning, match=r"gain .* nats on 300 samples: the categories are noise"):
+        categorize(unimodal, multimodal, target)
+    categorize(unimodal, said(target, 3, 0.4), target)
+    categorize(unimodal, multimodal)
 
 
 def test_finer_classes_say_who_agrees() -> None:
@@ -315,6 +344,7 @@ def test_the_default_distance_threshold_is_the_median(arguments: dict[str, Any])
     assert torch.equal(default.category, median.category)
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("target", [None, torch.arange(100) % 3])
 def test_the_default_without_a_distance_is_calibrated(target: Tensor | None) -> None:
     unimodal, multimodal = probabilities(3, 100, 2, 3), probabilities(4, 100, 3)
@@ -343,6 +373,7 @@ def test_fit_threshold_finds_the_gap() -> None:
     assert set(names_of(found)) == {"uniqueness/0", "redundancy"}
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize(("margin", "expected"), [(0.0, [True, False, False]), (0.1, [True, True, False])])
 def test_ambiguous_samples(margin: float, expected: list[bool]) -> None:
     second = torch.tensor([[0.5, 0.5], [0.55, 0.45], [0.56, 0.44]])
@@ -428,6 +459,7 @@ def test_any_callable_is_a_distance() -> None:
     assert torch.equal(by_function.category, categorize(unimodal, multimodal, distance="l1").category)
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("target", [None, torch.arange(60) % 3])
 def test_arrays_and_data_frames_are_taken(target: Tensor | None) -> None:
     unimodal, multimodal = probabilities(16, 60, 2, 3), probabilities(17, 60, 3)
@@ -468,6 +500,7 @@ def test_sensitivity_compares_settings() -> None:
     assert torch.equal(found.category[0], expected)
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 def test_where_classes_are_compared_the_distance_makes_no_difference() -> None:
     target = torch.arange(90) % 3
     for threshold in (Calibrated(), LikeliestClass()):

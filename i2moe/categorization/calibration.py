@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,7 @@ def calibrated_near(given: Predictions, share: float) -> Tensor:
     pools = [_pool(lifts[:, i : i + 1], base, given.labels, base.new_ones(1)) for i in range(n_modalities)]
     pools.append(_pool(lifts[:, :n_modalities], base, given.labels, base.new_ones(n_modalities)))
     pools.append(_pool(lifts, base, given.labels, multimodal_only))
+    _warn_at_chance(pools[-1], base, given.labels, n_modalities + 1)
     raised = torch.stack(pools, dim=1) - base  # (B, M + 2, C)
 
     reference = raised[:, -1].argmax(-1)
@@ -86,6 +88,21 @@ def _base_rates(given: Predictions) -> Tensor:
     return (counts + _PRIOR_SAMPLES / n_classes) / (n_samples + _PRIOR_SAMPLES)
 
 
+def _warn_at_chance(together: Tensor, base: Tensor, labels: Tensor | None, n_weights: int) -> None:
+    """Warn where the gain in log-likelihood is what as many weights gain on noise (Akaike's criterion)."""
+    if labels is None:
+        return
+    gain = float((together.gather(1, labels.unsqueeze(1)).squeeze(1).log() - base.log()[labels]).sum())
+    if gain <= n_weights:
+        warnings.warn(
+            "the predictions should tell more about the labels than the classes' frequencies do, however all "
+            f"modalities together gain {gain:.2g} nats on {len(labels)} samples: the categories are noise; "
+            "train the classifiers better, or on more samples",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
 def _pool(lifts: Tensor, base: Tensor, labels: Tensor | None, weights: Tensor) -> Tensor:
     """Pool K predictions, given as log ratios to the base rates (B, K, C), to (B, C)."""
     if labels is not None:
@@ -94,7 +111,7 @@ def _pool(lifts: Tensor, base: Tensor, labels: Tensor | None, weights: Tensor) -
 
 
 def _fit(lifts: Tensor, base: Tensor, labels: Tensor, prior: Tensor) -> Tensor:
-    """Find the weights (K,) of the highest posterior: a convex problem of K numbers.
+    """Find the weights (K,) >= 0 of the highest posterior: a convex problem of K numbers.
 
     The gradient is written out: inference mode allows no other.
     """
@@ -109,4 +126,11 @@ def _fit(lifts: Tensor, base: Tensor, labels: Tensor, prior: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, reduction="sum") + penalty
 
     torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe").step(loss)
-    return weights.clamp(min=0)
+    positive = weights > 0
+    if positive.all():
+        return weights.detach()
+    # Cutting negative weights off would leave what balanced them: the others are fitted again without them.
+    found = torch.zeros_like(prior)
+    if positive.any():
+        found[positive] = _fit(lifts[:, positive], base, labels, prior[positive])
+    return found
