@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2moe.categorization.checks import Task as Kind
 from i2moe.categorization.checks import check_labels, check_probabilities
 
 __all__ = ["Classification", "Regression", "Task"]
@@ -18,7 +19,7 @@ class Task(Protocol):
     """What an `MMoE` is trained for."""
 
     @property
-    def kind(self) -> Literal["classification", "regression"]:
+    def kind(self) -> Kind:
         """What predictions are: probabilities of classes, or values."""
 
     @property
@@ -54,7 +55,7 @@ class Classification:
     """One of `n_outputs` classes: softmax, cross-entropy, accuracy."""
 
     n_outputs: int
-    kind: ClassVar[Literal["classification"]] = "classification"
+    kind: ClassVar[Kind] = "classification"
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
@@ -90,7 +91,7 @@ class Regression:
     """`n_outputs` numbers: no activation, mean squared error."""
 
     n_outputs: int = 1
-    kind: ClassVar[Literal["regression"]] = "regression"
+    kind: ClassVar[Kind] = "regression"
     metric: ClassVar[str] = "squared error"
     higher_is_better: ClassVar[bool] = False
 
