@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from itertools import pairwise, permutations, product
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,12 @@ from i2moe.categorization import (
     KL,
     L1,
     L2,
+    Calibrated,
     Cosine,
     Distance,
     Halfway,
     JensenShannon,
+    LikeliestClass,
     Quantile,
     TotalVariation,
     as_distance,
@@ -89,7 +93,7 @@ def names_of(found: Any) -> list[str]:
 def test_two_modalities_two_classes(sureness: float) -> None:
     classes = torch.tensor([list(key[0]) for key in TWO_MODALITIES_TWO_CLASSES])
     target = torch.tensor([key[1] for key in TWO_MODALITIES_TWO_CLASSES])
-    found = categorize(said(classes, 2, sureness), said(target, 2), target)
+    found = categorize(said(classes, 2, sureness), said(target, 2), target, threshold=LikeliestClass())
     assert names_of(found) == list(TWO_MODALITIES_TWO_CLASSES.values())
     assert found.agreement.tolist() == [a == b for a, b in classes.tolist()]
 
@@ -101,10 +105,11 @@ def test_enumeration_of_all_answers_for_every_label(table: dict[tuple[int, ...],
         classes = torch.tensor(list(table))
         renamed = torch.tensor(names)[classes]
         target = torch.full((len(table),), names[0])
-        found = categorize(said(renamed, n_classes), said(target, n_classes), target)
+        found = categorize(said(renamed, n_classes), said(target, n_classes), target, threshold=LikeliestClass())
         assert names_of(found) == list(table.values())
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @given(st.integers(0, 2**20), st.integers(2, 5), st.integers(2, 4), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_degrees_sum_to_the_multimodal_confidence(seed: int, n_modalities: int, n_classes: int, labels: bool) -> None:
@@ -135,11 +140,12 @@ def test_degrees_are_the_differences_of_sorted_confidences(each: list[float], to
 def test_with_certain_predictions_the_largest_degree_names_the_category(n_modalities: int) -> None:
     classes = torch.tensor(list(product(range(3), repeat=n_modalities)))
     target = torch.zeros(len(classes), dtype=torch.long)
-    found = categorize(said(classes, 3, 1.0), said(target, 3, 1.0), target)
+    found = categorize(said(classes, 3, 1.0), said(target, 3, 1.0), target, threshold=LikeliestClass())
     assert torch.equal(found.degrees.argmax(-1), found.category)
     torch.testing.assert_close(found.degrees.max(-1).values, torch.ones(len(classes), dtype=torch.float64))
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_permuting_modalities_permutes_uniqueness(order: tuple[int, ...], labels: bool) -> None:
@@ -157,7 +163,7 @@ def test_without_labels_certain_predictions_give_the_categories_of_labels() -> N
     """The multimodal prediction stands in for the label."""
     classes = torch.tensor(list(product(range(3), repeat=3)))
     truth = torch.zeros(len(classes), dtype=torch.long)
-    with_labels = categorize(said(classes, 3, 1.0), said(truth, 3, 1.0), truth)
+    with_labels = categorize(said(classes, 3, 1.0), said(truth, 3, 1.0), truth, threshold=LikeliestClass())
     for distance in DISTANCES:
         without = categorize(said(classes, 3, 1.0), said(truth, 3, 1.0), distance=distance, threshold=0.01)
         assert torch.equal(without.category, with_labels.category)
@@ -180,9 +186,117 @@ def test_halfway_lies_between_guessing_and_certainty(n_classes: int, distance: s
 def test_a_guess_that_happens_to_be_right_is_near_by_class_only() -> None:
     unimodal = torch.tensor([[[0.95, 0.05], [0.55, 0.45]], [[0.95, 0.05], [0.9, 0.1]], [[0.45, 0.55], [0.55, 0.45]]])
     target, multimodal = torch.zeros(3, dtype=torch.long), torch.tensor([[0.9, 0.1]]).expand(3, 2)
-    assert names_of(categorize(unimodal, multimodal, target)) == ["redundancy", "redundancy", "uniqueness/1"]
+    by_class = categorize(unimodal, multimodal, target, threshold=LikeliestClass())
+    assert names_of(by_class) == ["redundancy", "redundancy", "uniqueness/1"]
     surely = categorize(unimodal, multimodal, target, threshold=Halfway())
     assert names_of(surely) == ["uniqueness/0", "redundancy", "synergy"]
+
+
+def copies(accuracies: tuple[float, ...], prior: float = 0.5, n: int = 600) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw labels, what modalities predict of which each is right by its accuracy, and the posterior given all."""
+    draw = torch.Generator().manual_seed(0)
+    target = (torch.rand(n, generator=draw) < prior).long()
+    accuracy = torch.tensor(accuracies, dtype=torch.float64)
+    wrong = torch.rand(n, len(accuracies), generator=draw) > accuracy
+    base = torch.tensor([1 - prior, prior], dtype=torch.float64)
+    likelihoods = said((target.unsqueeze(1) + wrong) % 2, 2, 1.0) * (2 * accuracy - 1).unsqueeze(1)
+    likelihoods = likelihoods + (1 - accuracy).unsqueeze(1)  # (B, M, C), of what each modality shows
+    unimodal, multimodal = likelihoods * base, likelihoods.prod(1) * base
+    return unimodal / unimodal.sum(-1, keepdim=True), multimodal / multimodal.sum(-1, keepdim=True), target
+
+
+def sharpened(probabilities: Tensor, power: float) -> Tensor:
+    return (power * probabilities.log()).softmax(-1)
+
+
+def share_of(found: Any, name: str) -> float:
+    return float((found.category == found.names.index(name)).double().mean())
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("accuracies", [(0.66, 0.63), (0.9, 0.85), (0.58, 0.57), (0.65, 0.65, 0.65), (0.66,) * 5])
+def test_noisy_copies_of_a_label_are_no_synergy(accuracies: tuple[float, ...], labels: bool) -> None:
+    """Synergy there is none, by construction; the other rules find some, Halfway most where copies are weak."""
+    unimodal, multimodal, target = copies(accuracies)
+    assert share_of(categorize(unimodal, multimodal, target if labels else None), "synergy") <= 0.01
+    both_wrong = math.prod(1 - accuracy for accuracy in accuracies)
+    by_class = categorize(unimodal, multimodal, target, threshold=LikeliestClass())
+    assert share_of(by_class, "synergy") == pytest.approx(both_wrong, abs=0.05)
+    if max(accuracies) < 0.75:
+        assert share_of(categorize(unimodal, multimodal, target, threshold=Halfway()), "synergy") == 1
+
+
+@pytest.mark.parametrize("confidence", [0.55, 0.75, 0.99, 1.0])
+def test_a_modality_at_chance_is_not_near_however_confident(confidence: float) -> None:
+    """Two modalities guess, together they are right: synergy; with one that knows, the uniqueness of that one."""
+    draw = torch.Generator().manual_seed(0)
+    target, guess = torch.randint(2, (600,), generator=draw), torch.randint(2, (600, 2), generator=draw)
+    guesses, knows = said(guess, 2, confidence), said(target, 2, 0.95)
+    assert share_of(categorize(guesses, knows, target), "synergy") >= 0.99
+    one_knows = torch.stack([guesses[:, 0], knows], dim=1)
+    assert share_of(categorize(one_knows, knows, target), "uniqueness/1") >= 0.99
+
+
+@pytest.mark.parametrize("prior", [0.5, 0.2])
+def test_one_weak_modality_beside_a_guess_is_unique(prior: float) -> None:
+    unimodal, multimodal, target = copies((0.5, 0.7), prior)
+    overfitted = torch.stack([sharpened(probabilities(27, 600, 2), 3.0), unimodal[:, 1]], dim=1)
+    assert share_of(categorize(overfitted, multimodal, target), "uniqueness/1") >= 0.98
+
+
+@pytest.mark.parametrize("power", [0.3, 3.0])
+def test_with_labels_overconfidence_moves_no_sample(power: float) -> None:
+    unimodal, multimodal, target = copies((0.8, 0.7))
+    expected = categorize(unimodal, multimodal, target)
+    found = categorize(sharpened(unimodal, power), sharpened(multimodal, power), target)
+    assert (found.category == expected.category).double().mean() >= 0.99
+
+
+def test_a_wrong_label_does_not_decide_the_category_of_its_sample() -> None:
+    draw = torch.Generator().manual_seed(0)
+    truth, guess = torch.randint(2, (600,), generator=draw), torch.randint(2, (600,), generator=draw)
+    wrong = torch.rand(600, generator=draw) < 0.1
+    unimodal, multimodal = torch.stack([said(truth, 2), said(guess, 2)], dim=1), said(truth, 2)
+    found = categorize(unimodal, multimodal, (truth + wrong) % 2)
+    assert share_of(found[wrong], "uniqueness/0") == share_of(found, "uniqueness/0") == 1
+
+
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
+@pytest.mark.parametrize("n_samples", [1, 2, 50])
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_calibration_is_finite_for_few_and_certain_predictions(n_samples: int, n_classes: int) -> None:
+    classes = torch.arange(n_samples) % n_classes
+    unimodal, multimodal = said(classes, n_classes, 1.0).unsqueeze(1).expand(-1, 2, -1), said(classes, n_classes, 1.0)
+    for target in (None, classes, torch.zeros_like(classes)):
+        with torch.inference_mode():
+            found = categorize(unimodal.half().contiguous(), multimodal, target)
+        assert len(found) == n_samples
+    assert share_of(categorize(unimodal, multimodal, classes), "redundancy") == 1
+
+
+@pytest.mark.parametrize("labels", [torch.arange(200) % 2, torch.zeros(200, dtype=torch.long)])
+def test_equal_predictions_are_redundant_whatever_they_are_worth(labels: Tensor) -> None:
+    """Any weights of the same sum are as likely: a part of them must not be cut off."""
+    wrong = torch.rand(200, generator=torch.Generator().manual_seed(0)) < 0.3
+    same = said((labels + wrong) % 2, 2, 0.99)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = categorize(torch.stack([same, same], dim=1), same, labels)
+    if labels.any():
+        assert share_of(found, "redundancy") == 1
+        assert not caught
+    else:
+        assert "the categories are noise" in str(caught[0].message)
+        assert caught[0].filename == __file__
+
+
+def test_predictions_at_chance_are_warned_of() -> None:
+    unimodal, multimodal = probabilities(28, 300, 2, 3), probabilities(29, 300, 3)
+    target = torch.arange(300) % 3
+    with pytest.warns(UserWarning, match=r"gain .* nats on 300 samples: the categories are noise"):
+        categorize(unimodal, multimodal, target)
+    categorize(unimodal, said(target, 3, 0.4), target)
+    categorize(unimodal, multimodal)
 
 
 def test_finer_classes_say_who_agrees() -> None:
@@ -221,11 +335,22 @@ def test_a_quantile_is_the_share_of_near_modalities(share: float) -> None:
     assert torch.equal(again.category, found.category[:7])
 
 
-def test_the_default_threshold_is_the_median() -> None:
+@pytest.mark.parametrize("arguments", [{"distance": "l1"}, {"task": "regression"}])
+def test_the_default_distance_threshold_is_the_median(arguments: dict[str, Any]) -> None:
     unimodal, multimodal = probabilities(3, 100, 2, 3), probabilities(4, 100, 3)
-    default, median = categorize(unimodal, multimodal), categorize(unimodal, multimodal, threshold=Quantile(0.5))
+    default = categorize(unimodal, multimodal, **arguments)
+    median = categorize(unimodal, multimodal, **arguments, threshold=Quantile(0.5))
     assert default.threshold == median.threshold
     assert torch.equal(default.category, median.category)
+
+
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
+@pytest.mark.parametrize("target", [None, torch.arange(100) % 3])
+def test_the_default_without_a_distance_is_calibrated(target: Tensor | None) -> None:
+    unimodal, multimodal = probabilities(3, 100, 2, 3), probabilities(4, 100, 3)
+    default = categorize(unimodal, multimodal, target)
+    assert default.threshold is None
+    assert torch.equal(default.category, categorize(unimodal, multimodal, target, threshold=Calibrated(0.5)).category)
 
 
 def test_raising_the_threshold_only_brings_modalities_nearer() -> None:
@@ -239,17 +364,16 @@ def test_raising_the_threshold_only_brings_modalities_nearer() -> None:
 
 
 def test_fit_threshold_finds_the_gap() -> None:
-    """Right modalities lie 0.2 from the multimodal prediction, wrong ones 1.6: any threshold between is perfect."""
-    classes = torch.tensor(list(product(range(2), repeat=2)) * 5)
-    target = torch.zeros(len(classes), dtype=torch.long)
-    theta = fit_threshold(said(classes, 2, 0.9), said(target, 2, 1.0), target)
+    """Right modalities lie 0.2 from the multimodal prediction, wrong ones 1.8: any distance between is perfect."""
+    target = torch.arange(40) % 2
+    unimodal = torch.stack([said(target, 2, 0.9), said(torch.arange(40) // 2 % 2, 2, 0.9)], dim=1)
+    theta = fit_threshold(unimodal, said(target, 2, 1.0), target)
     assert 0.2 - 1e-9 <= theta < 1.8
-    assert torch.equal(
-        categorize(said(classes, 2, 0.9), said(target, 2, 1.0), threshold=theta).category,
-        categorize(said(classes, 2, 0.9), said(target, 2, 1.0), target).category,
-    )
+    found = categorize(unimodal[target == 0], said(target, 2, 1.0)[target == 0], threshold=theta)
+    assert set(names_of(found)) == {"uniqueness/0", "redundancy"}
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize(("margin", "expected"), [(0.0, [True, False, False]), (0.1, [True, True, False])])
 def test_ambiguous_samples(margin: float, expected: list[bool]) -> None:
     second = torch.tensor([[0.5, 0.5], [0.55, 0.45], [0.56, 0.44]])
@@ -262,8 +386,10 @@ def test_ambiguous_samples(margin: float, expected: list[bool]) -> None:
 def test_counts_per_category_and_class() -> None:
     classes = torch.tensor([key[0] for key in TWO_MODALITIES_TWO_CLASSES])
     target = torch.tensor([key[1] for key in TWO_MODALITIES_TWO_CLASSES])
-    found = categorize(said(classes, 2), said(target, 2), target)
+    found = categorize(said(classes, 2), said(target, 2), target, threshold=LikeliestClass())
     assert found.count().tolist() == [2, 2, 2, 2]
+    assert torch.equal(found.count(target.numpy(), 3), found.count(target, 3))
+    assert repr(found) == "Categories(8 samples: uniqueness/0 2, uniqueness/1 2, synergy 2, redundancy 2; 0 ambiguous)"
     assert found.count(target, 3).tolist() == [[1, 1, 0]] * 4
     with pytest.raises(ValueError, match="labels must lie in"):
         found.count(target, 1)
@@ -333,11 +459,29 @@ def test_any_callable_is_a_distance() -> None:
     assert torch.equal(by_function.category, categorize(unimodal, multimodal, distance="l1").category)
 
 
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize("target", [None, torch.arange(60) % 3])
-def test_arrays_are_taken(target: Tensor | None) -> None:
+def test_arrays_and_data_frames_are_taken(target: Tensor | None) -> None:
     unimodal, multimodal = probabilities(16, 60, 2, 3), probabilities(17, 60, 3)
-    found = categorize(unimodal.numpy(), multimodal.numpy(), None if target is None else target.numpy())
-    assert torch.equal(found.category, categorize(unimodal, multimodal, target).category)
+    expected = categorize(unimodal, multimodal, target)
+    labels = None if target is None else target.numpy()
+    found = categorize(unimodal.numpy(), multimodal.numpy(), labels)
+    frames = categorize(
+        unimodal.tolist(), pd.DataFrame(multimodal.numpy()), None if target is None else pd.Series(labels)
+    )
+    assert torch.equal(found.category, expected.category)
+    assert torch.equal(frames.category, expected.category)
+    chosen = pd.Series(found.category.numpy() == 3)
+    assert torch.equal(found[chosen].degrees, expected[expected.category == 3].degrees)
+
+
+@pytest.mark.parametrize("n_classes", [2, 5, 50, 1000])
+def test_a_softmax_in_half_precision_is_taken(n_classes: int) -> None:
+    logits = 3 * torch.randn(2000, 3, n_classes, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.bfloat16, torch.float16):
+        rounded = logits.to(dtype).softmax(-1)
+        for p in (rounded, rounded.float()):
+            assert len(categorize(p[:, :2], p[:, 2], threshold=0.5)) == 2000
 
 
 def test_sensitivity_compares_settings() -> None:
@@ -356,10 +500,12 @@ def test_sensitivity_compares_settings() -> None:
     assert torch.equal(found.category[0], expected)
 
 
-def test_with_labels_alone_the_distance_has_no_say() -> None:
+@pytest.mark.filterwarnings("ignore:the predictions should tell more")
+def test_where_classes_are_compared_the_distance_makes_no_difference() -> None:
     target = torch.arange(90) % 3
-    found = sensitivity(probabilities(21, 90, 2, 3), probabilities(22, 90, 3), target, thresholds=(None,))
-    assert found.by_factor() == {"distance": 1.0}
+    for threshold in (Calibrated(), LikeliestClass()):
+        found = sensitivity(probabilities(21, 90, 2, 3), probabilities(22, 90, 3), target, thresholds=(threshold,))
+        assert found.by_factor() == {"distance": 1.0}
 
 
 def test_sensitivity_plot_has_a_bar_per_setting_and_category() -> None:
@@ -408,7 +554,8 @@ GOOD = probabilities(25, 6, 2, 3), probabilities(26, 6, 3), torch.tensor([0, 1, 
         (lambda u, m, y: interaction_degrees(u[:, :, 0], m), "confidences must be"),
         (lambda u, m, y: sensitivity(u, m, distances=()), "at least one"),
         (lambda u, m, y: Quantile(1.5), "share"),
-        (lambda u, m, y: categorize(u, m, task="regression", threshold=Halfway()), "classes to guess"),
+        (lambda u, m, y: Calibrated(-0.1), "share"),
+        (lambda u, m, y: categorize(u, m, task="regression", threshold=Halfway()), "classes to compare"),
     ],
 )
 def test_bad_values_are_refused(change: Callable[[Tensor, Tensor, Tensor], Any], message: str) -> None:
@@ -420,6 +567,7 @@ def test_bad_values_are_refused(change: Callable[[Tensor, Tensor, Tensor], Any],
     ("change", "message"),
     [
         (lambda u, m, y: categorize("abc", m), "must be a tensor or an array"),
+        (lambda u, m, y: categorize(u, m, pd.Series(list("abcabc"))), "number classes 0, 1"),
         (lambda u, m, y: categorize(u, m, y.double()), "integer classes"),
         (lambda u, m, y: categorize(u, m, distance=L1), "an object called"),  # type: ignore[arg-type]
         (lambda u, m, y: categorize(u, m, distance=lambda p, q: 0.0), "must return a tensor"),  # type: ignore[arg-type]

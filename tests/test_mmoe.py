@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import random
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
 
+import i2moe
 from i2moe import BackboneOutput, MMoE, categorize, explain
 from i2moe._types import leaves
-from i2moe.categorization import Categories, Halfway
+from i2moe.categorization import Calibrated, Categories, Halfway, LikeliestClass
 from i2moe.mmoe import (
     AGGREGATIONS,
     Cascade,
@@ -40,6 +48,7 @@ from i2moe.reweighting import Reweighter
 
 QUICK = Training(n_epochs=2, batch_size=32, learning_rate=1e-2)
 RECIPE = Recipe(QUICK, QUICK, QUICK, n_folds=2, min_samples=1)
+BY_CLASS = partial(categorize, threshold=LikeliestClass())
 STAGES = [
     "unimodal/0",
     "unimodal/1",
@@ -80,7 +89,7 @@ def data(n: int = 200, n_modalities: int = 2, seed: int = 0) -> tuple[tuple[Tens
 def build(**changes: Any) -> MMoE:
     """By likeliest classes there are samples of every category, however short the training."""
     arguments: dict[str, Any] = {
-        "categorizer": categorize,
+        "categorizer": BY_CLASS,
         "unimodal": [lambda: nn.Linear(4, 2)] * 2,
         "router": lambda: Reweighter(4, hidden_dim=8),
     }
@@ -393,12 +402,18 @@ def test_rare_categories_fall_back_to_the_baseline() -> None:
 
 @pytest.mark.usefixtures("quiet")
 def test_ambiguous_samples_train_no_expert() -> None:
-    """Every sample is ambiguous: experts stay the baseline."""
+    """Where all samples are, nothing is trained that would need one."""
     modalities, target = data()
-    model = build(categorizer=partial(categorize, margin=0.999999))
-    with pytest.raises(ValueError, match="at least one category"):
-        model.fit(modalities, target, RECIPE)
-    assert model.fallback.all()
+    told: list[Progress] = []
+    model = build(categorizer=partial(BY_CLASS, margin=0.999999))
+    with pytest.raises(ValueError, match="all 200 are"):
+        model.fit(modalities, target, RECIPE, progress=told.append)
+    assert {progress.stage for progress in told} == {"unimodal/0", "unimodal/1", "baseline", "categories"}
+    told.clear()
+    given = replace(CATEGORIES, ambiguous=torch.ones(60, dtype=torch.bool))
+    with pytest.raises(ValueError, match="all 60 are"):
+        build(unimodal=None).fit(X, Y, RECIPE, categories=given, progress=told.append)
+    assert not told
 
 
 @pytest.mark.usefixtures("quiet")
@@ -487,6 +502,47 @@ def test_categories_of_known_interactions_are_found() -> None:
     assert report.overall.oracle >= 0.95
 
 
+def noisy(signs: Tensor, seed: int) -> Tensor:
+    """Show signs (N,) in feature 0 of eight noisy ones."""
+    features = 0.5 * torch.randn(len(signs), 8, generator=torch.Generator().manual_seed(seed))
+    features[:, 0] += signs
+    return features
+
+
+@pytest.mark.parametrize("kind", ["copies", "xor"])
+def test_by_default_copies_of_a_label_are_no_synergy_and_xor_is(kind: str) -> None:
+    """Copies are right for .66 and .63 of 600 samples; halfway to certainty calls most of them synergy."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = 2.0 * torch.randint(2, (2, 600), generator=draw) - 1
+    target, shown = (a * b > 0).long(), (a, b)
+    if kind == "copies":
+        wrong = torch.rand(2, 600, generator=draw) > torch.tensor([[0.66], [0.63]])
+        target, shown = (a > 0).long(), (torch.where(wrong[0], -a, a), torch.where(wrong[1], -a, a))
+    modalities = noisy(shown[0], 1), noisy(shown[1], 2)
+    found: list[Categories] = []
+
+    def keep(unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
+        found.append(categorize(unimodal, multimodal, target, threshold=Halfway()))
+        return categorize(unimodal, multimodal, target)
+
+    training = Training(n_epochs=8, learning_rate=1e-2)
+    recipe = Recipe(training, QUICK, QUICK, n_folds=3, min_samples=0)
+    model = MMoE(lambda: Fusion(16), 2, 2, unimodal=[lambda: nn.Linear(8, 2)] * 2, categorizer=keep)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # categories without samples
+        model.fit(modalities, target, recipe)
+        default = MMoE(lambda: Fusion(16), 2, 2, unimodal=[lambda: nn.Linear(8, 2)] * 2).fit(modalities, target, recipe)
+    assert default.categories is not None
+    assert model.categories is not None
+    assert torch.equal(default.categories.category, model.categories.category)
+    n_synergy, by_halfway = int(default.categories.count()[2]), int(found[0].count()[2])
+    if kind == "copies":
+        assert n_synergy <= 12
+        assert by_halfway >= 300
+    else:
+        assert n_synergy >= 582
+
+
 def data_kinds(n: int) -> Tensor:
     return torch.randint(4, (n,), generator=torch.Generator().manual_seed(0))
 
@@ -527,6 +583,42 @@ def test_estimators_everywhere_and_taken_up_again(tmp_path: Path) -> None:
     )
     again = estimators().fit(modalities, target, RECIPE, checkpoint_dir=tmp_path)
     assert torch.equal(again(*modalities).prediction, out.prediction)
+
+
+class Drawing:
+    """An expert of the user's that draws from the global states, and has no `random_state`."""
+
+    def __call__(self, modalities: tuple[Any, ...]) -> Tensor:
+        return torch.tensor(self.shares).expand(len(modalities[0]), 2)
+
+    def fit(self, modalities: tuple[Any, ...], target: Tensor) -> None:
+        share = (np.random.rand() + random.random()) / 2
+        self.shares = [share, 1 - share]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_seed_decides_what_estimators_draw_and_the_global_states_are_left_alone() -> None:
+    modalities, target = data()
+
+    def forests(seed: int) -> MMoE:
+        forest = partial(RandomForestClassifier, 3, max_depth=2)
+        model = MMoE(forest, 2, 2, unimodal=[forest] * 2, categorizer=BY_CLASS, experts=lambda name: Drawing())
+        return model.fit(modalities, target, RECIPE, seed=seed)
+
+    np.random.seed(1)
+    random.seed(1)
+    first = forests(0)
+    np.random.seed(2)
+    random.seed(2)
+    second, other = forests(0), forests(1)
+    after = np.random.rand(), random.random()
+    np.random.seed(2)
+    random.seed(2)
+    assert after == (np.random.rand(), random.random())
+    for model, same_seed in ((second, True), (other, False)):
+        a, b = first.predict(modalities), model.predict(modalities)
+        assert torch.equal(a.expert_predictions, b.expert_predictions) == same_seed
+        assert torch.equal(first.predict_unimodal(modalities), model.predict_unimodal(modalities)) == same_seed
 
 
 def test_an_estimator_that_never_saw_a_class_gives_it_no_probability() -> None:
@@ -604,7 +696,7 @@ def test_precomputed_predictions_need_no_classifiers() -> None:
         modalities, target, RECIPE, unimodal_predictions=unimodal, multimodal_predictions=simplex(1, 200, 2).float()
     )
     assert model.categories is not None
-    expected = categorize(unimodal, simplex(1, 200, 2).float(), target, threshold=Halfway())
+    expected = categorize(unimodal, simplex(1, 200, 2).float(), target, threshold=Calibrated())
     assert torch.equal(model.categories.category, expected.category)
     torch.testing.assert_close(model.categories.degrees, expected.degrees)
     assert model.report(modalities, target, unimodal_predictions=unimodal).overall.n_samples == 200
@@ -618,7 +710,7 @@ def test_finer_categories() -> None:
     names = categorize(torch.full((1, 2, 2), 0.5), torch.full((1, 2), 0.5)).by_agreement().names
 
     def finer(unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
-        return categorize(unimodal, multimodal, target).by_agreement()
+        return BY_CLASS(unimodal, multimodal, target).by_agreement()
 
     model = build(categorizer=finer, category_names=names, router=None).fit(modalities, target, RECIPE)
     assert model(*modalities).weights.shape == (200, 8)
@@ -641,6 +733,119 @@ def test_regression() -> None:
     assert report.overall.best <= report.overall.oracle
     assert report.overall.baseline == pytest.approx(float((model.baseline((a, b)) - target).square().mean()), rel=1e-5)
     assert set(report.aggregations) == {"router", "hard", "mean_probabilities"}
+
+
+@dataclass(frozen=True)
+class Similarity(Regression):
+    """A regression whose score is the better the higher."""
+
+    metric = "similarity"
+    higher_is_better = True
+
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return -self.score(outputs, target).mean()
+
+    def score(self, predictions: Tensor, target: Tensor) -> Tensor:
+        return -super().score(predictions, target)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_regression_may_have_a_score_that_is_better_the_higher() -> None:
+    (a, b), _ = data(300)
+    target = a[:, :1] + 0.1 * b[:, :1]
+    model = MMoE(lambda: Fusion(n_outputs=1), 2, Similarity(), unimodal=[lambda: nn.Linear(4, 1)] * 2)
+    report = model.fit((a, b), target, RECIPE).report((a, b), target)
+    assert report.metric == "similarity"
+    assert report.overall.best >= report.overall.oracle
+    assert torch.equal(model.to_interaction_moe()(a, b).expert_predictions, model(a, b).expert_predictions)
+
+
+# Arrays, and dtypes
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16, torch.bool])
+def test_classes_of_any_integer_type(dtype: torch.dtype) -> None:
+    modalities, target = data()
+    expected = build().fit(modalities, target, RECIPE)
+    found = build().fit(modalities, target.to(dtype), RECIPE)
+    assert torch.equal(found(*modalities).prediction, expected(*modalities).prediction)
+    assert str(found.report(modalities, target.to(dtype))) == str(expected.report(modalities, target))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_arrays_and_data_frames_instead_of_tensors() -> None:
+    modalities, target = data()
+    expected = build().fit(modalities, target, RECIPE, groups=torch.arange(200) // 2)
+    frames = pd.DataFrame(modalities[0].double().numpy()), {"values": modalities[1].double().numpy()}
+    labels, groups = pd.Series(target.numpy()), np.arange(200) // 2
+
+    class OfValues(Fusion):
+        def forward(self, *modalities: Any) -> Tensor:
+            return super().forward(*leaves(modalities))
+
+    model = MMoE(
+        OfValues,
+        2,
+        2,
+        unimodal=[lambda: nn.Linear(4, 2), lambda: OfLast()],
+        router=lambda: Reweighter(4, hidden_dim=8),
+        categorizer=BY_CLASS,
+    ).fit(frames, labels, RECIPE, groups=groups)
+    out = model(*frames)
+    assert torch.equal(out.prediction, expected(*modalities).prediction)
+    assert torch.equal(model.predict(frames, batch_size=33).weights, out.weights)
+    assert str(model.report(frames, labels)) == str(expected.report(modalities, target))
+
+    unimodal, multimodal = simplex(0, 200, 2, 2), simplex(1, 200, 2)
+    known = build(unimodal=None).fit(
+        (*frames[:1], frames[1]["values"]),
+        labels,
+        RECIPE,
+        unimodal_predictions=unimodal.numpy(),
+        multimodal_predictions=pd.DataFrame(multimodal.numpy()),
+    )
+    assert known.categories is not None
+    assert torch.equal(known.categories.category, BY_CLASS(unimodal, multimodal, target).category)
+
+
+class OfLast(nn.Linear):
+    """A classifier of a modality that is a dict of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, modality: Any) -> Tensor:
+        return super().forward(modality["values"])
+
+
+@pytest.mark.usefixtures("quiet")
+def test_no_numbers_before_fit() -> None:
+    modalities, target = data()
+    model = build()
+    for use in (lambda: model.report(modalities, target), lambda: model.predict(modalities)):
+        with pytest.raises(ValueError, match="must be fitted first"):
+            use()
+    with pytest.raises(PowerCutError):
+        run(model, progress=stop_at("router", "start"))
+    with pytest.raises(ValueError, match="must be fitted first"):
+        model.report(modalities, target)
+    fitted = build().fit(modalities, target, RECIPE)
+    model(*modalities)  # finds the router's width
+    model.load_state_dict(fitted.state_dict())
+    assert str(model.report(modalities, target)) == str(fitted.report(modalities, target))
+
+
+def test_modules_import_each_other_one_way() -> None:
+    """There is no circle, not even for type checkers, in `i2moe.mmoe` and what it is built from."""
+    root = Path(i2moe.__file__).parent
+    arrows: dict[str, set[str]] = {}
+    for path in [*root.glob("mmoe/**/*.py"), *root.glob("categorization/*.py")]:
+        name = ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.walk(ast.parse(path.read_text()))
+        arrows[name] = {node.module or "" for node in tree if isinstance(node, ast.ImportFrom)}
+    ordered = list(TopologicalSorter({name: found & set(arrows) for name, found in arrows.items()}).static_order())
+    assert ordered.index("i2moe.mmoe.fitting") < ordered.index("i2moe.mmoe.model")
 
 
 # Refusals
@@ -703,7 +908,7 @@ def test_bad_values_are_refused(change: Callable[[], Any], message: str) -> None
         (lambda: build(experts=Fusion()), "experts must be a function"),
         (lambda: MMoE(lambda: 3, 2, 2), "what baseline builds must be a torch.nn.Module"),
         (lambda: build(aggregation=Cascade), "aggregation must be a name"),
-        (lambda: build().fit(X, Y.tolist(), RECIPE), "target must be a tensor"),  # type: ignore[arg-type]
+        (lambda: build().fit(X, Y.tolist(), RECIPE), "target must be a tensor or an array"),
         (lambda: build().fit(X, Y.double(), RECIPE), "integer classes"),
         (lambda: build(unimodal=[lambda: lambda m: 0.5] * 2).fit(X, Y, RECIPE), "must return a tensor"),
     ],

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+import os
+import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -19,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import MMoE
-from i2moe.categorization import categorize
+from i2moe.categorization import LikeliestClass, categorize
 from i2moe.mmoe import Progress, Recipe, Training
-from i2moe.prompting import ChatEndpoint, EndpointError, FewShotExpert, Usage
-from i2moe.prompting.endpoint import _seconds
+from i2moe.mmoe.prompting import ChatEndpoint, EndpointError, FewShotExpert, Usage
+from i2moe.mmoe.prompting.endpoint import _seconds
 
 LABELS = ["low", "high"]
 X = (torch.linspace(0, 1, 10).unsqueeze(1), torch.arange(10).unsqueeze(1))
@@ -93,6 +100,14 @@ def test_a_model_that_can_tell_is_right() -> None:
         ('{"HIGH": 1}', [0.0, 1.0]),
         ("high or low", None),
         ("higher", None),
+        ('{"answer": "high"}', [0.1, 0.9]),
+        ('```json\n{"low": 0.25, "high": 0.75}\n```', [0.25, 0.75]),
+        ('Surely: {"high": 1.0}.', [0.0, 1.0]),
+        ('{"low": 0.0}', None),
+        ('I say {"low": 0.0}', None),
+        ('{"low": null}', None),
+        ('{"high": 0.4}', None),
+        ("{" * 100_000 + "}", None),
         ("", None),
         ("I cannot help with that", None),
         ('{"low": 0.5, "high": 0.9}', None),
@@ -140,6 +155,34 @@ def test_the_same_prompt_is_paid_for_once() -> None:
     assert not loaded.transcript
 
 
+def test_the_same_prompt_is_paid_for_once_when_sent_at_once() -> None:
+    n_calls = 0
+
+    class Slow:
+        n_concurrent = 4
+
+        def __call__(self, prompt: str) -> str:
+            nonlocal n_calls
+            n_calls += 1
+            time.sleep(0.1)
+            return "low"
+
+    asked = expert(Slow(), k=0)
+    same = X[0][:1].expand(6, 1), X[1][:1].expand(6, 1)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(asked, [same] * 3))
+    assert n_calls == 1
+    assert all(torch.equal(each, torch.tensor([[0.9, 0.1]]).expand(6, 2)) for each in found)
+
+
+def test_a_prompt_that_failed_is_asked_about_again() -> None:
+    answers = iter(["hm", "low"])
+    asked = expert(lambda prompt: next(answers), k=0, n_attempts=1)
+    with pytest.raises(ValueError, match="after 1 attempts"):
+        asked((X[0][:1], X[1][:1]))
+    assert asked((X[0][:1], X[1][:1])).argmax(-1).tolist() == [0]
+
+
 def test_a_template_of_the_users_own_looks_text_up() -> None:
     texts = [f"text number {i}" for i in range(10)]
     asked = expert(lambda prompt: "low", template=lambda sample: texts[int(sample[1])], k=1)
@@ -159,6 +202,7 @@ def test_a_template_of_the_users_own_looks_text_up() -> None:
         (lambda: expert(confidence=0.5), ValueError, "above chance"),
         (lambda: expert(lambda prompt: None)(X), TypeError, "must return text"),  # type: ignore[arg-type, return-value]
         (lambda: expert().fit(X, Y + 1), ValueError, "classes must lie"),
+        (lambda: expert().fit(X, Y - 1), ValueError, "classes must lie in \\[0, 2\\), however they lie in \\[-1, 0\\]"),
     ],
 )
 def test_bad_arguments_are_refused(change: Callable[[], Any], error: type[Exception], message: str) -> None:
@@ -169,9 +213,9 @@ def test_bad_arguments_are_refused(change: Callable[[], Any], error: type[Except
 # The endpoint
 
 
-def completion(text: object) -> bytes:
-    usage = {"prompt_tokens": 100, "completion_tokens": 2}
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}).encode()
+def completion(text: object, usage: object = MappingProxyType({"prompt_tokens": 100, "completion_tokens": 2})) -> bytes:
+    counts = dict(usage) if isinstance(usage, MappingProxyType) else usage
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": counts}).encode()
 
 
 class Server:
@@ -244,7 +288,7 @@ def body(content: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def silence(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(0.6)
+    time.sleep(1.2)
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
@@ -252,15 +296,40 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.close()
 
 
-def drip(handler: BaseHTTPRequestHandler) -> None:
+def slowly(handler: BaseHTTPRequestHandler, text: bytes) -> None:
     """Send a byte now and then: no single read times out."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "100")
-    handler.end_headers()
-    for _ in range(20):
-        handler.wfile.write(b" ")
+    for byte in text:
+        handler.wfile.write(bytes([byte]))
         handler.wfile.flush()
         time.sleep(0.1)
+
+
+def drip(handler: BaseHTTPRequestHandler, code: int = 200) -> None:
+    handler.send_response(code)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    slowly(handler, b" " * 20)
+
+
+def drip_an_error(handler: BaseHTTPRequestHandler) -> None:
+    drip(handler, 503)
+
+
+def drip_headers(handler: BaseHTTPRequestHandler) -> None:
+    slowly(handler, b"HTTP/1.1 200 OK\r\nX-Slow: yes\r\n")
+
+
+def half_an_error(handler: BaseHTTPRequestHandler) -> None:
+    """Promise more of an error's text than is sent."""
+    handler.send_response(503)
+    handler.send_header("Content-Length", "100")
+    handler.end_headers()
+    handler.wfile.write(b"half")
+    handler.close_connection = True
+
+
+def no_zip(handler: BaseHTTPRequestHandler) -> None:
+    reply(handler, 200, b"no zip", Content_Encoding="gzip")
 
 
 @pytest.fixture
@@ -274,7 +343,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def endpoint(server: Server, **changes: Any) -> ChatEndpoint:
-    arguments: dict[str, Any] = {"key_variable": "TEST_KEY", "timeout": 0.3, "first_wait": 0.01}
+    arguments: dict[str, Any] = {"key_variable": "TEST_KEY", "timeout": 5.0, "first_wait": 0.01}
     arguments |= changes
     return ChatEndpoint("small", server.url, **arguments)
 
@@ -303,6 +372,10 @@ def test_a_question_is_answered_and_counted(server: Server) -> None:
         silence,
         hang_up,
         drip,
+        drip_headers,
+        drip_an_error,
+        half_an_error,
+        no_zip,
         status(429),
         status(500),
         status(503),
@@ -310,6 +383,8 @@ def test_a_question_is_answered_and_counted(server: Server) -> None:
         body(b"{}"),
         body(b'{"choices": []}'),
         body(b"[]"),
+        body(b"null"),
+        body(b"[" * 100_000),
         body(completion(None)),
         body(completion(["low"])),
     ],
@@ -318,16 +393,17 @@ def test_a_question_is_answered_and_counted(server: Server) -> None:
 def test_a_fault_is_survived_and_lasting_ones_are_reported(
     server: Server, fault: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
+    timeout = 0.6 if fault in (silence, drip, drip_headers, drip_an_error) else 5.0
     server.faults = [fault, fault]
-    ask = endpoint(server, n_attempts=3)
+    ask = endpoint(server, n_attempts=3, timeout=timeout)
     assert ask("how much?") == "low"
     assert (ask.usage.n_requests, ask.usage.n_retries) == (3, 2)
 
     server.faults = [fault] * 9
     begin = time.monotonic()
     with pytest.raises(EndpointError, match="after 2 of 2 attempts") as caught:
-        endpoint(server, n_attempts=2)("how much?")
-    assert time.monotonic() - begin < 2
+        endpoint(server, n_attempts=2, timeout=timeout)("how much?")
+    assert time.monotonic() - begin < 2.4
     assert len(server.faults) == 7
     assert "secret" not in str(caught.value)
 
@@ -356,6 +432,56 @@ def test_waits_are_read_as_seconds_or_dates() -> None:
     assert _seconds(None) is None
 
 
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (None, (0, 0)),
+        ("none", (0, 0)),
+        ([], (0, 0)),
+        ({}, (0, 0)),
+        ({"prompt_tokens": None, "completion_tokens": 3}, (0, 3)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": float("nan")}, (0, 0)),
+        ({"prompt_tokens": 5.0, "completion_tokens": "3"}, (5, 0)),
+        ({"prompt_tokens": -5}, (0, 0)),
+    ],
+)
+def test_an_answer_without_proper_counts_is_kept(server: Server, usage: object, expected: tuple[int, int]) -> None:
+    server.faults = [body(completion("high", usage))]
+    ask = endpoint(server)
+    assert ask("how much?") == "high"
+    assert ask.usage == Usage(1, 0, *expected, 0.0)
+
+
+@pytest.mark.parametrize("key", ["secret\nkey", "secret\r\nX: key", "secret-kéy", "secret key", "secret\x00key"])
+def test_a_key_that_no_header_can_hold_is_not_printed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"TEST_KEY": key})
+    with pytest.raises(EndpointError, match="TEST_KEY must be of printable ASCII") as caught:
+        endpoint(server)("how much?")
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert not server.requests
+
+
+def test_too_long_an_answer_is_refused(server: Server) -> None:
+    server.faults = [body(b" " * (4 * 2**20 + 1))]
+    with pytest.raises(EndpointError, match="at most 4194304 bytes"):
+        endpoint(server)("how much?")
+
+
+def test_it_can_be_called_where_an_event_loop_runs(server: Server) -> None:
+    async def in_a_notebook() -> str:
+        return endpoint(server)("how much?")
+
+    assert asyncio.run(in_a_notebook()) == "low"
+
+
+def test_without_the_client_the_cure_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(ImportError, match=r"pip install 'i2moe\[prompting\]'"):
+        ChatEndpoint("small", "http://127.0.0.1:9/v1", key_variable=None)("how much?")
+
+
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 302])
 def test_refusals_are_final(server: Server, code: int) -> None:
     server.faults = [status(code, Location=f"{server.url}/elsewhere")]
@@ -382,9 +508,9 @@ def test_a_missing_key_is_said_before_anything_is_sent(server: Server, monkeypat
 
 @pytest.mark.parametrize("n_concurrent", [1, 3])
 def test_no_more_requests_at_once_than_allowed(server: Server, n_concurrent: int) -> None:
-    server.delay = 0.05
+    server.delay = 0.2
     server.answer = nearest
-    asked = expert(endpoint(server, n_concurrent=n_concurrent, timeout=5.0), k=10)
+    asked = expert(endpoint(server, n_concurrent=n_concurrent), k=10)
     asked.fit(X, Y)
     assert torch.equal(asked(X).argmax(-1), Y)  # in the order of the samples
     assert server.n_most == n_concurrent
@@ -434,10 +560,12 @@ def test_a_server_that_goes_away_loses_no_stage(server: Server, tmp_path: Path) 
     y = (x[0][:, 0] > 0.5).long()
     unimodal = torch.rand(80, 2, 2, generator=torch.Generator().manual_seed(1)).softmax(-1)
 
+    by_class = partial(categorize, threshold=LikeliestClass())
+
     def fit(**changes: Any) -> tuple[MMoE, list[Progress]]:
         told: list[Progress] = []
         ask = endpoint(server, n_attempts=2, **changes)
-        model = MMoE(Sum, 2, 2, experts=lambda name: expert(ask, k=8), categorizer=categorize)
+        model = MMoE(Sum, 2, 2, experts=lambda name: expert(ask, k=8), categorizer=by_class)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             model.fit(
@@ -450,8 +578,8 @@ def test_a_server_that_goes_away_loses_no_stage(server: Server, tmp_path: Path) 
             )
         return model, told
 
-    server.faults = [lambda handler: reply(handler, 200, completion("low")), silence, silence]
-    with pytest.raises(EndpointError, match="no answer within") as caught:
+    server.faults = [lambda handler: reply(handler, 200, completion("low")), hang_up, hang_up]
+    with pytest.raises(EndpointError, match="after 2 of 2 attempts") as caught:
         fit()
     assert "['baseline', 'categories', 'expert/uniqueness/0'] are kept" in caught.value.__notes__[0]
 

@@ -32,9 +32,9 @@ from examples.datasets.synthetic import generate
 from examples.datasets.watch import MODALITY_NAMES, load_watch
 from examples.mmoe_watch import SignalFusion, SignalRouter
 from i2moe import InteractionMoE, MMoE, Reweighter, categorize
-from i2moe.categorization import Categories
+from i2moe.categorization import Categories, Halfway, LikeliestClass
 from i2moe.mmoe import Recipe, Training
-from i2moe.prompting import ChatEndpoint, FewShotExpert
+from i2moe.mmoe.prompting import ChatEndpoint, FewShotExpert
 
 GENERATORS = ("two-modalities", "three-modalities", "four-classes", "imbalanced", "label-noise", "region", "one-cue")
 Modalities = tuple[Tensor, ...]
@@ -71,7 +71,13 @@ class Problem:
 def compare(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
     """Fit all models once and return their accuracies on the test samples, and what the categories are worth."""
     (modalities, target), (test, truth) = problem.train, problem.test
-    model = build(problem)
+    held_out: list[Tensor] = []
+
+    def keep(unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
+        held_out[:] = unimodal, multimodal
+        return categorize(unimodal, multimodal, target)
+
+    model = build(problem, categorizer=keep)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # rare categories are part of the table
         model.fit(modalities, target, recipe, groups=problem.groups, seed=seed)
@@ -94,11 +100,17 @@ def compare(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
                 found[f"{name} weight"] = share(joint(*test).weights.argmax(-1) == problem.kinds[1])
     if problem.kinds is not None:
         found["categories"] = share(model.categories.category == problem.kinds[0])
+        halfway = categorize(held_out[0], held_out[1], target, threshold=Halfway())
+        found["halfway"] = share(halfway.category == problem.kinds[0])
         found["by class"] = share(by_class(model, problem).category == problem.kinds[0])
     return found
 
 
-def build(problem: Problem, experts: Callable[[str], object] | None = None) -> MMoE:
+def build(
+    problem: Problem,
+    experts: Callable[[str], object] | None = None,
+    categorizer: Callable[[Tensor, Tensor, Tensor], Categories] | None = None,
+) -> MMoE:
     """Build an MMoE for a problem."""
     return MMoE(
         lambda: problem.fusion(64),
@@ -107,13 +119,15 @@ def build(problem: Problem, experts: Callable[[str], object] | None = None) -> M
         unimodal=problem.unimodal,
         experts=experts,
         router=problem.router,
+        categorizer=categorizer,
     )
 
 
 def by_class(model: MMoE, problem: Problem) -> Categories:
     """Categorize the training samples by the published rule: likeliest classes, in-sample predictions."""
     modalities, target = problem.train
-    return categorize(model.predict_unimodal(modalities), F.one_hot(target, problem.n_classes), target)
+    multimodal = F.one_hot(target, problem.n_classes)
+    return categorize(model.predict_unimodal(modalities), multimodal, target, threshold=LikeliestClass())
 
 
 def train_i2moe(problem: Problem, training: Training, seed: int, taught: Categories | None) -> InteractionMoE:

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from i2moe.categorization._checks import Array, Predictions, Task, read_predictions
+from i2moe._arrays import Array, as_tensor
+from i2moe.categorization.calibration import Calibrated, calibrated_near
+from i2moe.categorization.checks import Predictions, Task, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
-from i2moe.categorization.thresholds import Halfway, Quantile, Threshold, to_reference, value_of
+from i2moe.categorization.thresholds import Halfway, LikeliestClass, Quantile, Threshold, to_reference, value_of
 
 __all__ = ["Categories", "categorize", "interaction_degrees"]
 
@@ -25,7 +27,7 @@ class Categories:
         names: what the K numbers mean: ("uniqueness/<name 0>", ..., "synergy", "redundancy").
         agreement: (B,) bool, whether all modalities say the same.
         ambiguous: (B,) bool, whether some modality is undecided between its two likeliest classes.
-        threshold: the distance up to which predictions counted as the same; None where classes were compared. Pass the
+        threshold: the distance up to which predictions counted as the same; None where no distance was used. Pass the
             training data's to categorize other data alike.
     """
 
@@ -39,17 +41,22 @@ class Categories:
     def __len__(self) -> int:
         return len(self.category)
 
-    def __getitem__(self, index: Tensor | slice) -> Categories:
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {n}" for name, n in zip(self.names, self.count().tolist(), strict=True))
+        return f"Categories({len(self)} samples: {counts}; {int(self.ambiguous.sum())} ambiguous)"
+
+    def __getitem__(self, index: Array | slice) -> Categories:
         """Select samples, `categories[~categories.ambiguous]` say."""
+        chosen = index if isinstance(index, slice) else torch.as_tensor(as_tensor(index))
         return replace(
             self,
-            category=self.category[index],
-            degrees=self.degrees[index],
-            agreement=self.agreement[index],
-            ambiguous=self.ambiguous[index],
+            category=self.category[chosen],
+            degrees=self.degrees[chosen],
+            agreement=self.agreement[chosen],
+            ambiguous=self.ambiguous[chosen],
         )
 
-    def count(self, labels: Tensor | None = None, n_classes: int | None = None) -> Tensor:
+    def count(self, labels: Array | None = None, n_classes: int | None = None) -> Tensor:
         """Count the samples of each category (K,), or of each category and class (K, C) where labels are given.
 
         Args:
@@ -61,7 +68,7 @@ class Categories:
 
         Example:
             >>> said = torch.tensor([[0, 0], [0, 1], [1, 0]])  # classes said by two modalities about three samples
-            >>> found = categorize(torch.eye(2)[said], torch.eye(2)[said[:, 0]], torch.tensor([0, 0, 0]))
+            >>> found = categorize(torch.eye(2)[said], torch.eye(2)[[0, 0, 0]], threshold=0.5)
             >>> found.names
             ('uniqueness/0', 'uniqueness/1', 'synergy', 'redundancy')
             >>> found.count()
@@ -70,6 +77,7 @@ class Categories:
         n_categories = len(self.names)
         if labels is None:
             return torch.bincount(self.category, minlength=n_categories)
+        labels = torch.as_tensor(as_tensor(labels)).to(self.category.device)
         if labels.shape != self.category.shape:
             raise ValueError(f"labels must be ({len(self)},), one per sample, however they are {tuple(labels.shape)}")
         n_classes = int(labels.max()) + 1 if n_classes is None else n_classes
@@ -109,7 +117,7 @@ def categorize(
     multimodal: Array,
     target: Array | None = None,
     *,
-    distance: DistanceLike = "l1",
+    distance: DistanceLike | None = None,
     threshold: Threshold = None,
     margin: float = 0.0,
     chance: float = 0.0,
@@ -118,18 +126,13 @@ def categorize(
 ) -> Categories:
     r"""Say of each sample which interaction it is, from what each modality and all together predict.
 
-    One rule for any number of modalities M. A modality is *near* if it says what the reference says:
+    One rule for any number of modalities M. A modality is *near* if it says what the reference says. None near is
+    synergy (only together do the modalities tell), one the uniqueness of that modality, two or more redundancy.
 
-    * with labels the reference is the label, without labels the multimodal prediction m;
-    * near means $d(r, u_i) \le \theta$. In classification with labels and no threshold, near means that the likeliest
-      class is right.
-
-    None near is synergy (only together do the modalities tell), one the uniqueness of that modality, two or more
-    redundancy.
-
-    For two modalities with labels: agree and right is redundancy, agree and wrong synergy, disagree the uniqueness of
-    the right one. A modality that guesses is right by accident, so with labels too a threshold can be better than
-    comparing classes: `Halfway()`.
+    What near means is the `threshold`. By default predictions are `Calibrated` and compared with what all modalities
+    together predict. With a distance as threshold, near means $d(r, u_i) \le \theta$, and the reference r is the label,
+    or without labels the multimodal prediction. `LikeliestClass()` is the published rule: for two modalities with
+    labels, agree and right is redundancy, agree and wrong synergy, disagree the uniqueness of the right one.
 
     `degrees` are graded: with $q_i$ and $q_M$ the confidence of modality i and of the multimodal prediction in the
     right class (without labels: in the multimodal prediction's class), $q_i$ at most $q_M$, and sorted,
@@ -137,15 +140,21 @@ def categorize(
     $$q_M = \underbrace{(q_M - q_{(1)})}_{synergy} + \underbrace{(q_{(1)} - q_{(2)})}_{uniqueness\ of\ the\ best}
     + \underbrace{q_{(2)}}_{redundancy}$$
 
-    Source: Yu et al., MMoE, EMNLP 2024, for two modalities; the count and the grading for more are ours.
+    Use predictions on samples that the classifiers were not trained on (`i2moe.mmoe.cross_predict`): on the others they
+    are right too often, and all looks redundant.
+
+    Source: Yu et al., MMoE, EMNLP 2024, for two modalities; the count, the grading for more and `Calibrated` are ours.
 
     Args:
-        unimodal: (B, M, C), each modality's class probabilities, or outputs in regression. Arrays are taken too.
+        unimodal: (B, M, C), each modality's class probabilities, or outputs in regression. Arrays and data frames are
+            taken wherever tensors are.
         multimodal: (B, C), those of all modalities together.
-        target: (B,) classes, or (B,) or (B, C) values in regression; None to compare with `multimodal`.
-        distance: a name or a `Distance`, see `i2moe.categorization.distances`.
-        threshold: up to which distance predictions count as the same: a number, `Halfway()` or a `Quantile`. None
-            compares likeliest classes where labels are given in classification, and is `Quantile(0.5)` elsewhere.
+        target: (B,) classes, or (B,) or (B, C) values in regression; None where there is none.
+        distance: a name or a `Distance`, see `i2moe.categorization.distances`; L1 by default. `Calibrated` and
+            `LikeliestClass` use none.
+        threshold: when a modality is near: `Calibrated()`, `LikeliestClass()`, or the distance up to which it is, a
+            number, `Halfway()` or a `Quantile`. None is `Calibrated()`, and `Quantile(0.5)` where a distance is given
+            and in regression.
         margin: a sample is ambiguous if the two likeliest classes of some modality differ by no more than this in
             probability; the published code drops those within 0.10 from training.
         chance: confidence counts from here up; `1 / C` leaves out what guessing gives, and degrees then sum to the
@@ -164,22 +173,23 @@ def categorize(
     Example:
         >>> unimodal = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.1, 0.9], [0.8, 0.2]], [[0.4, 0.6], [0.3, 0.7]]])
         >>> multimodal = torch.tensor([[0.9, 0.1], [0.7, 0.3], [0.8, 0.2]])
-        >>> found = categorize(unimodal, multimodal, torch.tensor([0, 0, 0]))
+        >>> found = categorize(unimodal, multimodal)
         >>> [found.names[k] for k in found.category]
         ['redundancy', 'uniqueness/1', 'synergy']
         >>> found.degrees[2]
         tensor([0.1000, 0.0000, 0.4000, 0.3000])
     """
     given = read_predictions(unimodal, multimodal, target, task, modality_names)
-    metric = as_distance(distance)
+    metric = as_distance("l1" if distance is None else distance)
     if task == "regression" and getattr(metric, "of_distributions", False):
         raise ValueError(
             f"a regression's distance must take any outputs, however {metric!r} takes distributions; use l1"
         )
-    if threshold is None and target is not None and task == "classification":
-        near, agreement, theta = _by_class(given)
-    else:
-        near, agreement, theta = _by_distance(given, metric, Quantile() if threshold is None else threshold)
+    if threshold is None:
+        threshold = Calibrated() if task == "classification" and distance is None else Quantile()
+    if task == "regression" and isinstance(threshold, Calibrated | LikeliestClass | Halfway):
+        raise ValueError(f"{threshold!r} must have classes to compare, however this is a regression; pass a number")
+    near, agreement, theta = _compare(given, metric, threshold)
     confidences = _confidences(given, metric, theta)
     return Categories(
         category=_decide(near),
@@ -223,16 +233,17 @@ def interaction_degrees(unimodal: Tensor, multimodal: Tensor, *, chance: float =
     return torch.cat([uniqueness, torch.stack([total - first, second], dim=-1)], dim=-1)
 
 
-def _by_class(given: Predictions) -> tuple[Tensor, Tensor, None]:
-    """Say which modalities (B, M) are right, and which samples (B,) they agree on."""
-    classes = given.unimodal.argmax(-1)  # (B, M)
-    return classes == given.reference.argmax(-1, keepdim=True), (classes == classes[:, :1]).all(1), None
+def _compare(
+    given: Predictions, distance: Distance, threshold: float | Calibrated | LikeliestClass | Quantile | Halfway
+) -> tuple[Tensor, Tensor, float | None]:
+    """Say which modalities (B, M) are near, which samples (B,) they agree on, and up to which distance."""
+    if isinstance(threshold, Calibrated | LikeliestClass):
+        classes = given.unimodal.argmax(-1)  # (B, M)
+        agreement = (classes == classes[:, :1]).all(1)
+        if isinstance(threshold, Calibrated):
+            return calibrated_near(given, threshold.share), agreement, None
+        return classes == given.reference.argmax(-1, keepdim=True), agreement, None
 
-
-def _by_distance(
-    given: Predictions, distance: Distance, threshold: float | Quantile | Halfway
-) -> tuple[Tensor, Tensor, float]:
-    """Say which modalities (B, M) are near, which samples (B,) they agree on, and the threshold."""
     distances = to_reference(given, distance)  # (B, M)
     theta = value_of(threshold, given, distance, distances)
     return distances <= theta, (_between(given.unimodal, distance) <= theta).flatten(1).all(1), theta

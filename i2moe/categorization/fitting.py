@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from i2moe.categorization._checks import Array, read_predictions
+from i2moe._arrays import Array
 from i2moe.categorization.categories import categorize
+from i2moe.categorization.checks import read_predictions
 from i2moe.categorization.distances import DistanceLike, as_distance
 from i2moe.categorization.thresholds import quantile, to_reference
 
@@ -20,7 +21,7 @@ def fit_threshold(
     distance: DistanceLike = "l1",
     n_candidates: int = 99,
 ) -> float:
-    """Find the threshold at which categories without labels come closest to those with labels.
+    """Find the distance at which categories without labels come closest to those with labels (`Calibrated()`).
 
     Closest means the highest recall, averaged over the categories there are; of equal ones the lowest threshold.
 
@@ -37,7 +38,7 @@ def fit_threshold(
     Raises:
         ValueError: as `categorize`.
     """
-    truth = categorize(unimodal, multimodal, target, distance=distance).category
+    truth = categorize(unimodal, multimodal, target).category
     there = torch.bincount(truth) > 0
 
     def recall(threshold: float) -> float:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from i2moe.categorization._checks import Array, Task
+from i2moe._arrays import Array
 from i2moe.categorization.categories import categorize
+from i2moe.categorization.checks import Task
 from i2moe.categorization.distances import DistanceLike, as_distance
-from i2moe.categorization.thresholds import Halfway, Quantile, Threshold
+from i2moe.categorization.thresholds import Quantile, Threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,8 +105,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Categorize the same samples under every combination of classifiers, distance and threshold.
 
-    Quantiles make thresholds comparable between distances, whose units differ. With labels, `thresholds=(None,)`
-    compares predicted classes, and the distance has no say.
+    Quantiles make thresholds comparable between distances, whose units differ. For `Calibrated()` and
+    `LikeliestClass()` the distance makes no difference.
 
     Args:
         unimodal: (B, M, C), or a name -> (B, M, C) for the predictions of different unimodal classifiers.
@@ -160,6 +161,6 @@ def _name(distance: DistanceLike) -> str:
 def _describe(threshold: Threshold) -> str:
     if threshold is None:
         return "default"
-    if isinstance(threshold, Halfway):
-        return "halfway"
-    return f"quantile {threshold.share:g}" if isinstance(threshold, Quantile) else f"<= {threshold:g}"
+    if isinstance(threshold, Quantile):
+        return f"quantile {threshold.share:g}"
+    return f"<= {threshold:g}" if isinstance(threshold, int | float) else type(threshold).__name__.lower()

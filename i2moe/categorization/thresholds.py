@@ -1,4 +1,4 @@
-"""Thresholds: up to which distance two predictions say the same."""
+"""Thresholds: when a modality counts as near the reference."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from i2moe.categorization._checks import Predictions
+from i2moe.categorization.calibration import Calibrated
+from i2moe.categorization.checks import Predictions
 from i2moe.categorization.distances import Distance, measure
 
-__all__ = ["Halfway", "Quantile", "Threshold", "quantile", "to_reference", "value_of"]
+__all__ = ["Halfway", "LikeliestClass", "Quantile", "Threshold", "quantile", "to_reference", "value_of"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ class Halfway:
     """The threshold halfway between guessing and certainty: half the distance from one class to the uniform.
 
     With labels and the L1 distance a modality is near if it gives the right class (1 + 1 / C) / 2 or more. A modality
-    that merely guesses is then near no class, where a comparison of classes would call it right by accident.
+    that merely guesses is then near no class, and neither is one that is right but weak.
     """
 
 
-Threshold: TypeAlias = float | Quantile | Halfway | None
-"""A distance, `Halfway`, a `Quantile` of the data's distances, or None for the default."""
+@dataclass(frozen=True)
+class LikeliestClass:
+    """Compare likeliest classes, as published: a modality is near if its likeliest class is the reference's.
+
+    A modality at chance is then near by accident, as often as it guesses right.
+    """
+
+
+Threshold: TypeAlias = float | Calibrated | LikeliestClass | Quantile | Halfway | None
+"""A distance, `Calibrated`, `LikeliestClass`, `Halfway`, a `Quantile` of the data's distances, or None: the default."""
 
 
 def to_reference(given: Predictions, distance: Distance) -> Tensor:
@@ -51,8 +60,6 @@ def to_reference(given: Predictions, distance: Distance) -> Tensor:
 
 
 def _halfway(given: Predictions, distance: Distance) -> float:
-    if given.task == "regression":
-        raise ValueError("Halfway() must have classes to guess, however this is a regression; pass a number")
     n_classes = given.unimodal.shape[-1]
     sure, guess = torch.eye(n_classes).to(given.unimodal)[:1], given.unimodal.new_full((1, n_classes), 1 / n_classes)
     return float(measure(distance, sure, guess)) / 2

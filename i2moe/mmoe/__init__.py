@@ -14,13 +14,11 @@ from i2moe.mmoe.aggregation import (
     oracle,
     weighted,
 )
-from i2moe.mmoe.fitting import Recipe
-from i2moe.mmoe.folds import cross_predict
+from i2moe.mmoe.fitting import Progress, Recipe, cross_predict
 from i2moe.mmoe.model import MMoE
 from i2moe.mmoe.predictors import Expert, Predictor, as_predictor
 from i2moe.mmoe.report import MMoEReport, ReportRow
 from i2moe.mmoe.routing import category_weights, focal_loss, train_router
-from i2moe.mmoe.stages import Progress
 from i2moe.mmoe.tasks import Classification, Regression
 from i2moe.mmoe.training import Training
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from i2moe._inputs import bind
 from i2moe.losses import InteractionLosses
+from i2moe.mmoe.factories import category_names_of
+from i2moe.mmoe.parts import Parts
 from i2moe.moe import InteractionMoE
-
-if TYPE_CHECKING:
-    from i2moe.mmoe.model import MMoE
 
 __all__ = ["as_interaction_moe"]
 
@@ -32,23 +31,23 @@ class _Backbone(nn.Module):
         return predictions.clamp(min=torch.finfo(predictions.dtype).tiny).log() if self.logits else predictions
 
 
-def as_interaction_moe(model: MMoE) -> InteractionMoE:
-    """Build an `InteractionMoE` from copies of a model's experts and router; see `MMoE.to_interaction_moe`."""
-    expected = (*(f"uniqueness/{name}" for name in model.modality_names), "synergy", "redundancy")
-    if model.expert_names != expected:
-        raise ValueError(f"the categories must be {expected}, however they are {model.expert_names}")
-    if not isinstance(model.router, nn.Module):
-        raise TypeError(f"the router must be a torch.nn.Module, however it is a {type(model.router).__name__}")
-    classifies = model.task.higher_is_better
+def as_interaction_moe(parts: Parts) -> InteractionMoE:
+    """Build an `InteractionMoE` from copies of the experts and the router; see `MMoE.to_interaction_moe`."""
+    expected = category_names_of(parts.modality_names)
+    if parts.expert_names != expected:
+        raise ValueError(f"the categories must be {expected}, however they are {parts.expert_names}")
+    if not isinstance(parts.router, nn.Module):
+        raise TypeError(f"the router must be a torch.nn.Module, however it is a {type(parts.router).__name__}")
+    logits = parts.task.kind == "classification"
     experts = [
-        model.baseline if missing else expert
-        for expert, missing in zip(model.experts, model.fallback.tolist(), strict=True)
+        parts.baseline if falls_back else expert
+        for expert, falls_back in zip(parts.experts, parts.fallback.tolist(), strict=True)
     ]
-    backbones = iter([_Backbone(copy.deepcopy(expert), model.modality_names, logits=classifies) for expert in experts])
+    backbones = iter([_Backbone(copy.deepcopy(expert), parts.modality_names, logits=logits) for expert in experts])
     return InteractionMoE(
         lambda: next(backbones),
-        model.n_modalities,
-        modality_names=model.modality_names,
-        reweighter=copy.deepcopy(model.router),
-        losses=InteractionLosses("classification" if classifies else "regression"),
-    ).train(model.training)
+        parts.n_modalities,
+        modality_names=parts.modality_names,
+        reweighter=copy.deepcopy(parts.router),
+        losses=InteractionLosses(parts.task.kind),
+    ).train(parts.training)

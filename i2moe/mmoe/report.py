@@ -10,6 +10,7 @@ from torch import Tensor
 from i2moe.categorization import Categories
 from i2moe.mmoe.aggregation import AGGREGATIONS, oracle
 from i2moe.mmoe.tasks import Task
+from i2moe.moe import InteractionOutput
 
 __all__ = ["MMoEReport", "ReportRow", "make_report"]
 
@@ -27,7 +28,7 @@ class ReportRow:
         oracle: the score with the true category instead of the router. Within a category that is its expert's.
         best: the score if for each sample the best of all experts were known: a bound for any router.
         router: share of the samples routed to their true category (largest weight).
-        has_expert: False where the baseline stands in.
+        has_expert: False where the baseline predicts in its place.
     """
 
     name: str
@@ -83,31 +84,28 @@ def make_report(
     task: Task,
     target: Tensor,
     baseline: Tensor,
-    experts: Tensor,
-    weights: Tensor,
-    mixture: Tensor,
+    out: InteractionOutput,
     categories: Categories,
     fallback: Tensor,
 ) -> MMoEReport:
-    """Judge predictions by category.
+    """Score predictions by category.
 
     Args:
-        task: what judges.
+        task: what scores them.
         target: (B,) or (B, C).
         baseline: (B, C).
-        experts: (B, K, C).
-        weights: (B, K), the router's.
-        mixture: (B, C), the aggregated prediction.
+        out: what the model predicts: of all together, of the experts, and the router's weights.
         categories: of the B samples.
         fallback: (K,) bool, categories without an expert.
     """
+    experts, weights = out.expert_predictions, out.weights
     category = categories.category.to(experts.device)
     each = torch.stack([task.score(expert, target) for expert in experts.unbind(1)], dim=1)  # (B, K)
     by_oracle = task.score(oracle(experts, category), target)
     columns = {
         "baseline": task.score(baseline, target),
         "expert": by_oracle,
-        "mixture": task.score(mixture, target),
+        "mixture": task.score(out.prediction, target),
         "oracle": by_oracle,
         "best": each.amax(1) if task.higher_is_better else each.amin(1),
         "router": (weights.argmax(-1) == category).double(),
@@ -121,7 +119,7 @@ def make_report(
     routed = torch.bincount(category * n_categories + weights.argmax(-1), minlength=n_categories**2)
     usable = (
         AGGREGATIONS
-        if task.higher_is_better
+        if task.kind == "classification"
         else {name: AGGREGATIONS[name] for name in ("router", "hard", "mean_probabilities")}
     )
     return MMoEReport(

@@ -85,7 +85,7 @@ def train_router(
     generator: torch.Generator | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Train a router to tell the category from the modalities, by the focal loss.
+    """Train a router to predict the category from the modalities, by the focal loss.
 
     Args:
         router: maps the tuple of modalities to weights (B, K), rows sum to 1; a `Reweighter`, say.
@@ -96,7 +96,7 @@ def train_router(
         gamma: of `focal_loss`.
         balance: of `category_weights`.
         generator: draws the order of the samples.
-        on_epoch: hears of every epoch.
+        on_epoch: called after every epoch.
 
     Raises:
         ValueError: if the router's weights are not (B, K).

@@ -1,4 +1,4 @@
-"""Tasks: what turns outputs into predictions, and what judges them."""
+"""Tasks: what turns outputs into predictions, and what scores them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe.categorization._checks import check_labels, check_probabilities
+from i2moe.categorization.checks import Task as Kind
+from i2moe.categorization.checks import check_labels, check_probabilities
 
 __all__ = ["Classification", "Regression", "Task"]
 
 
 class Task(Protocol):
     """What an `MMoE` is trained for."""
+
+    @property
+    def kind(self) -> Kind:
+        """What predictions are: probabilities of classes, or values."""
 
     @property
     def n_outputs(self) -> int:
@@ -36,10 +41,10 @@ class Task(Protocol):
         """Return the scalar to minimize."""
 
     def score(self, predictions: Tensor, target: Tensor) -> Tensor:
-        """Judge each prediction, (B,)."""
+        """Score each prediction, (B,)."""
 
-    def check_target(self, target: Tensor, n_samples: int) -> None:
-        """Refuse targets that do not fit."""
+    def check_target(self, target: Tensor, n_samples: int) -> Tensor:
+        """Refuse targets that do not fit, and return them in the dtype of `loss`."""
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse predictions that do not fit."""
@@ -50,6 +55,7 @@ class Classification:
     """One of `n_outputs` classes: softmax, cross-entropy, accuracy."""
 
     n_outputs: int
+    kind: ClassVar[Kind] = "classification"
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
 
@@ -63,15 +69,16 @@ class Classification:
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits."""
-        return F.cross_entropy(outputs, target)
+        return F.cross_entropy(outputs, target.long())
 
     def score(self, predictions: Tensor, target: Tensor) -> Tensor:
         """Return 1 where the likeliest class is right, else 0."""
         return (predictions.argmax(-1) == target).double()
 
-    def check_target(self, target: Tensor, n_samples: int) -> None:
+    def check_target(self, target: Tensor, n_samples: int) -> Tensor:
         """Refuse what is not one class per sample."""
         check_labels(target, n_samples, self.n_outputs)
+        return target.long()
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not one probability per class and sample."""
@@ -84,6 +91,7 @@ class Regression:
     """`n_outputs` numbers: no activation, mean squared error."""
 
     n_outputs: int = 1
+    kind: ClassVar[Kind] = "regression"
     metric: ClassVar[str] = "squared error"
     higher_is_better: ClassVar[bool] = False
 
@@ -103,7 +111,7 @@ class Regression:
         """Return the squared error, averaged over outputs."""
         return (predictions - target.reshape(predictions.shape)).square().mean(-1)
 
-    def check_target(self, target: Tensor, n_samples: int) -> None:
+    def check_target(self, target: Tensor, n_samples: int) -> Tensor:
         """Refuse what is not C finite numbers per sample."""
         allowed = [(n_samples, self.n_outputs), *([(n_samples,)] if self.n_outputs == 1 else [])]
         if tuple(target.shape) not in allowed or not target.is_floating_point():
@@ -113,6 +121,7 @@ class Regression:
             )
         if not bool(torch.isfinite(target).all()):
             raise ValueError("target must be finite, however some values are not; leave those samples out")
+        return target
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not C finite numbers per sample."""

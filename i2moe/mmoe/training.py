@@ -64,7 +64,7 @@ def train(
         target: (N, ...).
         training: epochs, batch size, optimizer.
         generator: draws the order of the samples.
-        on_epoch: hears of every epoch.
+        on_epoch: called after every epoch.
 
     Raises:
         ValueError: if the loss stops being finite.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -33,6 +33,7 @@ class Exchange:
     accepted: bool
 
 
+@dataclass(eq=False, repr=False)
 class FewShotExpert:
     r"""Classify by asking a language model, with k examples in the prompt.
 
@@ -41,8 +42,9 @@ class FewShotExpert:
 
         instruction, example 1, "Answer: happy", ..., example k, "Answer: sad", the sample, "Answer:"
 
-    An answer is accepted if it names exactly one label (upper and lower case alike), or is a JSON object of labels and
-    probabilities. Any other is refused and asked for again. Answers are remembered: the same prompt is paid for once.
+    An answer is accepted if it names exactly one label (upper and lower case alike), or holds a JSON object of labels
+    and probabilities. Any other is refused and asked for again. Answers are remembered: the same prompt is paid for
+    once, also if it is sent from several threads at the same time.
 
     Source: the experts of MMoE's first version (Yu et al., 2023).
 
@@ -83,41 +85,34 @@ class FewShotExpert:
         tensor([[0.1000, 0.9000]])
     """
 
-    def __init__(
-        self,
-        generate: Callable[[str], str],
-        template: str | Callable[[tuple[Modality, ...]], str],
-        labels: Sequence[str],
-        k: int = 4,
-        *,
-        instruction: str | None = None,
-        confidence: float = 0.9,
-        n_attempts: int = 3,
-        seed: int = 0,
-    ) -> None:
-        if not callable(generate):
-            raise TypeError(f"generate must map a prompt to an answer, however it is a {type(generate).__name__}")
-        if not isinstance(template, str) and not callable(template):
-            raise TypeError(f"template must be a string or a function, however it is a {type(template).__name__}")
-        folded = [label.strip().casefold() for label in labels]
-        if len(folded) < 2 or len(set(folded)) != len(folded) or not all(folded):
-            raise ValueError(f"labels must be at least two different, not empty names, however they are {list(labels)}")
-        if k < 0 or n_attempts < 1 or not 1 / len(folded) < confidence <= 1:
+    generate: Callable[[str], str]
+    template: str | Callable[[tuple[Modality, ...]], str]
+    labels: Sequence[str]
+    k: int = 4
+    _: KW_ONLY
+    instruction: str | None = None
+    confidence: float = 0.9
+    n_attempts: int = 3
+    seed: int = 0
+    examples: tuple[str, ...] = field(default=(), init=False)
+    transcript: list[Exchange] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if not callable(self.generate):
+            raise TypeError(f"generate must map a prompt to an answer, however it is a {type(self.generate).__name__}")
+        if not isinstance(self.template, str) and not callable(self.template):
+            raise TypeError(f"template must be a string or a function, however it is a {type(self.template).__name__}")
+        self.labels = tuple(self.labels)
+        folded = {label.strip().casefold() for label in self.labels}
+        if len(folded) < max(2, len(self.labels)) or "" in folded:
+            raise ValueError(f"labels must be at least two different, not empty names, however they are {self.labels}")
+        if self.k < 0 or self.n_attempts < 1 or not 1 / len(folded) < self.confidence <= 1:
             raise ValueError(
                 "k must be at least 0, n_attempts at least 1 and confidence above chance and at most 1, "
-                f"however they are {k}, {n_attempts} and {confidence}"
+                f"however they are {self.k}, {self.n_attempts} and {self.confidence}"
             )
-        self.generate = generate
-        self.template = template
-        self.labels: tuple[str, ...] = tuple(labels)
-        self.k = k
-        self.instruction: str = f"Answer with one of: {', '.join(labels)}." if instruction is None else instruction
-        self.confidence = confidence
-        self.n_attempts = n_attempts
-        self.seed = seed
-        self.examples: tuple[str, ...] = ()
-        self.transcript: list[Exchange] = []
         self._answers: dict[str, list[float]] = {}
+        self._under_way: dict[str, Future[list[float]]] = {}
 
     def fit(self, modalities: tuple[Modality, ...], target: Tensor) -> None:
         """Choose the k examples from the samples of a category.
@@ -129,8 +124,11 @@ class FewShotExpert:
         Raises:
             ValueError: if a class has no label.
         """
-        if len(target) and int(target.max()) >= len(self.labels):
-            raise ValueError(f"classes must lie in [0, {len(self.labels)}), however one is {int(target.max())}")
+        if len(target) and not 0 <= int(target.min()) <= int(target.max()) < len(self.labels):
+            raise ValueError(
+                f"classes must lie in [0, {len(self.labels)}), however they lie in "
+                f"[{int(target.min())}, {int(target.max())}]"
+            )
         chosen = _spread(target.cpu(), self.k, self.seed)
         samples = [self._describe(_one(modalities, i)) for i in chosen]
         answers = [self.labels[int(target[i])] for i in chosen]
@@ -155,13 +153,16 @@ class FewShotExpert:
 
     def prompt(self, sample: tuple[Modality, ...]) -> str:
         """Return what is asked about one sample (modalities without batch axis)."""
-        return "\n\n".join([self.instruction, *self.examples, f"{self._describe(sample)}\nAnswer:"])
+        instruction = self.instruction
+        if instruction is None:
+            instruction = f"Answer with one of: {', '.join(self.labels)}."
+        return "\n\n".join([instruction, *self.examples, f"{self._describe(sample)}\nAnswer:"])
 
     def parse(self, answer: str) -> list[float] | None:
         """Read class probabilities from an answer, or return None where it names no class or several."""
-        by_label = _json_probabilities(answer, self.labels)
-        if by_label is not None:
-            return by_label
+        by_label = _json_object(answer)
+        if by_label and any(_same(key, label) for key in by_label for label in self.labels):
+            return _probabilities(by_label, self.labels)
         named = [i for i, label in enumerate(self.labels) if _names(answer, label)]
         # "not happy" names "happy" within: of two names the longer counts.
         named = [i for i in named if not any(i != j and _names(self.labels[j], self.labels[i]) for j in named)]
@@ -181,22 +182,26 @@ class FewShotExpert:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copy the examples and share the language model, whose connections cannot be copied."""
-        copied = type(self)(
-            self.generate,
-            self.template,
-            self.labels,
-            self.k,
-            instruction=self.instruction,
-            confidence=self.confidence,
-            n_attempts=self.n_attempts,
-            seed=self.seed,
-        )
+        copied = replace(self)
         copied.load_state_dict(self.state_dict())
         return copied
 
     def _ask(self, prompt: str) -> list[float]:
-        if prompt in self._answers:
-            return self._answers[prompt]
+        """Return the answer to a prompt; who asks while it is under way waits for it."""
+        own: Future[list[float]] = Future()
+        first = self._under_way.setdefault(prompt, own)  # atomic: of several threads one comes first
+        if first is own:
+            try:
+                if prompt not in self._answers:
+                    self._answers[prompt] = self._generate(prompt)
+                own.set_result(self._answers[prompt])
+            except BaseException as error:
+                own.set_exception(error)
+            finally:
+                del self._under_way[prompt]
+        return first.result()
+
+    def _generate(self, prompt: str) -> list[float]:
         answer = ""
         for attempt in range(self.n_attempts):
             asked = prompt if attempt == 0 else f"Answer with nothing but one of: {', '.join(self.labels)}.\n\n{prompt}"
@@ -206,7 +211,6 @@ class FewShotExpert:
             found = self.parse(answer)
             self.transcript.append(Exchange(asked, answer, found is not None))
             if found is not None:
-                self._answers[prompt] = found
                 return found
         raise ValueError(
             f"the language model must name one of {self.labels}, however after {self.n_attempts} attempts it said "
@@ -245,15 +249,23 @@ def _names(text: str, label: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(label.strip())}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _json_probabilities(answer: str, labels: Sequence[str]) -> list[float] | None:
-    """Read {"label": probability, ...}; None unless that is what the answer is."""
+def _same(a: str, b: str) -> bool:
+    return a.strip().casefold() == b.strip().casefold()
+
+
+def _json_object(answer: str) -> dict[str, Any] | None:
+    """Find a JSON object in an answer, bare or with text around it."""
+    found = re.search(r"\{.*\}", answer, re.DOTALL)
     try:
-        found = json.loads(answer)
-    except ValueError:
+        value = json.loads(found.group()) if found else None
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not found:
-        return None
-    numbers = {str(key).strip().casefold(): value for key, value in found.items()}
+    return value if isinstance(value, dict) else None
+
+
+def _probabilities(by_label: dict[str, Any], labels: Sequence[str]) -> list[float] | None:
+    """Read {"label": probability, ...}; None unless all are labels and probabilities that sum to 1."""
+    numbers = {key.strip().casefold(): value for key, value in by_label.items()}
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in numbers.values()):
         return None
     values = [float(numbers.pop(label.strip().casefold(), 0.0)) for label in labels]

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, Union, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+from i2moe._arrays import Array, as_tensor
 
-__all__ = ["Array", "Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
+__all__ = ["Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
 
 Task: TypeAlias = Literal["classification", "regression"]
-Array: TypeAlias = Union[Tensor, "ArrayLike"]
-"""A tensor, or anything that `torch.as_tensor` takes: an array, nested lists."""
 
-# What softmax in half precision may miss 1 by.
-TOLERANCE = 2e-3
+# A softmax in bfloat16 rounds each probability by up to 0.4%, and so their sum.
+TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Checked predictions: unimodal (B, M, C), multimodal (B, C), and the reference (B, C) both are compared with."""
+    """Checked predictions.
+
+    Args:
+        unimodal: (B, M, C).
+        multimodal: (B, C).
+        reference: (B, C), what both are compared with: the target (one-hot for classes), or `multimodal` without one.
+        labels: (B,) int64, where a classification has a target.
+        task: "classification" or "regression".
+        modality_names: M names.
+    """
 
     unimodal: Tensor
     multimodal: Tensor
     reference: Tensor
+    labels: Tensor | None
     task: Task
     modality_names: tuple[str, ...]
 
@@ -62,8 +69,14 @@ def read_predictions(
     elif not bool(each.isfinite().all() and together.isfinite().all()):
         raise ValueError("predictions must be finite, however some are not")
     together = together.to(each)
-    reference = together if target is None else _reference(torch.as_tensor(target).detach(), each, task)
-    return Predictions(each, together, reference, task, _names(each.shape[1], modality_names))
+    names = _names(each.shape[1], modality_names)
+    if target is None:
+        return Predictions(each, together, together, None, task, names)
+    truth = torch.as_tensor(as_tensor(target)).detach().to(each.device)
+    if task == "regression":
+        return Predictions(each, together, _values(truth, each), None, task, names)
+    check_labels(truth, each.shape[0], each.shape[2])
+    return Predictions(each, together, F.one_hot(truth.long(), each.shape[2]).to(each), truth.long(), task, names)
 
 
 def check_probabilities(probabilities: Tensor, name: str) -> None:
@@ -79,7 +92,7 @@ def check_probabilities(probabilities: Tensor, name: str) -> None:
         )
     if not bool(probabilities.isfinite().all()):
         raise ValueError(f"{name} must be finite, however some probabilities are not")
-    totals = probabilities.sum(-1)
+    totals = probabilities.float().sum(-1)
     worst = totals.flatten()[(totals - 1).abs().argmax()]
     if float(probabilities.min()) < -TOLERANCE or abs(float(worst) - 1) > TOLERANCE:
         raise ValueError(
@@ -105,12 +118,8 @@ def check_labels(target: Tensor, n_samples: int, n_classes: int) -> None:
         )
 
 
-def _reference(target: Tensor, unimodal: Tensor, task: Task) -> Tensor:
+def _values(target: Tensor, unimodal: Tensor) -> Tensor:
     n_samples, _, n_outputs = unimodal.shape
-    target = target.to(unimodal.device)
-    if task == "classification":
-        check_labels(target, n_samples, n_outputs)
-        return F.one_hot(target.long(), n_outputs).to(unimodal)
     if target.ndim == 1:
         target = target.unsqueeze(-1)
     if target.shape != (n_samples, n_outputs):
@@ -124,7 +133,7 @@ def _reference(target: Tensor, unimodal: Tensor, task: Task) -> Tensor:
 
 def _numbers(values: Array, name: str) -> Tensor:
     try:
-        found = torch.as_tensor(values).detach()
+        found = torch.as_tensor(as_tensor(values)).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} must be a tensor or an array of numbers, however torch cannot read it: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Stage:
 
     Args:
         name: unique among the stages.
-        run: does it, given a function that hears of epochs and a seeded generator, and returns what a checkpoint has to
-            hold: tensors, numbers, strings, and dicts and lists of them.
+        run: does it, given a function to call after every epoch and a seeded generator, and returns what a checkpoint
+            has to hold: tensors, numbers, strings, and dicts and lists of them.
         restore: does the same from that.
     """
 
@@ -81,7 +82,7 @@ def run_stages(
         folder: where checkpoints are; created if needed. None keeps none.
         fingerprint: what the results depend on; a checkpoint with another one is refused, as is one that was made
             after other results of the earlier stages.
-        progress: hears of every stage and epoch.
+        progress: called at the start and end of every stage and after every epoch.
         devices: CUDA devices in use, whose random state is seeded too.
 
     Raises:
@@ -91,7 +92,7 @@ def run_stages(
     done: list[str] = []
     for stage in stages:
 
-        def tell(event: str, *epoch: Any, name: str = stage.name) -> None:
+        def report(event: str, *epoch: Any, name: str = stage.name) -> None:
             if progress is not None:
                 progress(Progress(name, len(done), len(stages), event, *epoch))
 
@@ -101,11 +102,11 @@ def run_stages(
             if result is not None:
                 stage.restore(result)
             else:
-                tell("start")
+                report("start")
                 try:
-                    result = stage.run(partial(tell, "epoch"), generator)
+                    result = stage.run(partial(report, "epoch"), generator)
                 except Exception as error:
-                    error.add_note(_kept(stage.name, done, folder))
+                    error.add_note(_what_is_left(stage.name, done, folder))
                     raise
                 if path is not None:
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,19 +115,39 @@ def run_stages(
         if path is not None:
             identity["earlier stages"] = _hash([identity["earlier stages"], stage.name, result])
         done.append(stage.name)
-        tell("done" if restored is None else "restored")
+        report("done" if restored is None else "restored")
 
 
 @contextmanager
 def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterator[torch.Generator]:
-    """Seed the random state from a seed and a name, and put the old state back afterwards.
+    """Seed the global random states from a seed and a name, and put the old states back afterwards.
 
-    Layers' initial weights and dropout draw from torch's global state, which therefore has to be seeded.
+    Layers draw initial weights and dropout from torch's, estimators without a `random_state` from numpy's.
     """
     own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
-    with torch.random.fork_rng(list(devices)):
+    with torch.random.fork_rng(list(devices)), _numpy_seeded(own):
+        state = random.getstate()
+        random.seed(own)
         torch.manual_seed(own)
-        yield torch.Generator().manual_seed(own)
+        try:
+            yield torch.Generator().manual_seed(own)
+        finally:
+            random.setstate(state)
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    try:
+        import numpy as np
+    except ImportError:  # then no estimator draws from it
+        yield
+        return
+    state = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def fingerprint_of(data: Mapping[str, Any]) -> dict[str, str]:
@@ -167,7 +188,7 @@ def _load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     return dict(result)
 
 
-def _kept(failed: str, done: Sequence[str], folder: str | os.PathLike[str] | None) -> str:
+def _what_is_left(failed: str, done: Sequence[str], folder: str | os.PathLike[str] | None) -> str:
     if folder is None:
         return f"in stage {failed!r}, after {list(done)}; with checkpoint_dir=... finished stages are not run again"
     return f"in stage {failed!r}; {list(done)} are kept in {os.fspath(folder)!r} and not run again by the same call"

@@ -35,8 +35,9 @@ def cross_predict(
         training: how each is trained.
         n_folds: into how many parts the samples are split; 1 predicts them by the predictor trained on them all.
         groups: (N,) integers; samples of one group stay in one fold.
-        generator: draws folds and the order of training.
-        on_epoch: hears of the epochs of the predictor trained on all samples.
+        generator: draws folds and the order of training. Initial weights and estimators without a `random_state` draw
+            from the global states of torch and numpy, which `MMoE.fit` seeds.
+        on_epoch: called after every epoch of the predictor trained on all samples.
         name: for errors.
 
     Returns:

@@ -4,7 +4,7 @@
 that speak the OpenAI-compatible chat protocol.
 """
 
-from i2moe.prompting.endpoint import ChatEndpoint, EndpointError, Usage
-from i2moe.prompting.few_shot import Exchange, FewShotExpert
+from i2moe.mmoe.prompting.endpoint import ChatEndpoint, EndpointError, Usage
+from i2moe.mmoe.prompting.few_shot import Exchange, FewShotExpert
 
 __all__ = ["ChatEndpoint", "EndpointError", "Exchange", "FewShotExpert", "Usage"]
