@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ __all__ = ["Comparison", "collect", "compare", "read_results", "summarize"]
 
 
 class Comparison(NamedTuple):
-    """A paired difference: its mean, the ends of its 95% interval (no numbers for one pair) and the number of pairs."""
+    """A paired difference: its mean, the ends of its 95% interval and the number of pairs.
+
+    The ends are no numbers where the pairs cannot tell how much they vary: one pair, or differences that are all equal.
+    """
 
     mean: float
     low: float
@@ -25,7 +29,7 @@ class Comparison(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        interval = f" [{self.low:+.4f}, {self.high:+.4f}]" if self.n > 1 else ""
+        interval = "" if isnan(self.low) else f" [{self.low:+.4f}, {self.high:+.4f}]"
         return f"{self.mean:+.4f}{interval}"
 
 
@@ -49,8 +53,9 @@ def compare(ours: Mapping[int, float], baseline: Mapping[int, float]) -> Compari
     if not gains:
         return None
     center, n = mean(gains), len(gains)
-    if n == 1:
-        return Comparison(center, float("nan"), float("nan"), n)
+    largest = max(map(abs, (*ours.values(), *baseline.values())))
+    if max(gains) - min(gains) <= 1e-9 * largest:  # equal but for rounding: a width of 0 would claim certainty
+        return Comparison(center, nan, nan, n)
     margin = float(t.ppf(0.975, n - 1)) * stdev(gains) / n**0.5
     return Comparison(center, center - margin, center + margin, n)
 
