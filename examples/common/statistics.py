@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan, nan
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ __all__ = ["PairedDifference", "mean_and_deviation", "paired_difference"]
 
 
 class PairedDifference(NamedTuple):
-    """A paired difference: its mean, the ends of its 95% interval (no numbers for one pair) and the number of pairs.
+    """A paired difference: its mean, the ends of its 95% interval and the number of pairs.
+
+    The ends are no numbers where the pairs cannot tell how much they vary: one pair, or differences that are all equal.
 
     Example:
         >>> print(PairedDifference(0.5, 0.25, 0.75, n=3))
@@ -23,7 +26,7 @@ class PairedDifference(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        interval = f" [{self.low:+.4f}, {self.high:+.4f}]" if self.n > 1 else ""
+        interval = f" [{self.low:+.4f}, {self.high:+.4f}]" if not isnan(self.low) else ""
         return f"{self.mean:+.4f}{interval}"
 
 
@@ -42,8 +45,9 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> PairedD
 
     gains = [one - other for one, other in zip(ours, theirs, strict=True)]
     center, n = mean(gains), len(gains)
-    if n == 1:
-        return PairedDifference(center, float("nan"), float("nan"), n)
+    largest = max(map(abs, (*ours, *theirs)))
+    if max(gains) - min(gains) <= 1e-9 * largest:  # equal but for rounding: a width of 0 would claim certainty
+        return PairedDifference(center, nan, nan, n)
     margin = float(t.ppf(0.975, n - 1)) * stdev(gains) / n**0.5
     return PairedDifference(center, center - margin, center + margin, n)
 
