@@ -17,7 +17,7 @@ from i2moe.interpretation.observation import call_by_signature, find_moe, genera
 
 __all__ = ["calibrate"]
 
-_LARGEST = 20.0
+_RANGE = (0.05, 5.0)  # held-out data without an error would ask for any factor
 _N_STEPS = 40
 
 
@@ -29,7 +29,8 @@ def calibrate(
     A modality that is sure and wrong looks as if it had something to say. One factor for the predictions from each
     modality alone, and one for those from several, minimize the loss on the data: the cross-entropy of
     $s \cdot$ logits (s is one over a temperature), or for a regression the squared error of
-    $\bar{y} + s (\hat{y} - \bar{y})$. The mean of the targets becomes the model's `prior`. All predictions of the model are scaled from then on, and the weights follow.
+    $\bar{y} + s (\hat{y} - \bar{y})$. The mean of the targets becomes the model's `prior`. All predictions of the model
+    are scaled from then on, and the weights follow.
 
     Args:
         model: an `InteractionMoE` with computed weights, or a module that holds one.
@@ -92,7 +93,7 @@ def _best_scale(task: Task, outputs: Tensor, answer: Tensor) -> Tensor:
     """Find the factor at which the loss, convex in it, stops falling: bisection of its logarithm."""
     if not len(outputs):
         return outputs.new_ones(())
-    low, high = -torch.tensor(_LARGEST).log().double(), torch.tensor(_LARGEST).log().double()
+    low, high = torch.tensor(_RANGE, dtype=torch.float64).log()
     for _ in range(_N_STEPS):
         middle = (low + high) / 2
         falls = _slope(task, outputs, answer, middle.exp()) < 0

@@ -33,10 +33,14 @@ class Computed:
     def __init__(self, training: Training) -> None:
         self.training = training
         self._model: InteractionMoE | None = None
+        self._units: list[tuple[Tensor, Tensor]] = []
 
     def fit(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> None:
         """Train, stop early and calibrate."""
         torch.manual_seed(seed)
+        # One unit for a whole modality: that of a feature may be information.
+        self._units = [(x.mean(), x.std()) for x in train.modalities]
+        modalities, held_out = self._standardized(train), self._standardized(validation)
         task: Literal["regression", "classification"] = "regression" if train.n_classes is None else "classification"
         shapes = [x.shape[1:] for x in train.modalities]
         model = InteractionMoE(
@@ -51,16 +55,16 @@ class Computed:
         lowest, best = math.inf, model.state_dict()
         for _ in range(2 * self.training.epochs):
             for rows in torch.split(torch.randperm(len(train.target)), self.training.batch_size):
-                loss = supervise(model.train()(*(x[rows] for x in train.modalities)), train.target[rows])
+                loss = supervise(model.train()(*(x[rows] for x in modalities)), train.target[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 average.update_parameters(model)
-            loss_now = _held_out_loss(average.module, validation)
+            loss_now = _held_out_loss(average.module, held_out, validation.target)
             if loss_now < lowest:
                 lowest, best = loss_now, copy.deepcopy(average.module.state_dict())
         model.load_state_dict(best)
-        calibrate(model, [(validation.modalities, validation.target)])
+        calibrate(model, [(held_out, validation.target)])
         self._model = model.eval()
 
     def weights(self, test: KnownInteractions) -> Tensor:
@@ -74,8 +78,11 @@ class Computed:
     @torch.no_grad()
     def _run(self, test: KnownInteractions) -> InteractionOutput:
         assert self._model is not None, "fit first"
-        out: InteractionOutput = self._model(*test.modalities)
+        out: InteractionOutput = self._model(*self._standardized(test))
         return out
+
+    def _standardized(self, data: KnownInteractions) -> tuple[Tensor, ...]:
+        return tuple((x - mean) / deviation for x, (mean, deviation) in zip(data.modalities, self._units, strict=True))
 
 
 def _warmed_up(averaged: Tensor, parameter: Tensor, n_averaged: Tensor | int) -> Tensor:
@@ -86,8 +93,8 @@ def _warmed_up(averaged: Tensor, parameter: Tensor, n_averaged: Tensor | int) ->
 
 
 @torch.no_grad()
-def _held_out_loss(model: torch.nn.Module, data: KnownInteractions) -> float:
+def _held_out_loss(model: torch.nn.Module, modalities: tuple[Tensor, ...], target: Tensor) -> float:
     """Return the loss of the prediction, and the mean loss of those from each modality alone."""
-    out = model.eval()(*data.modalities)
-    alone = torch.stack([task_loss(marginal, data.target) for marginal in out.marginals.unbind(1)])
-    return float(task_loss(out.prediction, data.target) + alone.mean())
+    out = model.eval()(*modalities)
+    alone = torch.stack([task_loss(marginal, target) for marginal in out.marginals.unbind(1)])
+    return float(task_loss(out.prediction, target) + alone.mean())
