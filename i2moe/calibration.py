@@ -98,7 +98,8 @@ def _best_scale(task: Task, outputs: Tensor, answer: Tensor) -> Tensor:
         middle = (low + high) / 2
         falls = _slope(task, outputs, answer, middle.exp()) < 0
         low, high = torch.where(falls, middle, low), torch.where(falls, high, middle)
-    return ((low + high) / 2).exp()
+    best: Tensor = ((low + high) / 2).exp()
+    return best
 
 
 def _slope(task: Task, outputs: Tensor, answer: Tensor, scale: Tensor) -> Tensor:
