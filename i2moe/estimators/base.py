@@ -1,0 +1,250 @@
+"""What the estimators share: hyper-parameters, fitting, and what a fitted model says about samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from i2moe._tasks import Task
+from i2moe.backbones._checks import check_at_least_one, check_rate
+from i2moe.computed import ComputedReweighter
+from i2moe.estimators.inputs import Modalities, Standardizer
+from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
+from i2moe.estimators.progress import progress_bar
+from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
+from i2moe.interpretation import InteractionReport, explain
+from i2moe.moe import InteractionMoE
+
+__all__ = ["InteractionEstimator", "MultimodalData"]
+
+MultimodalData: TypeAlias = Modalities | Mapping[str, Any] | Sequence[Any]
+"""Arrays (N, D) or (N, T, D), one for each modality."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class InteractionEstimator(BaseEstimator, ABC):
+    """The base of `InteractionClassifier` and `InteractionRegressor`, which describe the arguments."""
+
+    backbone: Callable[[], nn.Module] | None = None
+    encoders: Sequence[Encoder] | Mapping[str, Encoder] | None = None
+    modality_names: Sequence[str] | None = None
+    hidden_dim: int = 64
+    members: int | None = 4
+    dropout: float = 0.1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    batch_size: int = 64
+    max_epochs: int = 200
+    patience: int = 15
+    validation_fraction: float = 0.15
+    modality_dropout: float = 0.3
+    device: str | torch.device = "cpu"
+    progress: Literal["rich"] | None = None
+    random_state: int | np.random.RandomState | None = None
+
+    _task: ClassVar[Task]
+
+    def fit(self, Xs: MultimodalData, y: Any, sample_weight: Any = None) -> Self:
+        """Train on samples.
+
+        Args:
+            Xs: a list or dict of M arrays (N, D) or (N, T, D), or `Modalities`. A row of NaN: the sample lacks this
+                modality. A single NaN counts as the mean of its feature.
+            y: (N,), the targets; for a regression (N, C) too.
+            sample_weight: (N,), how much each sample counts; None for all the same. 0 leaves it out.
+
+        Returns:
+            The estimator.
+
+        Raises:
+            TypeError: if an argument has the wrong type.
+            ValueError: if data or arguments do not fit; the message says what must hold.
+        """
+        self._check_arguments()
+        modalities = Modalities(Xs).ordered(self.modality_names)
+        if len(modalities.arrays) < 2:
+            raise ValueError("Xs must hold at least 2 modalities, however it holds 1; split its columns into groups")
+        modalities.available()
+        targets, weight = _check_targets(y, len(modalities)), _check_weight(sample_weight, len(modalities))
+        counts = np.flatnonzero(weight)
+        modalities, targets, weight = modalities[counts], targets[counts], weight[counts]
+        target, weight = self._learn_target(targets, weight)
+        device = torch.device(self.device)
+        with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
+            rows, held_out_rows = split(target, self.validation_fraction)
+            self.inputs_ = Standardizer.fit(modalities[rows.numpy()])
+            data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
+            cpu = torch.device("cpu")
+            train, held_out = data.take(rows, cpu), data.take(held_out_rows, cpu)
+            model = self._make_model(train).to(device)
+            with progress_bar(self.progress, self.max_epochs) as after_epoch:
+                losses = fit(model, self._loss(), train, held_out, self._recipe(device), after_epoch)
+        self.model_ = model
+        self.modality_names_ = model.modality_names
+        self.expert_names_ = model.expert_names
+        self.held_out_losses_ = losses
+        self.n_iter_ = len(losses)
+        return self
+
+    def interaction_weights(self, Xs: MultimodalData) -> np.ndarray:
+        """Return how much each interaction counts for each sample, (N, E); the columns are `expert_names_`."""
+        return self._outputs(Xs)["weights"].numpy()
+
+    def to_tensors(self, Xs: MultimodalData) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return what `model_` takes: M standardized tensors (N, ...), and which modalities are there, (N, M) bool.
+
+        `model_(*modalities, available=available)` is the call.
+        """
+        check_is_fitted(self)
+        return self.inputs_(Modalities(Xs))
+
+    def report(self, Xs: MultimodalData, y: Any, *, n_draws: int = 4, confidence: float = 0.95) -> InteractionReport:
+        """Report on samples that the model was not trained on, see `i2moe.explain`.
+
+        Args:
+            Xs: as for `fit`.
+            y: their targets.
+            n_draws: number of replacements that measures of faithfulness are averaged over; 0 leaves them out.
+            confidence: of the intervals.
+        """
+        modalities, available = self.to_tensors(Xs)
+        target = self._code_target(_check_targets(y, len(available)))
+        data = Rows(modalities, available, target, torch.ones(len(target)))
+        return explain(
+            self.model_,
+            data.for_reports(torch.device(self.device)),
+            task=self._task,
+            class_names=self._output_names(),
+            call=call,
+            n_draws=n_draws,
+            confidence=confidence,
+        )
+
+    @abstractmethod
+    def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Look at the targets, and return them coded, and the samples' weights."""
+
+    @abstractmethod
+    def _code_target(self, y: np.ndarray) -> Tensor:
+        """Return targets as the model takes them: (N,) classes or (N, C) values."""
+
+    @abstractmethod
+    def _loss(self) -> SampleLoss:
+        """Return the loss of each sample."""
+
+    @property
+    @abstractmethod
+    def _n_outputs(self) -> int:
+        """Number of outputs C."""
+
+    @abstractmethod
+    def _output_names(self) -> list[str] | None:
+        """Names of the outputs."""
+
+    def _outputs(self, Xs: MultimodalData) -> dict[str, Tensor]:
+        """Run the model over samples: prediction (N, C), weights (N, E) and marginals (N, M, C), in float64."""
+        modalities, available = self.to_tensors(Xs)
+        nothing = torch.zeros(len(available))
+        found: dict[str, list[Tensor]] = {"prediction": [], "weights": [], "marginals": []}
+        device = torch.device(self.device)
+        with torch.no_grad():
+            self.model_.eval()
+            for inputs, _ in Rows(modalities, available, nothing, nothing).for_reports(device):
+                out = call(self.model_, inputs)
+                for name, batches in found.items():
+                    batches.append(getattr(out, name).cpu().double())
+        outputs = {name: torch.cat(batches) for name, batches in found.items()}
+        outputs["marginals"][~available] = torch.nan
+        return outputs
+
+    def _make_model(self, train: Rows) -> InteractionMoE:
+        names = self.inputs_.names
+        sample = tuple(modality[:2] for modality in train.modalities)
+        encoders = choose_encoders(self.encoders, names)
+        if self.backbone is not None and self.encoders is not None:
+            raise ValueError("a backbone must come without encoders, however both are given; put them inside it")
+
+        def build() -> nn.Module:
+            made = [
+                make_encoder(name, encoder, x, self.hidden_dim)
+                for name, encoder, x in zip(names, encoders, sample, strict=True)
+            ]
+            modules, widths = zip(*made, strict=True)
+            return Fusion(modules, widths, self._n_outputs, hidden_dim=self.hidden_dim, dropout=self.dropout)
+
+        model = InteractionMoE(
+            build if self.backbone is None else self.backbone,
+            len(names),
+            modality_names=names,
+            reweighter=ComputedReweighter(self._task),
+            members=self.members,
+        )
+        with torch.no_grad():
+            shape = model.eval()(*sample).prediction.shape
+        if shape != (len(sample[0]), self._n_outputs):
+            raise ValueError(
+                f"the backbone must return (B, C) with C = {self._n_outputs} outputs, however it returned "
+                f"{tuple(shape)} for B = {len(sample[0])}"
+            )
+        return model
+
+    def _recipe(self, device: torch.device) -> Recipe:
+        return Recipe(
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            patience=self.patience,
+            modality_dropout=self.modality_dropout,
+            device=device,
+        )
+
+    def _check_arguments(self) -> None:
+        check_at_least_one(
+            hidden_dim=self.hidden_dim,
+            batch_size=self.batch_size,
+            max_epochs=self.max_epochs,
+            patience=self.patience,
+        )
+        check_rate(dropout=self.dropout, modality_dropout=self.modality_dropout)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie between 0 and 1, however it is {self.validation_fraction}")
+        if self.progress not in ("rich", None):
+            raise ValueError(f"progress must be 'rich' or None, however it is {self.progress!r}")
+
+
+def _check_targets(y: Any, n_samples: int) -> np.ndarray:
+    """Return the targets as an array with a row for each sample."""
+    targets = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if targets.ndim == 0 or len(targets) != n_samples:
+        raise ValueError(
+            f"y must have one target for each of {n_samples} samples, however its shape is {targets.shape}; Xs is a "
+            "list or dict with one array for each modality"
+        )
+    absent = targets != targets if targets.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
+    absent = absent | (targets == None) if targets.dtype.kind == "O" else absent  # noqa: E711
+    if absent.any():
+        raise ValueError(f"y must be known for all samples, however {absent.sum()} are NaN or None; drop these samples")
+    return targets
+
+
+def _check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
+    """Return how much each sample counts, (N,)."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
+        raise ValueError(
+            f"sample_weight must be {n_samples} finite numbers of at least 0, not all 0, however its shape is "
+            f"{weight.shape}" + (f" and it lies in [{weight.min():g}, {weight.max():g}]" if weight.size else "")
+        )
+    return weight

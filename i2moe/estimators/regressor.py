@@ -1,0 +1,113 @@
+"""InteractionRegressor: values from several modalities, in the manner of scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin
+from torch import Tensor
+
+from i2moe._tasks import Task
+from i2moe.estimators.base import InteractionEstimator, MultimodalData
+from i2moe.estimators.training import SampleLoss
+from i2moe.interpretation import InteractionReport
+
+__all__ = ["InteractionRegressor"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class InteractionRegressor(RegressorMixin, InteractionEstimator):
+    """Predict values from several modalities, and say which interactions the prediction comes from.
+
+    As `InteractionClassifier`, where all arguments but `class_weight` are described. The loss is the squared error of
+    the standardized target; `model_` predicts standardized values.
+
+    Attributes:
+        expert_names_: E names, ("uniqueness/<name 0>", ..., "synergy", "redundancy").
+        modality_names_: M names.
+        model_: the `InteractionMoE`. Its input is what `to_tensors` returns.
+        target_mean_: (C,), of the target; `target_scale_` is its deviation.
+        held_out_losses_: after each epoch.
+        n_iter_: number of epochs.
+
+    Example:
+        >>> generator = np.random.default_rng(0)
+        >>> image, text = generator.normal(size=(200, 8)), generator.normal(size=(200, 4))
+        >>> y = 100 + 5 * image[:, 0]
+        >>> reg = InteractionRegressor(random_state=0).fit([image, text], y)
+        >>> reg.expert_names_[reg.interaction_weights([image, text]).mean(0).argmax()]
+        'uniqueness/0'
+    """
+
+    _task: ClassVar[Task] = "regression"
+
+    def predict(self, Xs: MultimodalData) -> np.ndarray:
+        """Return the values of each sample, (N,) or (N, C), as the target of `fit` was."""
+        return self._in_units(self._outputs(Xs)["prediction"].numpy())
+
+    def marginal_predict(self, Xs: MultimodalData) -> np.ndarray:
+        """Return the values predicted from each modality alone, (N, M) or (N, M, C); NaN where a sample lacks it."""
+        return self._in_units(self._outputs(Xs)["marginals"].numpy())
+
+    def report(self, Xs: MultimodalData, y: Any, *, n_draws: int = 4, confidence: float = 0.95) -> InteractionReport:
+        """Report on samples that the model was not trained on, see `i2moe.explain`.
+
+        A single target is in its unit. Several are in deviations of each.
+        """
+        report = super().report(Xs, y, n_draws=n_draws, confidence=confidence)
+        if self._n_outputs > 1:
+            return report
+        mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])
+        in_units = {
+            name: getattr(report, name) * scale + mean for name in ("expert_predictions", "prediction", "target")
+        }
+        drops = {name: getattr(report, name) for name in ("comprehensiveness", "sufficiency")}
+        return replace(
+            report, **in_units, **{name: None if drop is None else drop * scale**2 for name, drop in drops.items()}
+        )
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.target_mean_)
+
+    def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        values = _as_values(y)
+        self.target_mean_ = values.mean(0)
+        deviation = values.std(0)
+        self.target_scale_ = np.where(deviation > 0, deviation, 1.0)
+        self.target_ndim_ = y.ndim
+        return self._code_target(y), weight
+
+    def _code_target(self, y: np.ndarray) -> Tensor:
+        values = _as_values(y)
+        if values.shape[1] != self._n_outputs:
+            raise ValueError(
+                f"y must have {self._n_outputs} values for each sample as in fit, however its shape is {y.shape}"
+            )
+        return torch.from_numpy((values - self.target_mean_) / self.target_scale_).float()
+
+    def _loss(self) -> SampleLoss:
+        return lambda prediction, target: (prediction - target).square().mean(-1)
+
+    def _output_names(self) -> list[str] | None:
+        return None
+
+    def _in_units(self, outputs: np.ndarray) -> np.ndarray:
+        values = outputs * self.target_scale_ + self.target_mean_
+        return values[..., 0] if self.target_ndim_ == 1 else values
+
+
+def _as_values(y: np.ndarray) -> np.ndarray:
+    """Return targets as (N, C) in float64."""
+    try:
+        values = y.astype(np.float64).reshape(len(y), -1)
+    except ValueError as error:
+        raise ValueError(
+            f"y must be numbers for a regression, however it is of {y.dtype}; use InteractionClassifier"
+        ) from error
+    if y.ndim > 2 or not np.isfinite(values).all():
+        raise ValueError(f"y must be finite values (N,) or (N, C), however its shape is {y.shape} or some are infinite")
+    return values
