@@ -7,7 +7,18 @@ from typing import Literal, TypeAlias, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Task", "check_target", "check_task", "decide", "distances", "drop_name", "is_correct", "score"]
+__all__ = [
+    "Task",
+    "check_target",
+    "check_task",
+    "decide",
+    "distances",
+    "drop_name",
+    "is_correct",
+    "probabilities",
+    "score",
+    "score_name",
+]
 
 Task: TypeAlias = Literal["classification", "multilabel", "regression"]
 
@@ -17,6 +28,13 @@ drop_name: dict[Task, str] = {
     "regression": "rise of the squared error",
 }
 """What a drop of the score is."""
+
+score_name: dict[Task, str] = {
+    "classification": "accuracy",
+    "multilabel": "share of labels right",
+    "regression": "R²",
+}
+"""What says how good predictions are, the higher the better, 1 at best."""
 
 
 def check_task(task: str) -> None:
@@ -65,6 +83,14 @@ def decide(task: Task, prediction: Tensor) -> Tensor:
     if task == "classification":
         return prediction.argmax(-1)
     return (prediction > 0).long() if task == "multilabel" else prediction
+
+
+def probabilities(task: Task, outputs: Tensor) -> Tensor:
+    """Turn raw outputs (..., C) into probabilities, or in regression the values themselves, in float64."""
+    outputs = outputs.double()
+    if task == "classification":
+        return outputs.softmax(-1)
+    return outputs.sigmoid() if task == "multilabel" else outputs
 
 
 def score(task: Task, prediction: Tensor, target: Tensor) -> Tensor:

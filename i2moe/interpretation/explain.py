@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._tasks import Task, check_task
+from i2moe.computed import ComputedReweighter
 from i2moe.interpretation.observation import (
     call_by_signature,
     find_moe,
@@ -37,6 +38,7 @@ def explain(
     call: Callable[[nn.Module, Any], object] | None = None,
     perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = None,
     n_draws: int = 4,
+    drop_modalities: bool = True,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> InteractionReport:
@@ -72,6 +74,9 @@ def explain(
             none.
         n_draws: number of replacements that scores are averaged over; 0 leaves faithfulness out and costs one pass
             instead of 1 + 2 M n_draws (1 + 2 n_draws for two modalities).
+        drop_modalities: predict also without one modality and without two, where the model has a fill: for
+            `report.cost_of_dropping()`. M + M (M - 1) / 2 passes more, 2 for two modalities; a learned reweighter's
+            model takes M more from four modalities on.
         confidence: of the intervals of the mean weights.
         seed: of the replacements; equal seeds give equal reports.
 
@@ -120,6 +125,7 @@ def explain(
         perturbation=_choose_perturbation(moe, perturbation),
         n_draws=n_draws,
         outputs=outputs,
+        drop_modalities=drop_modalities,
     )
 
     generators = generators_of(reader.perturbation, data)
@@ -132,6 +138,8 @@ def explain(
 
     # A batch's part of each tensor is let go as soon as it is joined: both at once would take twice the memory.
     rows = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+    if "available" in rows and rows["available"].all():
+        del rows["available"]
     _warn_of_unmeasured(rows)
     return InteractionReport(
         task=task,
@@ -146,8 +154,12 @@ def explain(
         comprehensiveness=rows.get("comprehensiveness"),
         sufficiency=rows.get("sufficiency"),
         checksums=rows["checksums"],
-        available=rows.get("available"),
         confidence=confidence,
+        available=rows.get("available"),
+        marginals=rows.get("marginals"),
+        weight_spread=rows.get("weight_spread"),
+        predictions_without=rows.get("predictions_without"),
+        computed=isinstance(moe.reweighter, ComputedReweighter),
     )
 
 

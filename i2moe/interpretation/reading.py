@@ -14,6 +14,7 @@ from i2moe._tasks import Task, check_target, score
 from i2moe._types import Modality
 from i2moe.interpretation.faithfulness import score_drops
 from i2moe.interpretation.observation import Observation, checksum, move, observe
+from i2moe.interpretation.reduced import reduced_predictions, spread_of_members
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
@@ -33,6 +34,7 @@ class BatchReader:
         perturbation: what replaces a modality.
         n_draws: number of replacements; 0 measures no faithfulness.
         outputs: which of the prediction's outputs.
+        drop_modalities: whether to predict without some of the modalities too, where the model can.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class BatchReader:
     perturbation: Perturbation
     n_draws: int
     outputs: slice
+    drop_modalities: bool
 
     def read(self, index: int, batch: Any) -> dict[str, Tensor]:
         """Return the rows of batch number `index`, on the CPU."""
@@ -58,7 +61,19 @@ class BatchReader:
             rows["checksums"] = checksum(modalities, len(target))
             if seen.available is not None:
                 rows["available"] = seen.available.cpu()
+            rows |= self._reduce(seen)
             return rows | (self._measure(seen, rows) if self.n_draws > 0 else {})
+
+    def _reduce(self, seen: Observation) -> dict[str, Tensor]:
+        found = {"marginals": seen.output.marginals, "weight_spread": spread_of_members(self.moe, seen.output)}
+        if self.drop_modalities and self.moe.fill is not None:
+            found["marginals"], found["predictions_without"] = reduced_predictions(self.moe, seen)
+        rows = {name: _to_cpu(tensor) for name, tensor in found.items() if tensor is not None}
+        for name in {"marginals", "predictions_without"} & set(rows):
+            rows[name] = _as_rows(rows[name], n_leading=2)[..., self.outputs]
+        if "marginals" in rows and seen.available is not None:
+            rows["marginals"] = rows["marginals"].masked_fill(~seen.available.cpu().unsqueeze(-1), torch.nan)
+        return rows
 
     def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         def score_of(modalities: tuple[Modality, ...]) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation.report import InteractionReport
-from i2moe.interpretation.report.summary import table
+from i2moe.interpretation.report.comparison import check_same_samples
+from i2moe.interpretation.report.text import table
 from i2moe.interpretation.statistics import correlation, plain
 
 __all__ = ["Stability", "stability"]
@@ -139,7 +140,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
     if len(reports) < 2:
         raise ValueError(f"stability must have at least two reports, however it has {len(reports)}")
     for index, report in enumerate(reports[1:], start=1):
-        _check_same(reports[0], report, index)
+        check_same_samples(reports[0], report, index)
 
     pairs = tuple(combinations(range(len(reports)), 2))
     weights = [report.weights.double() for report in reports]
@@ -154,24 +155,3 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         distances=torch.stack([(weights[a] - weights[b]).abs().sum(1).mean() / 2 for a, b in pairs]),
         global_weights=torch.stack([weight.mean(0) for weight in weights]),
     )
-
-
-def _check_same(first: InteractionReport, other: InteractionReport, index: int) -> None:
-    if other.expert_names != first.expert_names:
-        raise ValueError(
-            f"all reports must have the same experts, however report 0 has {first.expert_names} and report {index} "
-            f"{other.expert_names}"
-        )
-    if len(other) != len(first):
-        raise ValueError(
-            f"all reports must be of the same samples, however report 0 has {len(first)} and report {index} "
-            f"{len(other)}; explain every model on the same data"
-        )
-    same = torch.isclose(first.checksums, other.checksums, rtol=1e-6, atol=1e-6)
-    if first.target.shape == other.target.shape:
-        same &= (first.target == other.target).reshape(len(first), -1).all(1)
-    if not same.all():
-        raise ValueError(
-            f"all reports must be of the same samples in the same order, however {int((~same).sum())} of {len(same)} "
-            f"samples of report {index} are not those of report 0; use a loader with shuffle=False and no augmentation"
-        )

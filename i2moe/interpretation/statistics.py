@@ -17,6 +17,7 @@ __all__ = [
     "correlation",
     "explained_by_groups",
     "group_statistics",
+    "mean_interval",
     "plain",
     "rank_correlation",
     "ranks",
@@ -111,6 +112,20 @@ def explained_by_groups(values: Tensor, groups: Tensor) -> float:
     means = _sums(values, groups, n_groups) / groups.bincount().unsqueeze(1)
     within = (values - means[groups]).square().sum().item()
     return 1 - within / (n_samples - n_groups) * (n_samples - 1) / total
+
+
+def mean_interval(values: Tensor, confidence: float) -> tuple[float, float, float]:
+    """Return the mean of values (N,) and Student's interval of it; NaN where it is unknown.
+
+    Example:
+        >>> [round(end, 3) for end in mean_interval(torch.tensor([0.0, 1.0, 2.0]), confidence=0.95)]
+        [1.0, -1.484, 3.484]
+    """
+    if len(values) < 2:
+        return (values.double().mean().item(), math.nan, math.nan)
+    mean = values.double().mean().item()
+    margin = student_quantile(confidence, len(values) - 1) * values.double().std().item() / math.sqrt(len(values))
+    return mean, mean - margin, mean + margin
 
 
 def check_confidence(confidence: float) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._tasks import decide, distances, is_correct, score
+from i2moe._shares import columns, interaction_shares
+from i2moe._tasks import decide, distances, is_correct, probabilities, score
 from i2moe.interpretation.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
+from i2moe.interpretation.report.quality import Quality, quality
 from i2moe.interpretation.report.record import ReportRecord
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics, group_statistics
 
@@ -125,6 +127,60 @@ class Diagnostics(ReportRecord):
             ValueError: if faithfulness was not measured.
         """
         return agreement(self.weights, self.evidence)
+
+    @cached_property
+    def behavior_shares(self) -> Tensor:
+        """(N, E), the share of each interaction in what the model predicts from each modality alone and from all.
+
+        `i2moe.supervision.interaction_shares` of these predictions, with the mean prediction as the prior. No targets
+        are used. NaN for a sample with one modality.
+
+        Raises:
+            ValueError: if the model cannot predict from one modality.
+        """
+        if self.marginals is None:
+            raise ValueError(
+                "behavior_shares must have predictions from each modality alone, however there are none; explain a "
+                "model with a fill or with computed weights, with drop_modalities=True"
+            )
+        joint = probabilities(self.task, self.prediction)
+        prior = joint.mean(0)
+        marginals = probabilities(self.task, self.marginals)
+        shares, _ = interaction_shares(torch.where(marginals.isnan(), prior, marginals), joint, prior)
+        single = self.marginals.isnan().any(2).logical_not().sum(1, keepdim=True) < 2
+        return shares[:, columns(self.interactions, len(self.modality_names))].masked_fill(single, torch.nan)
+
+    @cached_property
+    def faithfulness(self) -> Tensor:
+        """(E,), rank correlation over samples between each expert's weight and its share of the model's behavior.
+
+        1: the weight ranks the samples as `behavior_shares` do. 0: it tells nothing about them. NaN where either is the
+        same for all samples.
+
+        Raises:
+            ValueError: if the model cannot predict from one modality.
+        """
+        return agreement(self.weights, self.behavior_shares)
+
+    @cached_property
+    def quality(self) -> Quality:
+        """How good the model's predictions are."""
+        return quality(self.task, self.prediction, self.target, self.confidence)
+
+    @cached_property
+    def quality_alone(self) -> dict[str, Quality]:
+        """How good the predictions from each modality alone are, by its name; empty where the model makes none.
+
+        Of the samples that have the modality; a modality that none has is left out.
+        """
+        if self.marginals is None:
+            return {}
+        found = {}
+        for name, marginal in zip(self.modality_names, self.marginals.unbind(1), strict=True):
+            known = ~marginal.isnan().any(1)
+            if known.any():
+                found[name] = quality(self.task, marginal[known], self.target[known], self.confidence)
+        return found
 
     @cached_property
     def behavior(self) -> tuple[Tensor, Tensor]:

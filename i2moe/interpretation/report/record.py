@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -11,9 +12,21 @@ from i2moe._tasks import Task, check_target, check_task
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.losses import Interaction
 
-__all__ = ["ReportRecord"]
+__all__ = ["ReportRecord", "dropped_subsets"]
 
-_MAY_BE_NONE = frozenset({"comprehensiveness", "sufficiency", "available"})
+_MAY_BE_NONE = frozenset(
+    {"comprehensiveness", "sufficiency", "available", "marginals", "weight_spread", "predictions_without"}
+)
+
+
+def dropped_subsets(n_modalities: int) -> tuple[tuple[int, ...], ...]:
+    """The S subsets of modalities that are dropped: each one, then each pair, where others are left.
+
+    Example:
+        >>> dropped_subsets(2), dropped_subsets(3)
+        (((0,), (1,)), ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2)))
+    """
+    return tuple(subset for size in (1, 2) if size < n_modalities for subset in combinations(range(n_modalities), size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +52,13 @@ class ReportRecord:
         checksums: (N,), of the raw inputs, by which `stability` recognizes the data.
         confidence: of the intervals.
         available: (N, M) bool, which modalities each sample has; None where all have all. Drops are NaN for others.
+        marginals: (N, M, C), raw outputs from each modality alone, NaN where it is absent; None where the model has no
+            fill for the others.
+        weight_spread: (N, E), standard deviation over the members of the weights computed from each member's own
+            predictions; None without members.
+        predictions_without: (N, S, C), raw outputs without the modalities of each of the S `dropped_subsets`, NaN where
+            nothing would be left; None if not measured.
+        computed: whether the weights are computed from the predictions, and not learned.
 
     Raises:
         ValueError: if names, tensors and the task do not fit together.
@@ -58,6 +78,10 @@ class ReportRecord:
     checksums: Tensor
     confidence: float = 0.95
     available: Tensor | None = None
+    marginals: Tensor | None = None
+    weight_spread: Tensor | None = None
+    predictions_without: Tensor | None = None
+    computed: bool = False
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -81,6 +105,9 @@ class ReportRecord:
             "sufficiency": (n, m),
             "checksums": (n,),
             "available": (n, m),
+            "marginals": (n, m, c),
+            "weight_spread": (n, e),
+            "predictions_without": (n, len(dropped_subsets(m)), c),
         }
         for name, shape in shapes.items():
             if getattr(self, name) is not None or name not in _MAY_BE_NONE:

@@ -8,7 +8,10 @@ from typing import Self
 import torch
 
 from i2moe.interpretation.report import storage
+from i2moe.interpretation.report.comparison import compare
 from i2moe.interpretation.report.diagnostics import Diagnostics
+from i2moe.interpretation.report.dropping import cost_of_dropping
+from i2moe.interpretation.report.samples import sample
 from i2moe.interpretation.report.summary import summary
 from i2moe.interpretation.report.tables import to_dict, to_pandas
 from i2moe.interpretation.report.warning_rules import report_warnings
@@ -36,6 +39,9 @@ class InteractionReport(Diagnostics):
     to_dict = to_dict
     to_pandas = to_pandas
     save = storage.save
+    sample = sample
+    compare = compare
+    cost_of_dropping = cost_of_dropping
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

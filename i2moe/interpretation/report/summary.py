@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from i2moe._tasks import drop_name
+from i2moe._tasks import drop_name, score_name
 from i2moe.interpretation.report.diagnostics import Diagnostics, group_by_availability
+from i2moe.interpretation.report.dropping import cost_of_dropping
+from i2moe.interpretation.report.text import interval, number, table
 from i2moe.interpretation.report.warning_rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
-__all__ = ["summary", "table"]
+__all__ = ["summary"]
 
 _MOST_ROWS = 30
 
 
 def summary(report: Diagnostics) -> str:
-    """Return a plain-text table of the weights, per class, by outcome, and of what replaced modalities cost.
+    """Return a plain-text table of the weights, per class, by outcome, and of what modalities are worth.
 
     Example:
         >>> from i2moe.interpretation import InteractionReport
@@ -27,6 +28,10 @@ def summary(report: Diagnostics) -> str:
         4 samples, classification, accuracy 0.750
     """
     blocks = [_headline(report), _experts(report), _groups(report)]
+    if report.marginals is not None:
+        blocks.append(_alone(report))
+    if report.predictions_without is not None:
+        blocks.append(_dropping(report))
     if report.comprehensiveness is not None:
         blocks.append(_drops(report))
     if report.available is not None:
@@ -42,21 +47,6 @@ def summary(report: Diagnostics) -> str:
     if warnings:
         blocks.append("\n".join(["warnings", *(f"  {warning}" for warning in warnings)]))
     return "\n\n".join(blocks)
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Align text in columns, the first to the left, the others to the right.
-
-    Example:
-        >>> print(table(["expert", "mean"], [["synergy", "0.5"]]))
-        expert   mean
-        synergy   0.5
-    """
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))]).rstrip() for line in lines
-    )
 
 
 def _headline(report: Diagnostics) -> str:
@@ -76,9 +66,9 @@ def _experts(report: Diagnostics) -> str:
     rows = [
         [
             name,
-            _number(overall.mean[e]),
-            _interval(overall.low[e], overall.high[e]),
-            _number(overall.std[e]),
+            number(overall.mean[e]),
+            interval(overall.low[e], overall.high[e]),
+            number(overall.std[e]),
             f"{largest[e]:.1%}",
         ]
         for e, name in enumerate(report.expert_names)
@@ -86,7 +76,13 @@ def _experts(report: Diagnostics) -> str:
     if report.comprehensiveness is not None:
         header += ["behavior", "agreement"]
         measured = zip(rows, *report.behavior, report.agreement, strict=True)
-        rows = [[*row, _interval(low, high), _number(correlation)] for row, low, high, correlation in measured]
+        rows = [[*row, interval(low, high), number(correlation)] for row, low, high, correlation in measured]
+    if report.marginals is not None:
+        header.append("faithfulness")
+        rows = [[*row, number(value)] for row, value in zip(rows, report.faithfulness, strict=True)]
+    if report.weight_spread is not None:
+        header.append("members differ by")
+        rows = [[*row, number(value)] for row, value in zip(rows, report.weight_spread.mean(0), strict=True)]
     return table(header, rows)
 
 
@@ -108,15 +104,37 @@ def _groups(report: Diagnostics) -> str:
 
 
 def _group_row(name: str, group: WeightStatistics) -> list[str]:
-    return [name, _size(group), *map(_number, group.mean)]
+    return [name, _size(group), *map(number, group.mean)]
 
 
 def _drops(report: Diagnostics) -> str:
     assert report.comprehensiveness is not None
     assert report.sufficiency is not None
     drops = zip(report.modality_names, report.comprehensiveness.nanmean(0), report.sufficiency.nanmean(0), strict=True)
-    rows = [[name, _number(replaced), _number(alone)] for name, replaced, alone in drops]
+    rows = [[name, number(replaced), number(alone)] for name, replaced, alone in drops]
     return f"{drop_name[report.task]} with a modality\n" + table(["", "replaced", "kept alone"], rows)
+
+
+def _alone(report: Diagnostics) -> str:
+    """How good the predictions from each modality alone are, and from all."""
+    header = ["predicting from", "samples", score_name[report.task], f"{report.confidence:.0%} interval"]
+    header += [] if report.task == "regression" else ["log-likelihood (nats)", "calibration error"]
+    rows = []
+    alone = {f"{name} alone": found for name, found in report.quality_alone.items()}
+    for name, found in (alone | {"all": report.quality}).items():
+        row = [name, str(found.n_samples), number(found.score), interval(found.low, found.high)]
+        rows.append(row if found.nll is None else [*row, number(-found.nll), number(found.calibration_error)])
+    return table(header, rows)
+
+
+def _dropping(report: Diagnostics) -> str:
+    """What dropping modalities costs."""
+    header = ["without", "samples", score_name[report.task], "falls by", f"{report.confidence:.0%} interval"]
+    rows = [
+        [name, str(cost.n_samples), number(cost.score), number(cost.cost), interval(cost.low, cost.high)]
+        for name, cost in list(cost_of_dropping(report).items())[:_MOST_ROWS]
+    ]
+    return table(header, rows)
 
 
 def _availability(report: Diagnostics, available: Tensor) -> str:
@@ -128,7 +146,7 @@ def _availability(report: Diagnostics, available: Tensor) -> str:
     patterns = list(report.by_availability.items())
     header = ["available", "samples", "squared error" if regression else "correct", *report.expert_names]
     rows = [
-        [name, _size(group), _number(quality[names.index(name)] / group.n_samples), *map(_number, group.mean)]
+        [name, _size(group), number(quality[names.index(name)] / group.n_samples), *map(number, group.mean)]
         for name, group in patterns[:_MOST_ROWS]
     ]
     n_more = len(patterns) - _MOST_ROWS
@@ -141,11 +159,3 @@ def _size(group: WeightStatistics) -> str:
 
 def _is_small(group: WeightStatistics) -> bool:
     return 0 < group.n_samples < FEW_SAMPLES
-
-
-def _interval(low: Tensor, high: Tensor) -> str:
-    return "-" if low.isnan() else f"[{low:.3f}, {high:.3f}]"
-
-
-def _number(value: Tensor) -> str:
-    return "-" if value.isnan() else f"{value:.3f}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from i2moe._tasks import decide
 from i2moe.interpretation.report.diagnostics import Diagnostics
+from i2moe.interpretation.report.dropping import cost_of_dropping
 from i2moe.interpretation.report.warning_rules import report_warnings
 from i2moe.interpretation.statistics import plain
 
@@ -44,6 +45,13 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
         "comprehensiveness": None if comprehensiveness is None else plain(comprehensiveness.nanmean(0)),
         "sufficiency": None if sufficiency is None else plain(sufficiency.nanmean(0)),
         "behavior": [plain(bound) for bound in report.behavior],
+        "quality": report.quality.to_dict(),
+        "quality_alone": {name: found.to_dict() for name, found in report.quality_alone.items()},
+        "cost_of_dropping": None
+        if report.predictions_without is None
+        else {name: cost.to_dict() for name, cost in cost_of_dropping(report).items()},
+        "weight_spread": None if report.weight_spread is None else plain(report.weight_spread.mean(0)),
+        "faithfulness": None if report.marginals is None else plain(report.faithfulness),
         "agreement": None if comprehensiveness is None else plain(report.agreement),
         "warnings": list(report_warnings(report)),
     }
@@ -80,9 +88,14 @@ def _columns(report: Diagnostics) -> dict[str, Tensor | list[str]]:
     named |= _decided(report, "prediction", report.prediction, report.decision)
     named |= {"correct": report.correct, "score": report.score}
     named |= _each("weight", report.expert_names, report.weights)
+    if report.weight_spread is not None:
+        named |= _each("weight_spread", report.expert_names, report.weight_spread)
     for e, expert in enumerate(report.expert_names):
         raw = report.expert_predictions[:, e]
         named |= _decided(report, f"prediction/{expert}", raw, decide(report.task, raw))
+    if report.marginals is not None:
+        for name, alone in zip(report.modality_names, report.marginals.unbind(1), strict=True):
+            named |= _decided(report, f"alone/{name}", alone, decide(report.task, alone))
     if report.available is not None:
         named |= _each("available", report.modality_names, report.available)
     named |= {"entropy": report.entropy, "disagreement": report.disagreement}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from i2moe.interpretation.report.alone_rules import find_miscalibrated, find_uncarried
 from i2moe.interpretation.report.diagnostics import Diagnostics
 from i2moe.interpretation.statistics import FEW_SAMPLES, explained_by_groups
 
@@ -24,6 +25,8 @@ def report_warnings(
     apart_above: float = 0.2,
     agreement_below: float = 0.2,
     homogeneous_above: float = 0.7,
+    miscalibrated_above: float = 0.1,
+    uncarried_above: float = 0.2,
 ) -> tuple[str, ...]:
     """Return what is suspicious about the weights, in sentences.
 
@@ -46,10 +49,15 @@ def report_warnings(
         apart_above: the mean weights contradict the behavior if one of them is farther outside of its bounds
             (`report.behavior`).
         agreement_below: the weights do not follow the behavior of single samples if the rank correlation of an
-            expert's weight with its evidence is below (`report.agreement`). Not asked of fewer than 20 samples, of
-            constant weights and of experts with a mean weight below a tenth, where ranks are noise.
+            expert's weight with its evidence is below (`report.agreement`), or with its share of what the model
+            predicts from each modality alone and from all (`report.faithfulness`). Not asked of fewer than 20 samples,
+            of constant weights and of experts with a mean weight below a tenth, where ranks are noise.
         homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
             weight are above. Then only a contradiction is warned of.
+        miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
+            are right, if the calibration error of a modality alone exceeds by this what it would be by chance.
+        uncarried_above: a mean weight above this contradicts what its modalities say alone: on the uniqueness of one
+            that predicts no better than chance, or on redundancy where fewer than two predict better.
 
     Example:
         >>> from i2moe.interpretation import InteractionReport
@@ -61,6 +69,8 @@ def report_warnings(
         return ()
     mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
     found = [*_find_chance(report), *_find_apart(names, mean, lowest, highest, apart_above)]
+    found += find_miscalibrated(report, miscalibrated_above)
+    found += find_uncarried(report, uncarried_above)
     if bool((torch.minimum(mean, (lowest + highest) / 2) > homogeneous_above).any()):
         return tuple(found)
 
@@ -157,14 +167,21 @@ def _find_class_bound(report: Diagnostics, above: float) -> list[str]:
 
 
 def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -> list[str]:
-    if report.comprehensiveness is None or len(report) < FEW_SAMPLES:
+    if len(report) < FEW_SAMPLES:
         return []
+    measures: dict[str, Tensor] = {}
+    if report.comprehensiveness is not None:
+        measures["agreement"] = report.agreement
+    if report.marginals is not None:
+        measures["faithfulness"] = report.faithfulness
     judged = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
-    low = ((report.agreement < below) & judged).tolist()
-    parts = [f"{name!r} {report.agreement[e]:+.2f}" for e, name in enumerate(report.expert_names) if low[e]]
-    if not parts:
-        return []
-    return [
-        f"weights do not follow the model's behavior from sample to sample (agreement: {', '.join(parts)}): "
-        "do not interpret them for single samples"
-    ]
+    found = []
+    for measure, values in measures.items():
+        low = ((values < below) & judged).tolist()
+        parts = [f"{name!r} {values[e]:+.2f}" for e, name in enumerate(report.expert_names) if low[e]]
+        if parts:
+            found.append(
+                f"weights do not follow the model's behavior from sample to sample ({measure}: {', '.join(parts)}): "
+                "do not interpret them for single samples"
+            )
+    return found

@@ -1,0 +1,35 @@
+"""Text in columns, and numbers as the summary shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+__all__ = ["interval", "number", "table"]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align text in columns, the first to the left, the others to the right.
+
+    Example:
+        >>> print(table(["expert", "mean"], [["synergy", "0.5"]]))
+        expert   mean
+        synergy   0.5
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(map(str.rjust, line[1:], widths[1:]))]).rstrip() for line in lines
+    )
+
+
+def number(value: Tensor | float | None) -> str:
+    """Three decimals; a dash for what is unknown."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval(low: Tensor | float, high: Tensor | float) -> str:
+    """Both ends; a dash for what is unknown."""
+    return "-" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"

@@ -1,0 +1,352 @@
+"""What a report says of each modality alone, of dropped ones, of single samples and of two models."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from i2moe import InteractionMoE, InteractionSupervision, Reweighter
+from i2moe._tasks import Task
+from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation.report.quality import calibration_error
+from i2moe.supervision import interaction_shares
+
+NAMES = ("image", "text", "sound")
+
+
+class Fusion(nn.Module):
+    """M modalities of width 3."""
+
+    def __init__(self, n_modalities: int, n_outputs: int = 2) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3 * n_modalities, 8), nn.Tanh(), nn.Linear(8, n_outputs))
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        output: Tensor = self.net(torch.cat(modalities, dim=-1))
+        return output
+
+
+def make(n_modalities: int = 2, n_outputs: int = 2, **options: Any) -> InteractionMoE:
+    torch.manual_seed(0)
+    options = {"reweighter": "computed", "members": 3} | options
+    names = NAMES[:n_modalities]
+    return InteractionMoE(lambda: Fusion(n_modalities, n_outputs), n_modalities, modality_names=names, **options)
+
+
+def batches(n_modalities: int = 2, n: int = 60, task: Task = "classification", n_outputs: int = 2) -> list[Any]:
+    generator = torch.Generator().manual_seed(1)
+    xs = [torch.randn(n, 3, generator=generator) for _ in range(n_modalities)]
+    y = sum(x[:, :n_outputs] for x in xs)
+    assert isinstance(y, Tensor)
+    target = {"classification": y.argmax(1), "multilabel": (y > 0).long(), "regression": y}[task]
+    half = n // 2
+    return [(tuple(x[rows] for x in xs), target[rows]) for rows in (slice(half), slice(half, n))]
+
+
+def absent(data: list[Any], mask: Tensor) -> list[Any]:
+    """Batches in which modalities are missing."""
+    n = len(data[0][1])
+    return [
+        (dict(zip(NAMES, xs, strict=False)) | {"available": mask[i * n : (i + 1) * n]}, y)
+        for i, (xs, y) in enumerate(data)
+    ]
+
+
+class Named(nn.Module):
+    """A fusion called by names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fusion = Fusion(2)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        output: Tensor = self.fusion(image, text)
+        return output
+
+
+def make_named(**options: Any) -> InteractionMoE:
+    torch.manual_seed(0)
+    options = {"reweighter": "computed", "members": 3} | options
+    return InteractionMoE(Named, 2, modality_names=("image", "text"), **options)
+
+
+def without(model: InteractionMoE, data: list[Any], *dropped: int) -> Tensor:
+    """What the model predicts without some modalities."""
+    kept = torch.tensor([i not in dropped for i in range(model.n_modalities)])
+    with torch.no_grad():
+        rows = [model.eval()(*xs, available=kept.expand(len(y), -1)).prediction for xs, y in data]
+    return torch.cat(rows)
+
+
+class TestFields:
+    @pytest.mark.parametrize("n_modalities", [2, 3])
+    @pytest.mark.parametrize("options", [{}, {"members": None, "reweighter": None, "fill": "zero"}])
+    def test_equal_the_models_own_predictions(self, n_modalities: int, options: dict[str, Any]) -> None:
+        if "fill" in options:
+            options = options | {"feature_dims": (3,) * n_modalities}
+        model, data = make(n_modalities, **options), batches(n_modalities)
+        report = explain(model, data, n_draws=0)
+        assert report.marginals is not None
+        assert report.predictions_without is not None
+        for i in range(n_modalities):
+            others = [j for j in range(n_modalities) if j != i]
+            torch.testing.assert_close(report.marginals[:, i], without(model, data, *others))
+            torch.testing.assert_close(report.predictions_without[:, i], without(model, data, i))
+        if n_modalities == 3:
+            torch.testing.assert_close(report.predictions_without[:, 4], without(model, data, 0, 2))
+        assert report.available is None
+        assert report.computed == ("fill" not in options)
+        assert (report.weight_spread is not None) == report.computed
+
+    def test_spread_is_that_of_the_members_own_weights(self) -> None:
+        model, data = make(), batches()
+        report = explain(model, data, n_draws=0)
+        with torch.no_grad():
+            out = model.eval()(*data[0][0])
+        assert out.member_predictions is not None
+        assert out.member_marginals is not None
+        prior = torch.full((2,), 0.5)
+        joint = out.member_predictions.mean(1).softmax(-1)  # (B, k, C)
+        alone = out.member_marginals.softmax(-1)
+        each = [interaction_shares(alone[:, :, k], joint[:, k], prior)[0] for k in range(3)]
+        assert report.weight_spread is not None
+        torch.testing.assert_close(report.weight_spread[:30], torch.stack(each).std(0))
+
+    def test_nothing_without_a_fill(self) -> None:
+        report = explain(make(reweighter=None, members=None, feature_dims=(3, 3)), batches(), n_draws=0)
+        assert report.marginals is report.weight_spread is report.predictions_without is None
+        assert report.quality_alone == {}
+        for use in (report.cost_of_dropping, lambda: report.faithfulness):
+            with pytest.raises(ValueError, match=r"a model (that has|with) a fill"):
+                use()
+        assert "alone" not in report.summary()
+
+    def test_switched_off(self) -> None:
+        computed = explain(make(), batches(), n_draws=0, drop_modalities=False)
+        assert computed.predictions_without is None
+        assert computed.marginals is not None
+        filled = make(reweighter=None, members=None, fill="zero", feature_dims=(3, 3))
+        assert explain(filled, batches(), n_draws=0, drop_modalities=False).marginals is None
+
+    def test_what_is_absent_is_nan(self) -> None:
+        mask = torch.ones(60, 2, dtype=torch.bool)
+        mask[:10, 1] = False
+        report = explain(make_named(), absent(batches(), mask), n_draws=0)
+        assert report.marginals is not None
+        assert report.predictions_without is not None
+        assert report.marginals.isnan().any(2).equal(~mask)
+        assert report.predictions_without[:10, 0].isnan().all()  # nothing is left
+        torch.testing.assert_close(report.predictions_without[:10, 1], report.prediction[:10])  # nothing is lost
+        assert report.cost_of_dropping()["image"].n_samples == 50
+        assert report.quality_alone["text"].n_samples == 50
+        assert report.behavior_shares.isnan().any(1).equal(~mask.all(1))
+        assert "It lacks text." in report.sample(3)
+        json.dumps(report.to_dict(), allow_nan=False)
+
+    @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+    def test_round_trip(self, tmp_path: Path, task: Task) -> None:
+        model = make(3, members=2)
+        report = explain(model, batches(3, task=task), task=task, n_draws=1)
+        report.save(tmp_path / "report.pt")
+        loaded = InteractionReport.load(tmp_path / "report.pt")
+        assert loaded.to_dict() == report.to_dict()
+        assert loaded.summary() == report.summary()
+        assert loaded.sample(5) == report.sample(5)
+        assert loaded.computed
+        json.dumps(report.to_dict(), allow_nan=False)
+
+
+def made_up(n: int = 400, **changes: Any) -> InteractionReport:
+    """Image tells the class of the first half, both do of the second; text is at chance in the first."""
+    target = torch.arange(n) % 2
+    sure = 4 * (nn.functional.one_hot(target, 2).float() - 0.5)
+    nothing = torch.zeros(n, 2)
+    second = (torch.arange(n) >= n // 2).unsqueeze(1)
+    marginals = torch.stack([sure, torch.where(second, sure, nothing)], dim=1)
+    weights = torch.where(second, torch.tensor([0.1, 0.1, 0.1, 0.7]), torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    report = replace(
+        InteractionReport.example(),
+        weights=weights,
+        expert_predictions=sure.unsqueeze(1).expand(n, 4, 2),
+        prediction=sure,
+        target=target,
+        comprehensiveness=None,
+        sufficiency=None,
+        checksums=torch.arange(n).double(),
+        marginals=marginals,
+        predictions_without=marginals.flip(1),
+        computed=True,
+    )
+    return replace(report, **changes)
+
+
+class TestFaithfulness:
+    def test_of_weights_that_follow_the_predictions_and_of_those_that_do_not(self) -> None:
+        report = made_up()
+        expected = torch.zeros(400, 4)
+        expected[:200, 0] = expected[200:, 3] = 1
+        torch.testing.assert_close(report.behavior_shares.float(), expected)
+        assert report.faithfulness[[0, 3]].min() > 0.9  # rounding breaks ties
+        liar = replace(report, weights=report.weights.flip(1))
+        assert liar.faithfulness[[0, 3]].max() < -0.9
+        assert any("faithfulness: 'uniqueness/image' -" in warning for warning in liar.warnings())
+        assert not any("faithfulness" in warning for warning in report.warnings())
+
+    def test_takes_no_targets(self) -> None:
+        report = made_up()
+        other = replace(report, target=1 - report.target)
+        assert other.faithfulness.nan_to_num().equal(report.faithfulness.nan_to_num())
+
+    def test_computed_weights_are_faithful(self) -> None:
+        model, data = make(), batches(n=200)
+        supervise = InteractionSupervision(nn.functional.cross_entropy)
+        optimizer = torch.optim.Adam(model.train().parameters(), lr=0.02)
+        for _ in range(40):
+            for xs, y in data:
+                optimizer.zero_grad()
+                supervise(model(*xs), y).backward()
+                optimizer.step()
+        assert explain(model, data, n_draws=0).faithfulness.min() > 0.5
+
+
+class TestQuality:
+    def test_by_hand(self) -> None:
+        report = made_up()
+        assert report.quality.score == 1
+        assert report.quality_alone["text"].score == 0.75  # ties are decided for the first class
+        assert report.quality_alone["image"].nll == pytest.approx(math.log(1 + math.exp(-4)))
+        assert report.quality_alone["image"].calibration_error == pytest.approx(1 - 1 / (1 + math.exp(-4)))
+        assert report.quality_alone["text"].better_than_chance
+
+    def test_r2_and_labels(self) -> None:
+        torch.manual_seed(0)
+        y = torch.randn(50, 2)
+        report = made_up(
+            50,
+            task="regression",
+            target=y,
+            prediction=y + torch.tensor([1.0, 0.0]),
+            predictions_without=None,
+            marginals=None,
+        )
+        expected = 1 - 1 / y.double().var(0, correction=0)[0] / 2
+        assert report.quality.score == pytest.approx(expected.item())
+        assert report.quality.nll is report.quality.calibration_error is None
+
+    def test_calibration_error_is_torchmetrics(self) -> None:
+        metrics: Any = pytest.importorskip("torchmetrics.functional.classification")
+        torch.manual_seed(0)
+        logits, y = 3 * torch.randn(500, 4), torch.randint(4, (500,))
+        sure, predicted = logits.softmax(1).max(1)
+        expected = metrics.multiclass_calibration_error(logits.softmax(1), y, num_classes=4, n_bins=15, norm="l1")
+        assert calibration_error(sure, predicted == y)[0] == pytest.approx(expected.item(), abs=1e-6)
+
+    @pytest.mark.parametrize("n", [30, 1000])
+    def test_right_probabilities_have_the_error_of_chance(self, n: int) -> None:
+        torch.manual_seed(0)
+        errors, by_chance = [], []
+        for _ in range(100):
+            p = torch.rand(n) / 2 + 0.5
+            error, chance = calibration_error(p, torch.rand(n) < p)
+            errors.append(error)
+            by_chance.append(chance)
+        assert sum(errors) == pytest.approx(sum(by_chance), rel=0.15)
+
+    def test_warns_of_computed_weights_on_predictions_that_are_too_sure(self) -> None:
+        report = made_up()
+        wrong = report.target.clone()
+        wrong[::3] = 1 - wrong[::3]
+        too_sure = replace(report, target=wrong)
+        (warning,) = [w for w in too_sure.warnings() if "as sure as they are right" in w]
+        assert "'image' 0.3" in warning
+        assert not any("as sure as they are right" in w for w in report.warnings())
+        assert not any("as sure as they are right" in w for w in replace(too_sure, computed=False).warnings())
+
+    def test_warns_where_no_modality_alone_carries_a_weight(self) -> None:
+        report = made_up()
+        assert not any("than chance" in warning for warning in report.warnings())
+        assert report.marginals is not None
+        lost = replace(report, marginals=torch.zeros_like(report.marginals))
+        warnings = [warning for warning in lost.warnings() if "than chance" in warning]
+        assert ["'uniqueness/image'" in warnings[0], "'redundancy'" in warnings[1]] == [True, True]
+
+
+class TestDropping:
+    def test_by_hand(self) -> None:
+        costs = made_up().cost_of_dropping()
+        assert (costs["text"].cost, costs["text"].low, costs["text"].high) == (0, 0, 0)
+        assert costs["image"].score == 0.75
+        assert costs["image"].cost == 0.25
+        n, p = 400, 0.25
+        margin = 1.966 * math.sqrt(p * (1 - p) / (n - 1))
+        assert costs["image"].high - costs["image"].cost == pytest.approx(margin, rel=1e-3)
+
+    def test_pairs(self) -> None:
+        report = explain(make(3), batches(3), n_draws=0)
+        assert list(report.cost_of_dropping()) == [*NAMES, "image+text", "image+sound", "text+sound"]
+        assert list(report.to_dict()["cost_of_dropping"]) == list(report.cost_of_dropping())
+
+
+class TestSample:
+    def test_says_what_would_have_been(self) -> None:
+        text = made_up().sample(0)
+        assert text == (
+            "Sample 0: the model predicts 'cat' at 0.98, which is right. 70% of the weight is on what image alone says "
+            "(uniqueness/image), 10% on what text alone says (uniqueness/text), 10% on what only several modalities "
+            "together say (synergy). Without image it would still be 'cat' at 0.50. Without text it would still be "
+            "'cat' at 0.98."
+        )
+        assert "Without image it would have been 'cat' at 0.50" in made_up().sample(1)
+
+    @pytest.mark.parametrize("task", ["multilabel", "regression"])
+    def test_other_tasks(self, task: Task) -> None:
+        report = explain(make(3), batches(3, task=task), task=task, n_draws=0)
+        for index in range(len(report)):
+            assert report.sample(index).count("Without") == 3
+        assert "Members of the model differ by up to" in report.sample(-1)
+
+    def test_no_such_sample(self) -> None:
+        with pytest.raises(IndexError, match="one of 4 samples, however it is 4"):
+            InteractionReport.example().sample(4)
+
+
+class TestCompare:
+    def test_two_seeds(self) -> None:
+        data = batches()
+        first = explain(make(), data, n_draws=0)
+        torch.manual_seed(5)
+        second = explain(
+            InteractionMoE(lambda: Fusion(2), 2, modality_names=NAMES[:2], reweighter="computed"), data, n_draws=0
+        )
+        found = first.compare(second)
+        assert found.gain == pytest.approx(second.quality.score - first.quality.score)
+        assert found.agreement.max() < 1
+        assert first.compare(first).agreement.min() == pytest.approx(1)
+        json.dumps(found.to_dict(), allow_nan=False)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda report: replace(report, checksums=report.checksums + 1),
+            lambda report: replace(report, output_names=("a", "b")),
+        ],
+    )
+    def test_what_differs_is_refused(self, change: Callable[[InteractionReport], InteractionReport]) -> None:
+        report = made_up()
+        with pytest.raises(ValueError, match="reports must be of"):
+            report.compare(change(report))
+
+
+def test_a_learned_reweighter_is_tested_the_same_way() -> None:
+    model = make(reweighter=Reweighter(4, (3, 3)), members=None, fill="zero", feature_dims=(3, 3))
+    report = explain(model, batches(), n_draws=0)
+    assert report.faithfulness.shape == (4,)
+    assert "faithfulness" in report.summary()
