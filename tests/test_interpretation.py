@@ -645,7 +645,7 @@ class TestTables:
         assert footnote in report.summary()
         example = InteractionReport.example()
         tensors = {f.name: getattr(example, f.name) for f in fields(example)}
-        often = {name: torch.cat([x] * 20) for name, x in tensors.items() if isinstance(x, Tensor)}
+        often: dict[str, Any] = {name: torch.cat([x] * 20) for name, x in tensors.items() if isinstance(x, Tensor)}
         assert footnote not in replace(example, **often).summary()
 
     def test_summary_names_the_largest_of_many_classes(self) -> None:

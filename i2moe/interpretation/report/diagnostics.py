@@ -126,7 +126,7 @@ class Diagnostics(ReportRecord):
         Raises:
             ValueError: if faithfulness was not measured.
         """
-        return agreement(self.weights, self.evidence)
+        return agreement(self.task, self.weights, self.evidence)
 
     @cached_property
     def behavior_shares(self) -> Tensor:
