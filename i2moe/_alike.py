@@ -7,7 +7,6 @@ from functools import partial
 from operator import is_
 from types import FunctionType, NoneType
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -17,7 +16,6 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _PLAIN = frozenset({bool, int, float, str, NoneType})
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def find_obstacle(experts: nn.ModuleList) -> str | None:
     """Say why the first expert cannot stand for all of them, if it cannot."""
     for expert in experts:
@@ -30,6 +28,10 @@ def find_obstacle(experts: nn.ModuleList) -> str | None:
     differences = (_difference(experts[0], expert) for expert in experts[1:])
     found = next((difference for difference in differences if difference is not None), None)
     return None if found is None else f"the experts differ in more than their parameters: {found}"
+
+
+# What torch.compiler.assume_constant_result sets; itself it imports the compiler, which takes seconds.
+find_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def watched(experts: nn.ModuleList) -> list[object]:
