@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from i2moe._buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
 from i2moe._inputs import Arrange
 from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
-from i2moe.experts import ExpertOutputs, check_output, split_views, stack_views
+from i2moe.experts import (
+    ExpertOutputs,
+    check_output,
+    split_views,
+    stack_views,
+)
 from i2moe.perturbations import Views
 from i2moe.sharing import share
 
@@ -54,7 +59,10 @@ class SharedExperts(nn.Module):
         member_predictions = self._by_expert(output.prediction, n_experts)  # (N, E, k, ...)
         predictions, prediction_views = split_views(member_predictions.mean(2), views)
         latent = None if output.latent is None else self._by_expert(output.latent, n_experts).mean(2)
-        marginals = self._by_expert(self._run(arrange, alone).prediction, len(alone)) if alone else None
+        marginals = None
+        if alone:
+            with borrowed_buffers(self.backbone):
+                marginals = self._by_expert(self._run(arrange, alone).prediction, len(alone))
         return ExpertOutputs(
             predictions,
             prediction_views,
@@ -71,15 +79,17 @@ class SharedExperts(nn.Module):
         active = self.n_members * len(inputs)
         rows = _repeat(inputs, self.n_members)
         args, kwargs = arrange(rows)
+        versions = versions_of(rows)
 
         def call(*args: object, **kwargs: object) -> object:
             with self.members.running(active, active * n_rows):
                 return self.backbone(*args, **kwargs)
 
         if self.checkpoint and torch.is_grad_enabled():
-            output = checkpoint(call, *args, use_reentrant=False, **kwargs)
+            output = checkpointed(call, self.backbone, args, kwargs)
         else:
             output = call(*args, **kwargs)
+        check_untouched("shared", rows, versions)
         return check_output("shared", output, active * n_rows)
 
     def _by_expert(self, rows: Tensor, n_experts: int) -> Tensor:

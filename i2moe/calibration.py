@@ -71,7 +71,8 @@ def calibrate(
             assert out.marginals is not None
             assert out.available is not None
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
-            outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).flatten(2).double().cpu()  # (B, M + 1, C)
+            outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
+            outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
             answer = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1])
             several = out.available.sum(1, keepdim=True) > 1
             rows.append((outputs, answer, torch.cat((out.available, several), dim=1).cpu()))

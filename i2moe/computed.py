@@ -43,6 +43,10 @@ class ComputedReweighter(nn.Module):
     Raises:
         ValueError: if the task is unknown.
 
+    Note:
+        The first batch in training sizes `prior`. Copies of a model that follow it, such as
+        `torch.optim.swa_utils.AveragedModel`, must be made after it.
+
     Example:
         >>> from i2moe import InteractionMoE
         >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter=ComputedReweighter()).eval()
@@ -99,7 +103,12 @@ class ComputedReweighter(nn.Module):
             return renormalized(shares, counts)
 
     def calibrated(self, outputs: ExpertOutputs, available: Tensor | None) -> ExpertOutputs:
-        """Scale all predictions by the factors that `calibrate` found."""
+        """Scale all predictions by the factors that `calibrate` found.
+
+        Args:
+            outputs: what the experts made of a batch.
+            available: (B, M) bool, which modalities are there; None for all.
+        """
         if self.scale.numel() == 0:
             return outputs
         assert outputs.marginals is not None
@@ -124,6 +133,11 @@ class ComputedReweighter(nn.Module):
         """Turn outputs (B, X, ...) into probabilities, or the values themselves, (B, X, C), in float32 at least."""
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self.task == "classification":
+            if outputs.ndim < 3 or outputs.shape[2] < 2:
+                raise ValueError(
+                    "classification must have the logits (B, C) of at least two classes, however an expert returned "
+                    f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
+                )
             outputs = outputs.softmax(2)
         elif self.task == "multilabel":
             outputs = outputs.sigmoid()
@@ -131,7 +145,9 @@ class ComputedReweighter(nn.Module):
 
     @torch.no_grad()
     def _update(self, joint: Tensor) -> None:
-        if self.prior.numel() == 0:
+        if self.prior.numel() == 0 and torch.compiler.is_compiling():  # a trace cannot resize
+            self.prior = self.prior.new_zeros(joint.shape[1])
+        elif self.prior.numel() == 0:  # in place, for those who hold the buffer, as DistributedDataParallel does
             self.prior.resize_(joint.shape[1]).zero_()
         self.n_batches += 1
         rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
@@ -160,7 +176,16 @@ class ComputedReweighter(nn.Module):
 
 
 def mean_of_present(predictions: Tensor, available: Tensor | None, interactions: Sequence[Interaction]) -> Tensor:
-    """Average the predictions (B, E, ...) of the experts that count for a sample."""
+    """Average the predictions of the experts that count for a sample.
+
+    Args:
+        predictions: (B, E, ...).
+        available: (B, M) bool, which modalities are there; None for all.
+        interactions: the E experts' interactions.
+
+    Returns:
+        (B, ...).
+    """
     if available is None:
         return predictions.mean(1)
     counts = _counts(available, interactions).to(predictions.dtype)

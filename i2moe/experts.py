@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import UninitializedBuffer, is_lazy
-from torch.utils.checkpoint import checkpoint
-from typing_extensions import override
+from torch.nn.parameter import is_lazy
 
 from i2moe._alike import unchanged, watched
+from i2moe._buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
 from i2moe._inputs import Arrange
 from i2moe._types import BackboneOutput, Modality, leaves, map_leaves
 from i2moe._vmap import run_vmapped
@@ -194,28 +192,22 @@ class ExpertBank(nn.ModuleList):
         modalities: tuple[Modality, ...],
     ) -> BackboneOutput:
         args, kwargs = arrange(modalities)
-        versions = _versions(modalities)
+        versions = versions_of(modalities)
         # NOTE[DIFF] running statistics come from the real batch alone.
-        with nullcontext() if 0 in passed else _borrowed_buffers(expert):
+        with nullcontext() if 0 in passed else borrowed_buffers(expert):
             try:
                 output = self._call(expert, args, kwargs)
             except Exception as error:
                 shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
                 error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
                 raise
-        _check_untouched(name, modalities, versions)
+        check_untouched(name, modalities, versions)
         return check_output(name, output, leaves(modalities)[0].shape[0])
 
     def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         if not (self.checkpoint and torch.is_grad_enabled()):
             return expert(*args, **kwargs)
-        # Passed on, not captured, for checkpoint to find the random state of the arguments' device.
-        again = partial(checkpoint, lambda args, kwargs: expert(*args, **kwargs), args, kwargs, use_reentrant=False)
-        if torch.compiler.is_compiling():  # a trace recomputes no change of a buffer
-            return again()
-        # The recomputation starts from the buffers of now, and on copies: running statistics are updated once.
-        now = _copied_buffers(expert)
-        return again(context_fn=lambda: (nullcontext(), _EachTime(lambda: _borrowed_buffers(expert, now))))
+        return checkpointed(expert, expert, args, kwargs)
 
     def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
         """Run all experts at once, or return None where that is not asked for or cannot be done."""
@@ -239,7 +231,7 @@ class ExpertBank(nn.ModuleList):
                 "execution='vmap' must be able to stack real and perturbed samples in one pass, however "
                 f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
             )
-        versions = _versions(modalities)
+        versions = versions_of(modalities)
         watching = [] if torch.compiler.is_compiling() else watched(self)
         output = run_vmapped(
             self,
@@ -247,7 +239,7 @@ class ExpertBank(nn.ModuleList):
             lambda output: check_output("all", output, n_rows),
             trusted=bool(watching) and unchanged(self._vmap_proven.get(self._mode, []), watching),
         )
-        _check_untouched("all", modalities, versions)
+        check_untouched("all", modalities, versions)
         if watching:
             self._vmap_proven[self._mode] = watching
         return output
@@ -290,7 +282,15 @@ def stack_views(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
 
 
 def split_views(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
-    """Split rows (N, E, ...) into predictions (B, E, ...) and views (B', E, V, ...)."""
+    """Split rows into predictions and views.
+
+    Args:
+        rows: (N, E, ...), those of the real batch first.
+        views: the views that they come from.
+
+    Returns:
+        Predictions (B, E, ...), and views (B', E, V, ...) or None.
+    """
     n_perturbed = len(views.perturbed)
     if n_perturbed == 0:
         return rows, None
@@ -302,7 +302,17 @@ def split_views(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
 
 
 def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
-    """Return what an expert returned as a `BackboneOutput`, or say what is wrong with it."""
+    """Return what an expert returned as a `BackboneOutput`.
+
+    Args:
+        name: of the expert, for errors.
+        output: what it returned.
+        n_rows: rows of its input.
+
+    Raises:
+        TypeError: if it is neither a tensor nor a `BackboneOutput` of tensors.
+        ValueError: if a shape is wrong.
+    """
     if isinstance(output, Tensor):
         output = BackboneOutput(output)
     if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
@@ -327,21 +337,6 @@ def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
             f"{tuple(output.aux_loss.shape)}; take its mean"
         )
     return output
-
-
-def _versions(modalities: Sequence[Modality]) -> list[int]:
-    """How often each tensor was changed in place, where torch keeps count."""
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return []
-    return [leaf._version for modality in modalities for leaf in leaves(modality) if not leaf.is_inference()]
-
-
-def _check_untouched(name: str, modalities: Sequence[Modality], versions: list[int]) -> None:
-    if versions != _versions(modalities):
-        raise ValueError(
-            f"a backbone must leave its inputs as they are, which other experts and views share, however expert "
-            f"{name!r} changed one in place; use operations that return a new tensor (relu(x), x = x + 1)"
-        )
 
 
 def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
@@ -384,47 +379,3 @@ def mixing_layer(expert: nn.Module) -> str | None:
         if normalizes or getattr(layer, "mixes_samples", False):
             return f"layer {path!r} ({type(layer).__name__})"
     return None
-
-
-_Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
-
-
-def _copied_buffers(module: nn.Module) -> _Buffers:
-    """Copy the buffers of a module, but for lazy ones without a value."""
-    return _copied({(layer, name): buffer for layer in module.modules() for name, buffer in layer._buffers.items()})
-
-
-def _copied(buffers: _Buffers) -> _Buffers:
-    """Copy buffers, those that are one tensor to one."""
-    copies = {id(b): b.clone() for b in buffers.values() if b is not None and not isinstance(b, UninitializedBuffer)}
-    return {where: copies.get(id(b)) for where, b in buffers.items() if b is None or id(b) in copies}
-
-
-@contextmanager
-def _borrowed_buffers(module: nn.Module, values: _Buffers | None = None) -> Iterator[None]:
-    """Let a module work on copies of its buffers, of `values` if given, and drop what it does to them."""
-    copies = _copied_buffers(module)
-    owned = {(layer, name): layer._buffers[name] for layer, name in copies}
-    for (layer, name), copy in (copies | _copied(values or {})).items():
-        setattr(layer, name, copy)
-    try:
-        yield
-    finally:
-        for (layer, name), buffer in owned.items():
-            setattr(layer, name, buffer)
-
-
-class _EachTime(AbstractContextManager[None]):
-    """Enter a new context at each entry: every backward pass through a checkpoint enters the same one."""
-
-    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
-        self.make = make
-
-    @override
-    def __enter__(self) -> None:
-        self.entered = self.make()
-        self.entered.__enter__()
-
-    @override
-    def __exit__(self, *error: Any) -> None:
-        self.entered.__exit__(*error)

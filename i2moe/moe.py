@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -14,6 +13,8 @@ from i2moe._available import Fills, make_fills, weigh_available
 from i2moe._inputs import Arrange, bind, check_modalities
 from i2moe._lazy import sizes_parameters
 from i2moe._means import joined_processes, scaled_to_all, weighted_sum
+from i2moe._names import check_names, select_experts
+from i2moe._output import InteractionOutput
 from i2moe._shared_experts import SharedExperts
 from i2moe._types import Modality, leaves
 from i2moe.computed import ComputedReweighter
@@ -27,59 +28,6 @@ __all__ = ["InteractionMoE", "InteractionOutput"]
 
 Weigh: TypeAlias = Callable[..., Tensor]
 """Maps the tuple of modalities to weights (B, E); a `ComputedReweighter` maps the experts' outputs."""
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class InteractionOutput:
-    """What `InteractionMoE` returns.
-
-    Args:
-        prediction: (B, ...), the experts' predictions summed by weight.
-        weights: (B, E), how much each expert counts for each sample; rows sum to 1.
-        expert_predictions: (B, E, ...), each expert's own.
-        aux_loss: scalar, mean over the experts of the backbones' own losses; 0 without.
-        interaction_loss: scalar, mean over the experts; None where no perturbed views were made (evaluation).
-        interaction_losses: expert name -> scalar; empty where no perturbed views were made.
-        views: (B', E, V, ...), each expert's prediction with all modalities (view 0) and with modality j - 1
-            replaced (view j); None where no perturbed views were made.
-        marginals: (B, M, ...), what the model predicts from each modality alone; None without computed weights.
-        available: (B, M) bool, which modalities each sample had; None where the model has no fill.
-        member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members.
-        member_marginals: (B, M, k, ...), the same of the marginals.
-    """
-
-    prediction: Tensor
-    weights: Tensor
-    expert_predictions: Tensor
-    aux_loss: Tensor
-    interaction_loss: Tensor | None
-    interaction_losses: dict[str, Tensor]
-    views: Tensor | None
-    marginals: Tensor | None = None
-    available: Tensor | None = None
-    member_predictions: Tensor | None = None
-    member_marginals: Tensor | None = None
-
-    def __repr__(self) -> str:
-        """Show shapes, not numbers."""
-        shapes = [f"{name} {tuple(x.shape)}" for name, x in self.to_dict().items() if isinstance(x, Tensor)]
-        return f"InteractionOutput({', '.join(shapes)})"
-
-    @property
-    def losses(self) -> dict[str, Tensor]:
-        """All losses as detached scalars by name, for a log."""
-        losses = {f"interaction/{name}": loss.detach() for name, loss in self.interaction_losses.items()}
-        if self.interaction_loss is not None:
-            losses["interaction"] = self.interaction_loss.detach()
-        return losses | {"aux": self.aux_loss.detach()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are there as a dict, which some trainers need."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor) or value}
-
-
-torch.export.register_dataclass(InteractionOutput, serialized_type_name="i2moe.InteractionOutput")
 
 
 class InteractionMoE(nn.Module):
@@ -169,10 +117,10 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.modality_names: tuple[str, ...] = _check_names(n_modalities, modality_names)
+        self.modality_names: tuple[str, ...] = check_names(n_modalities, modality_names)
         self.expert_names: tuple[str, ...]
         self.interactions: tuple[Interaction, ...]
-        self.expert_names, self.interactions = _select_experts(self.modality_names, experts)
+        self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
         computed = isinstance(reweighter, ComputedReweighter)
         if perturbation == "auto":
@@ -286,7 +234,15 @@ class InteractionMoE(nn.Module):
         )
 
     def weigh(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
-        """Return the weights (B, E) of a reweighter that reads the modalities."""
+        """Return the weights (B, E) of a reweighter that reads the modalities.
+
+        Args:
+            modalities: M modalities, filled in where absent.
+            available: (B, M) bool, which modalities are there; None for all.
+
+        Raises:
+            ValueError: if the reweighter returns another shape.
+        """
         weights: Tensor = self.reweighter(modalities)
         _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
         return weights if available is None else weigh_available(weights, available, self.interactions)
@@ -327,49 +283,6 @@ class InteractionMoE(nn.Module):
                 f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
                 f"modalities {self.n_modalities}, however it is {per_step}"
             )
-
-
-def _check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    if not isinstance(n_modalities, int):
-        raise TypeError(f"n_modalities must be an int, however it is {n_modalities!r}")
-    if n_modalities < 2:
-        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
-    if names is None:
-        return tuple(str(i) for i in range(n_modalities))
-    names = tuple(names)
-    if "available" in names:
-        raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
-    if (
-        len(names) != n_modalities
-        or len(set(names)) != n_modalities
-        or not all(isinstance(name, str) and name for name in names)
-    ):
-        raise ValueError(
-            f"modality_names must be {n_modalities} different, not empty strings (n_modalities={n_modalities}), "
-            f"however they are {names}"
-        )
-    return names
-
-
-def _select_experts(
-    modality_names: tuple[str, ...], experts: Literal["all"] | Sequence[str]
-) -> tuple[tuple[str, ...], tuple[Interaction, ...]]:
-    uniqueness = [f"uniqueness/{name}" for name in modality_names]
-    known: dict[str, Interaction] = {name: i for i, name in enumerate(uniqueness)}
-    known |= {"synergy": "synergy", "redundancy": "redundancy"}
-    if experts == "all":
-        return tuple(known), tuple(known.values())
-
-    wanted: list[str] = []
-    for name in [experts] if isinstance(experts, str) else experts:
-        wanted += uniqueness if name == "uniqueness" else [name]
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted or len(set(wanted)) != len(wanted):
-        raise ValueError(
-            f"experts must be 'all' or some of {(*known, 'uniqueness')}, each once, however they are {experts!r}"
-        )
-    selected = {name: interaction for name, interaction in known.items() if name in wanted}
-    return tuple(selected), tuple(selected.values())
 
 
 def _check_losses(losses: Losses | None) -> Losses:

@@ -30,7 +30,12 @@ class Members:
 
     @contextmanager
     def running(self, active: int, n_rows: int) -> Iterator[None]:
-        """Say for a pass that its `n_rows` rows belong to the first `active` members."""
+        """Say which members the rows of a pass belong to.
+
+        Args:
+            active: the first members that run.
+            n_rows: rows of the pass, as many for each of them.
+        """
         before = self.active, self.n_rows
         self.active, self.n_rows = active, n_rows
         try:
@@ -71,7 +76,8 @@ def share(module: nn.Module, n_members: int) -> Members:
         torch.Size([20, 2])
     """
     members = Members(n_members)
-    shared = [_share_layer(path, layer, members) for path, layer in _layers(module)]
+    layers = {layer: path for path, layer in _layers(module)}  # a layer may have several paths
+    shared = [_share_layer(path, layer, members) for layer, path in layers.items()]
     if not shared:
         raise ValueError(
             "a backbone must have a linear, convolution, embedding, attention or recurrent layer to share its weights "
@@ -125,10 +131,11 @@ class _Factors(nn.Module):
 
     def _by_member(self, x: Tensor, values: Tensor, combine: Any) -> Tensor:
         active, n_rows = self.members.active, self.members.n_rows
-        if x.shape[0] % n_rows:
+        if not isinstance(x, Tensor) or x.shape[0] % n_rows:
+            found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
-                f"however layer {self.path!r} got shape {tuple(x.shape)}; use members=None"
+                f"however layer {self.path!r} got {found}; use members=None"
             )
         shape = [active, *(1,) * x.ndim]
         shape[2 if self.axis == 1 else -1] = values.shape[1]
@@ -161,6 +168,11 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> _Factors:
         raise ValueError(
             f"a backbone that experts share must know its sizes, however layer {path!r} ({type(layer).__name__}) waits "
             "for its first batch; give the layer its number of inputs"
+        )
+    if hasattr(layer, "member_factors"):
+        raise ValueError(
+            f"a layer must be shared between the experts of one model, however layer {path!r} ({type(layer).__name__}) "
+            "has members already; build a new one in the factory"
         )
     n_inputs, n_outputs = _sizes(layer)
     axis = 1 if isinstance(layer, _CONVOLUTIONS) else -1

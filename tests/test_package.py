@@ -21,10 +21,13 @@ ROOT = Path(__file__).parent.parent
 CORE = (
     "_alike",
     "_available",
+    "_buffers",
     "_dropout",
     "_inputs",
     "_lazy",
     "_means",
+    "_names",
+    "_output",
     "_pooling",
     "_shared_experts",
     "_shares",
@@ -81,6 +84,7 @@ def documented() -> list[tuple[str, Any]]:
 def test_public_names() -> None:
     assert i2moe.__all__ == [
         "BackboneOutput",
+        "ComputedReweighter",
         "InteractionLosses",
         "InteractionMoE",
         "InteractionOutput",
@@ -88,6 +92,7 @@ def test_public_names() -> None:
         "MMoE",
         "Reweighter",
         "StaticReweighter",
+        "calibrate",
         "categorize",
         "explain",
     ]

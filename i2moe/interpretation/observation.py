@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from i2moe._buffers import borrowed_buffers
 from i2moe._inputs import Arrange
 from i2moe._types import Modality
-from i2moe.experts import _borrowed_buffers
 from i2moe.moe import InteractionMoE, InteractionOutput
 
 __all__ = [
@@ -116,7 +116,7 @@ def preserve_state(
         torch.random.fork_rng(devices=[device] if on_cuda else []),
         torch.no_grad(),
         eager,
-        _borrowed_buffers(model),
+        borrowed_buffers(model),
     ):
         torch.default_generator.manual_seed(seed)
         if on_cuda:
