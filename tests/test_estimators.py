@@ -172,8 +172,8 @@ def test_grid_search_and_cross_validation() -> None:
     assert (train.shape, test.shape) == ((67, 2), (23, 2))
 
 
-def split_columns(X: np.ndarray) -> list[np.ndarray]:
-    return [X[:, :4], X[:, 4:]]
+def split_columns(table: np.ndarray) -> list[np.ndarray]:
+    return [table[:, :4], table[:, 4:]]
 
 
 def test_pipeline_from_one_table() -> None:

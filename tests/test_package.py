@@ -41,8 +41,8 @@ CORE = (
     "supervision",
 )
 """What `import i2moe` brings."""
-APART = ("_files", "heads", "pruning")
-PACKAGES = ("backbones", "categorization", "interpretation", "mmoe", "pid", "prompting")
+APART = ("__main__", "_files", "heads", "pruning")
+PACKAGES = ("backbones", "categorization", "estimators", "interpretation", "mmoe", "pid", "prompting")
 INTERPRETATION = tuple(
     module.name.removeprefix("i2moe.")
     for module in pkgutil.walk_packages([f"{i2moe.__path__[0]}/interpretation"], "i2moe.interpretation.")
