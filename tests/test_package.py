@@ -45,8 +45,8 @@ CORE = (
     "supervision",
 )
 """What `import i2moe` brings."""
-APART = ("_arrays", "_files", "calibration", "heads", "pruning")
-PACKAGES = ("backbones", "categorization", "interpretation", "mmoe", "pid")
+APART = ("__main__", "_arrays", "_files", "calibration", "heads", "pruning")
+PACKAGES = ("backbones", "categorization", "estimators", "interpretation", "mmoe", "pid")
 INTERPRETATION = tuple(
     module.name.removeprefix("i2moe.")
     for module in pkgutil.walk_packages([f"{i2moe.__path__[0]}/interpretation"], "i2moe.interpretation.")

@@ -75,7 +75,8 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
 
     def predict(self, Xs: MultimodalData) -> np.ndarray:
         """Return the class of each sample, (N,)."""
-        classes: np.ndarray = self.classes_[self.predict_proba(Xs).argmax(1)]
+        best = self.predict_proba(Xs).argmax(1)
+        classes: np.ndarray = self.classes_[best]
         return classes
 
     def predict_proba(self, Xs: MultimodalData) -> np.ndarray:

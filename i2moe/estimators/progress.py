@@ -29,6 +29,6 @@ def progress_bar(progress: Literal["rich"] | None, n_epochs: int) -> Iterator[Ca
         raise ImportError(
             "progress='rich' must have rich, however it cannot be imported; pip install 'i2moe[sklearn]'"
         ) from error
-    with Progress(transient=True) as bar:
+    with Progress() as bar:
         task = bar.add_task("training", total=n_epochs)
         yield lambda loss: bar.update(task, advance=1, description=f"held-out loss {loss:.4f}")

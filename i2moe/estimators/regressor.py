@@ -61,13 +61,13 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         if self._n_outputs > 1:
             return report
         mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])
-        in_units = {
+        changed: dict[str, Any] = {
             name: getattr(report, name) * scale + mean for name in ("expert_predictions", "prediction", "target")
         }
-        drops = {name: getattr(report, name) for name in ("comprehensiveness", "sufficiency")}
-        return replace(
-            report, **in_units, **{name: None if drop is None else drop * scale**2 for name, drop in drops.items()}
-        )
+        for name in ("comprehensiveness", "sufficiency"):
+            drop = getattr(report, name)
+            changed[name] = None if drop is None else drop * scale**2
+        return replace(report, **changed)
 
     @property
     def _n_outputs(self) -> int:
@@ -96,8 +96,8 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         return None
 
     def _in_units(self, outputs: np.ndarray) -> np.ndarray:
-        values = outputs * self.target_scale_ + self.target_mean_
-        return values[..., 0] if self.target_ndim_ == 1 else values
+        values: np.ndarray = outputs * self.target_scale_ + self.target_mean_
+        return values.squeeze(-1) if self.target_ndim_ == 1 else values
 
 
 def _as_values(y: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def fit(
             out = call(model, (batch.modalities, drop(batch.available)))
             total = supervise(out, (batch.target, batch.weight)) + 0.01 * out.aux_loss
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             n_steps += 1
             _average(averages, model.state_dict(), min(_DECAY, (1 + n_steps) / (10 + n_steps)))

@@ -1,0 +1,424 @@
+"""Estimators: what they learn, what they take, how they behave under scikit-learn's tools, and the command line."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from torch import nn
+
+from i2moe.__main__ import main
+from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
+from i2moe.estimators.inputs import Standardizer
+from i2moe.estimators.training import split
+
+ROOT = Path(__file__).parent.parent
+QUICK: dict[str, Any] = {"hidden_dim": 16, "members": 1, "max_epochs": 3, "random_state": 0}
+LEARNING: dict[str, Any] = {"hidden_dim": 16, "members": 1, "learning_rate": 0.01, "max_epochs": 12, "random_state": 0}
+KINDS = {"unique": "uniqueness/0", "redundant": "redundancy", "xor": "synergy"}
+
+
+def made(kind: str, n: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Two modalities whose first feature tells the class: of one alone, of each, or of both together."""
+    generator = np.random.default_rng(seed)
+    a, b = generator.normal(size=(n, 4)), generator.normal(size=(n, 3))
+    first, second = generator.choice([-1, 1], size=(2, n))
+    a[:, 0] += 3 * first
+    if kind == "redundant":
+        b[:, 0] += 3 * first
+    elif kind == "xor":
+        b[:, 0] += 3 * second
+    return [a, b], (first if kind != "xor" else first * second) > 0
+
+
+@cache
+def fitted(kind: str) -> InteractionClassifier:
+    return InteractionClassifier(hidden_dim=32, members=2, learning_rate=0.005, max_epochs=30, random_state=0).fit(
+        *made(kind)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weights_name_the_interaction(kind: str) -> None:
+    estimator = fitted(kind)
+    Xs, y = made(kind, seed=1)
+    weights = estimator.interaction_weights(Xs)
+    assert weights.shape == (600, 4)
+    assert np.allclose(weights.sum(1), 1)
+    mean = dict(zip(estimator.expert_names_, weights.mean(0), strict=True))
+    assert mean[KINDS[kind]] > 0.8
+    assert estimator.score(Xs, y) > 0.97
+
+
+def test_probabilities() -> None:
+    Xs, y = made("unique", seed=1)
+    together, alone = fitted("unique").predict_proba(Xs), fitted("unique").marginal_proba(Xs)
+    assert together.shape == (600, 2)
+    assert alone.shape == (600, 2, 2)
+    assert np.allclose(together.sum(1), 1)
+    assert np.allclose(alone.sum(2), 1)
+    assert ((alone[:, 0].argmax(1) == 1) == y).mean() > 0.97
+    assert 0.4 < ((alone[:, 1].argmax(1) == 1) == y).mean() < 0.6
+
+
+def test_a_modality_alone_is_the_prediction_where_the_other_is_missing() -> None:
+    a, b = made("unique", seed=1)[0]
+    alone = fitted("unique").marginal_proba([a, b])
+    assert np.allclose(alone[:, 0], fitted("unique").predict_proba([a, np.full_like(b, np.nan)]), atol=1e-6)
+    assert np.isnan(fitted("unique").marginal_proba([a, np.full_like(b, np.nan)])[:, 1]).all()
+
+
+def test_report() -> None:
+    Xs, y = made("unique", seed=1)
+    report = fitted("unique").report(Xs, y)
+    assert report.output_names == ("False", "True")
+    assert report.correct.double().mean() == pytest.approx(fitted("unique").score(Xs, y))
+    assert np.allclose(report.weights, fitted("unique").interaction_weights(Xs), atol=1e-6)
+
+
+def test_the_model_goes_on_in_a_loop_of_ones_own() -> None:
+    Xs, _ = made("unique", seed=1)
+    modalities, available = fitted("unique").to_tensors(Xs)
+    prediction = fitted("unique").model_(*modalities, available=available).prediction
+    assert np.allclose(prediction.softmax(1).detach(), fitted("unique").predict_proba(Xs), atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [["no", "yes"], [3, 7], [0.0, 1.0]])
+def test_labels_come_back_as_they_were(labels: list[Any]) -> None:
+    Xs, y = made("unique", n=80)
+    target = np.array(labels)[y.astype(int)]
+    estimator = InteractionClassifier(**QUICK).fit(Xs, target)
+    assert estimator.classes_.tolist() == labels
+    assert set(estimator.predict(Xs)) <= set(target)
+
+
+def test_every_kind_of_input_says_the_same() -> None:
+    (a, b), y = made("unique", n=80)
+    expected = InteractionClassifier(**QUICK).fit([a, b], y).predict_proba([a, b])
+    names = {"modality_names": ["0", "1"]}
+    for Xs, target in (
+        ({"0": a, "1": b}, list(y)),
+        ([pd.DataFrame(a), pd.DataFrame(b)], pd.Series(y)),
+        ([torch.from_numpy(a), torch.from_numpy(b)], torch.from_numpy(y)),
+        (Modalities([a, b]), y),
+        (Modalities({"1": b, "0": a}), y),
+    ):
+        estimator = InteractionClassifier(**QUICK, **names).fit(Xs, target)
+        assert np.array_equal(estimator.predict_proba(Xs), expected), type(Xs)
+    assert estimator.expert_names_[:2] == ("uniqueness/0", "uniqueness/1")
+
+
+def test_pandas_missing_values_and_one_column() -> None:
+    table = Modalities([pd.DataFrame({"u": pd.array([1, None, 3], dtype="Int64")}), [1, 2, 3]])
+    assert np.array_equal(table.arrays[0], [[1], [np.nan], [3]], equal_nan=True)
+    assert table.arrays[1].shape == (3, 1)
+
+
+def test_the_same_seed_gives_the_same_model_and_leaves_random_states_alone() -> None:
+    Xs, y = made("unique", n=80)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    first, second = (InteractionClassifier(**QUICK).fit(Xs, y) for _ in range(2))
+    other = InteractionClassifier(**QUICK | {"random_state": 1}).fit(Xs, y)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
+    assert np.array_equal(first.predict_proba(Xs), second.predict_proba(Xs))
+    assert not np.array_equal(first.predict_proba(Xs), other.predict_proba(Xs))
+
+
+def test_clone_and_parameters() -> None:
+    encoders = [nn.Linear(4, 8), None]
+    estimator = InteractionClassifier(encoders=encoders, dropout=0.3)
+    assert estimator.encoders is encoders
+    copied = clone(estimator).set_params(max_epochs=3, hidden_dim=16)
+    assert copied.get_params()["dropout"] == 0.3
+    assert copied.get_params().keys() - InteractionRegressor().get_params().keys() == {"class_weight"}
+    before = encoders[0].weight.clone()  # type: ignore[union-attr]
+    Xs, y = made("unique", n=60)
+    copied.set_params(encoders=encoders).fit(Xs, y)
+    assert torch.equal(encoders[0].weight, before)  # type: ignore[union-attr]
+    assert is_classifier(estimator)
+    assert is_regressor(InteractionRegressor())
+
+
+def test_pickle() -> None:
+    Xs, _ = made("xor", seed=1)
+    again = pickle.loads(pickle.dumps(fitted("xor")))
+    assert np.array_equal(again.predict_proba(Xs), fitted("xor").predict_proba(Xs))
+    assert np.array_equal(again.interaction_weights(Xs), fitted("xor").interaction_weights(Xs))
+
+
+def test_grid_search_and_cross_validation() -> None:
+    Xs, y = made("unique", n=90)
+    data = Modalities({"image": Xs[0], "text": Xs[1]})
+    search = GridSearchCV(InteractionClassifier(**QUICK), {"hidden_dim": [4, 8]}, cv=2).fit(data, y)
+    assert search.best_estimator_.modality_names_ == ("image", "text")
+    assert search.predict(data).shape == (90,)
+    assert len(cross_val_score(InteractionClassifier(**QUICK), data, y, cv=3)) == 3
+    train, test, _, _ = train_test_split(data, y, random_state=0)
+    assert (train.shape, test.shape) == ((67, 2), (23, 2))
+
+
+def split_columns(table: np.ndarray) -> list[np.ndarray]:
+    return [table[:, :4], table[:, 4:]]
+
+
+def test_pipeline_from_one_table() -> None:
+    Xs, y = made("unique", n=90)
+    estimator = InteractionClassifier(**QUICK)
+    pipeline = make_pipeline(StandardScaler(), FunctionTransformer(split_columns), estimator)
+    scores = cross_val_score(pipeline, np.hstack(Xs), y, cv=2)
+    assert np.isfinite(scores).all()
+
+
+def test_rows_of_nan_are_missing_in_training_too() -> None:
+    (a, b), y = made("redundant")
+    a[:200], b[200:400] = np.nan, np.nan
+    a[500, 2] = np.nan
+    estimator = InteractionClassifier(**LEARNING).fit([a, b], y)
+    weights = estimator.interaction_weights([a, b])
+    assert np.allclose(weights[:200], [0, 1, 0, 0])
+    assert np.allclose(weights[200:400], [1, 0, 0, 0])
+    assert weights[400:, 3].mean() > 0.8
+    assert estimator.score([a, b], y) > 0.97
+    assert estimator.report([a, b], y).by_availability
+
+
+def test_a_single_nan_counts_as_the_mean() -> None:
+    a, b = (x[:5] for x in made("unique", seed=1)[0])
+    standardize = fitted("unique").inputs_
+    filled = a.copy()
+    a[0, 1], filled[0, 1] = np.nan, standardize.means[0][0, 1]
+    assert np.allclose(fitted("unique").predict_proba([a, b]), fitted("unique").predict_proba([filled, b]), atol=1e-6)
+
+
+def test_standardized_features() -> None:
+    generator = np.random.default_rng(0)
+    steps = generator.normal(5, 3, size=(50, 7, 2)).astype(np.float32)
+    steps[..., 1] = 4.0
+    steps[0, :3] = np.nan
+    data = Modalities({"a": steps, "b": generator.normal(1e9, 1e-3, size=(50, 1))})
+    (a, b), available = Standardizer.fit(data)(data)
+    assert available.all()
+    known = a[..., 0][~np.isnan(steps[..., 0])]
+    assert abs(known.mean()) < 1e-5
+    assert known.std(correction=0) == pytest.approx(1, abs=1e-5)
+    assert not a[..., 1].any()
+    assert not a[0, :3].any()
+    assert b.std(correction=0) == pytest.approx(1, abs=1e-3)
+
+
+def test_sequences_of_any_length() -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(300) % 2
+    signal = generator.normal(size=(300, 12, 2))
+    signal[:, 3:9, 0] += np.where(y, 2.0, -2.0)[:, None]
+    Xs = [signal, generator.normal(size=(300, 3))]
+    estimator = InteractionClassifier(**LEARNING).fit(Xs, y)
+    assert estimator.score(Xs, y) > 0.95
+    assert estimator.predict([signal[:, :9], Xs[1]]).shape == (300,)
+
+
+def test_three_modalities() -> None:
+    (a, b), y = made("unique", n=90)
+    estimator = InteractionClassifier(**QUICK).fit([a, b, b[:, :1]], y)
+    assert estimator.interaction_weights([a, b, b[:, :1]]).shape == (90, 5)
+
+
+@pytest.mark.parametrize("n_targets", [0, 2])
+def test_regression(n_targets: int) -> None:
+    (a, b), _ = made("unique", n=400)
+    y = 1000 + 50 * a[:, 0]
+    y = np.stack([y, -y / 1e4], axis=1) if n_targets else y
+    estimator = InteractionRegressor(**LEARNING | {"max_epochs": 30}).fit([a, b], y)
+    assert estimator.predict([a, b]).shape == y.shape
+    assert estimator.score([a, b], y) > 0.95
+    assert estimator.marginal_predict([a, b]).shape == ((400, 2, 2) if n_targets else (400, 2))
+    assert estimator.interaction_weights([a, b])[:, 0].mean() > 0.8
+    report = estimator.report([a, b], y)
+    assert np.allclose(report.contributions.sum(1), report.prediction, rtol=1e-3, atol=1e-3)
+    if not n_targets:
+        squared = ((estimator.predict([a, b]) - y) ** 2).mean()
+        assert -report.score.mean() == pytest.approx(squared, rel=1e-3)
+        replaced = np.concatenate([a[1:], a[:1]])
+        rise = ((estimator.predict([replaced, b]) - y) ** 2).mean() - squared
+        assert report.comprehensiveness is not None
+        assert report.comprehensiveness[:, 0].mean() == pytest.approx(rise, rel=0.3)
+
+
+def test_sample_weights() -> None:
+    Xs, y = made("unique", n=120)
+    wrong = np.concatenate([y, ~y])
+    doubled = [np.concatenate([x, x]) for x in Xs]
+    weight = np.repeat([1.0, 0.0], 120)
+    weighted = InteractionClassifier(**QUICK).fit(doubled, wrong, sample_weight=weight)
+    alone = InteractionClassifier(**QUICK).fit(Xs, y)
+    assert np.array_equal(weighted.predict_proba(Xs), alone.predict_proba(Xs))
+
+    kept = InteractionClassifier(**LEARNING)
+    assert kept.fit(doubled, wrong, sample_weight=weight * 0.9 + 0.05).score(Xs, y) > 0.9
+
+
+def test_balanced_classes() -> None:
+    generator = np.random.default_rng(0)
+    y = (np.arange(300) % 15 == 0).astype(int)
+    Xs = [generator.normal(size=(300, 2)) + 1.5 * y[:, None], generator.normal(size=(300, 2))]
+    found = [
+        InteractionClassifier(**LEARNING, class_weight=weight).fit(Xs, y).predict(Xs)[y == 1].mean()
+        for weight in (None, "balanced")
+    ]
+    assert found[1] > found[0] + 0.2
+
+
+def test_held_out_samples_are_of_every_class() -> None:
+    target = torch.tensor([0] * 80 + [1] * 20 + [2])
+    train, held_out = split(target, 0.2)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(101))
+    assert torch.bincount(target[held_out], minlength=3).tolist()[:2] in ([16, 4], [15, 4], [16, 3])
+    assert 2 in target[train]
+
+
+class Sum(nn.Module):
+    """A backbone of one's own."""
+
+    def __init__(self, n_outputs: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, n_outputs)
+        self.second = nn.Linear(3, n_outputs)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = self.first(a) + self.second(b)
+        return total
+
+
+def test_a_backbone_and_encoders_of_ones_own() -> None:
+    Xs, y = made("unique", n=80)
+    own = InteractionClassifier(**QUICK, backbone=Sum).fit(Xs, y)
+    assert isinstance(own.model_.example_backbone, Sum)
+    images = Xs[1].reshape(80, 1, 3, 1)
+    encoders = {"image": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3, 5))}
+    named = {"table": Xs[0], "image": images}
+    estimator = InteractionClassifier(**QUICK, encoders=encoders).fit(named, y)
+    assert estimator.predict(named).shape == (80,)
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    InteractionClassifier(**QUICK, progress="rich").fit(*made("unique", n=60))
+    assert "held-out loss" in capsys.readouterr().out
+
+
+A, B = made("unique", n=40)[0]
+Y = made("unique", n=40)[1]
+WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "one array": (A, Y, {}, "must be a list or dict of arrays"),
+    "one modality": ([A], Y, {}, "at least 2 modalities"),
+    "unequal rows": ([A, B[1:]], Y, {}, "a row for each sample"),
+    "target rows": ([A, B], Y[1:], {}, "one target for each of 40"),
+    "infinite": ([A, np.where(B > 1, np.inf, B)], Y, {}, "must be finite"),
+    "nothing there": ([np.full_like(A, np.nan), np.full_like(B, np.nan)], Y, {}, "must have a modality"),
+    "one class": ([A, B], np.zeros(40, int), {}, "at least two classes"),
+    "unknown class": ([A, B], np.where(Y, 1.0, np.nan), {}, "must be known for all samples"),
+    "words": ([A, B.astype(str).astype(object) + "x"], Y, {}, "encode categories"),
+    "none": ([A, None], Y, {}, "rows of NaN"),
+    "names": ({"a": A, "b": B}, Y, {"modality_names": ["a", "c"]}, "must be the 2"),
+    "fraction": ([A, B], Y, {"validation_fraction": 1.0}, "between 0 and 1"),
+    "too few": ([A[:3], B[:3]], Y[:3], {}, "to hold out"),
+    "epochs": ([A, B], Y, {"max_epochs": 0}, "max_epochs must be at least 1"),
+    "bar": ([A, B], Y, {"progress": True}, "progress must be"),
+    "encoders": ([A, B], Y, {"encoders": [None]}, "one for each"),
+    "encoder's output": ([A, B], Y, {"encoders": [None, nn.Unflatten(1, (3, 1))]}, "must return vectors"),
+    "images": ([A, B.reshape(40, 1, 3, 1)], Y, {}, "default encoders"),
+    "backbone's outputs": ([A, B], Y, {"backbone": lambda: Sum(5)}, "C = 2 outputs"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_errors_say_what_must_hold(case: str) -> None:
+    Xs, y, arguments, message = WRONG[case]
+    with pytest.raises((TypeError, ValueError), match=message):
+        InteractionClassifier(**QUICK | arguments).fit(Xs, y)
+
+
+@pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan)])
+def test_wrong_sample_weights(weight: Any) -> None:
+    with pytest.raises(ValueError, match="sample_weight must be 40"):
+        InteractionClassifier(**QUICK).fit([A, B], Y, sample_weight=weight)
+
+
+def test_errors_at_predict() -> None:
+    with pytest.raises(NotFittedError):
+        InteractionClassifier().predict([A, B])
+    for Xs, message in (
+        ([A, B, B], "must be the 2"),
+        ([A, B[:, :2]], "3 features as in fit"),
+        ([A, B[:, :, None]], "2 axes"),
+        ({"0": A}, "must be the 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitted("unique").predict(Xs)
+    with pytest.raises(ValueError, match="as in fit"):
+        fitted("unique").report([A, B], np.full(40, 7))
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (a, b), y = made("unique", n=120)
+    out = tmp_path / "report.html"
+    for target in (np.where(y, "yes", "no"), a[:, 0]):
+        np.savez(tmp_path / "data.npz", image=a, text=b, y=target)
+        main(["report", str(tmp_path / "data.npz"), "--target", "y", "--out", str(out), "--max-epochs", "2"])
+        printed = capsys.readouterr().out
+        assert "uniqueness/image" in printed
+        assert ("accuracy" if target.dtype.kind == "U" else "mean squared error") in printed
+        assert "uniqueness" in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data.npz", "--target", "z"], "are not"),
+        (["none.npz", "--target", "y"], "No such file"),
+        (["words.npz", "--target", "y"], "encode categories"),
+        (["text.txt", "--target", "y"], "must be an .npz file"),
+    ],
+)
+def test_errors_of_the_command_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", a=A, b=B, y=Y)
+    np.savez(tmp_path / "words.npz", a=A, b=B.astype(str).astype("U3") + "x", y=Y)
+    (tmp_path / "text.txt").write_text("a,b\n")
+    with pytest.raises(SystemExit):
+        main(["report", str(tmp_path / arguments[0]), *arguments[1:]])
+    assert message in capsys.readouterr().err
+
+
+def test_without_scikit_learn() -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "import i2moe, i2moe.__main__\n"
+        "try:\n    import i2moe.estimators\nexcept ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pip install 'i2moe[sklearn]'" in done.stdout
+
+
+def test_not_worse_than_a_linear_model() -> None:
+    generator = np.random.default_rng(0)
+    Xs = [generator.normal(size=(600, 5)), generator.normal(size=(600, 5))]
+    y = (np.hstack(Xs) @ generator.normal(size=10) + generator.normal(size=600)) > 0
+    linear = LogisticRegression().fit(np.hstack(Xs)[:400], y[:400]).score(np.hstack(Xs)[400:], y[400:])
+    estimator = InteractionClassifier(**LEARNING)
+    assert estimator.fit([x[:400] for x in Xs], y[:400]).score([x[400:] for x in Xs], y[400:]) > linear - 0.03
