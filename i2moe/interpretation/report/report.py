@@ -11,6 +11,7 @@ from i2moe.interpretation.report import storage
 from i2moe.interpretation.report.comparison import compare
 from i2moe.interpretation.report.diagnostics import Diagnostics
 from i2moe.interpretation.report.dropping import cost_of_dropping
+from i2moe.interpretation.report.html import to_html, to_notebook
 from i2moe.interpretation.report.samples import sample
 from i2moe.interpretation.report.summary import summary
 from i2moe.interpretation.report.tables import to_dict, to_pandas
@@ -42,6 +43,8 @@ class InteractionReport(Diagnostics):
     sample = sample
     compare = compare
     cost_of_dropping = cost_of_dropping
+    to_html = to_html
+    _repr_html_ = to_notebook
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
