@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from i2moe import InteractionMoE, StaticReweighter
 from i2moe._tasks import Task
@@ -320,6 +320,34 @@ class TestFaithfulness:
         with pytest.raises(ValueError, match="n_draws was 0"):
             _ = report.agreement
 
+    @pytest.mark.parametrize("perturbation", ["mean", lambda x: x.mean(0, keepdim=True).expand_as(x)])
+    def test_batches_of_one_that_are_replaced_by_themselves_are_not_measured(self, perturbation: Any) -> None:
+        modalities, target = make_batches(1)[0]
+        batches = [
+            (tuple(m[:30] for m in modalities), target[:30]),
+            (tuple(m[30:31] for m in modalities), target[30:31]),
+        ]
+        with pytest.warns(UserWarning, match="1 of 31 samples came in batches of one and were replaced by themselves"):
+            report = explain(make_model(), batches, perturbation=perturbation)
+        assert report.comprehensiveness is not None
+        assert report.sufficiency is not None
+        assert report.comprehensiveness.isnan().any(1).tolist() == [False] * 30 + [True]
+        assert report.sufficiency.isnan().any(1).tolist() == [False] * 30 + [True]
+        assert not report.agreement.isnan().any()
+        assert "nan" not in report.summary()
+
+    @pytest.mark.filterwarnings("ignore:shuffle needs two samples")
+    def test_batches_of_one_alone(self) -> None:
+        modalities, target = make_batches(1)[0]
+        batches = [(tuple(m[i : i + 1] for m in modalities), target[i : i + 1]) for i in range(30)]
+        with pytest.warns(UserWarning, match="30 of 30 samples came in batches of one"):
+            report = explain(make_model(), batches, perturbation="shuffle")
+        assert report.agreement.isnan().all()
+        assert report.to_dict()["comprehensiveness"] == [None, None]
+        assert "nan" not in report.summary()
+        measured = explain(make_model(), batches, perturbation="zero")
+        assert not measured.agreement.isnan().any()
+
     def test_a_model_without_perturbation_is_explained_by_shuffling(self) -> None:
         model, batches = make_model(perturbation=None), make_batches()
         assert same_tensors(explain(model, batches), explain(model, batches, perturbation="shuffle"))
@@ -517,6 +545,27 @@ class TestLeavesNoTrace:
         after.append(torch.get_rng_state())
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
+    def test_the_generators_of_a_batch_sampler(self) -> None:
+        class Batches(BatchSampler):
+            """Draws which batches to leave out."""
+
+            def __init__(self, sampler: RandomSampler, draws: torch.Generator) -> None:
+                super().__init__(sampler, batch_size=10, drop_last=False)
+                self.draws = draws
+
+            def __iter__(self) -> Iterator[list[int]]:
+                return (batch for batch in super().__iter__() if torch.rand((), generator=self.draws) < 0.9)
+
+        own, inner = (torch.Generator().manual_seed(i) for i in range(2))
+        modalities, targets = make_batches(1)[0]
+        dataset: Any = [((modalities[0][i], modalities[1][i]), targets[i]) for i in range(N_SAMPLES)]
+        loader: DataLoader[Any] = DataLoader(
+            dataset, batch_sampler=Batches(RandomSampler(dataset, generator=inner), own)
+        )
+        before = [generator.get_state() for generator in (own, inner)]
+        explain(make_model(), loader, n_draws=0)
+        assert all(torch.equal(a, b.get_state()) for a, b in zip(before, (own, inner), strict=True))
+
     def test_everything_also_after_an_error(self) -> None:
         model = make_model().train()
         state = torch.get_rng_state()
@@ -583,6 +632,22 @@ class TestTables:
         for part in ("accuracy 0.750", "uniqueness/image", "correct", "wrong", "cat", "replaced", "entropy"):
             assert part in text
 
+    def test_summary_marks_groups_of_few_samples(self) -> None:
+        target = torch.tensor([0] * 21 + [1] * 19)
+        report = explain(make_model(), [(make_batches(1)[0][0], target)], class_names=("cat", "dog", "cow"))
+        rows = [row.split() for row in report.summary().splitlines()]
+        assert {row[0]: row[1] for row in rows if row[:1] in (["cat"], ["dog"], ["cow"])} == {
+            "cat": "21",
+            "dog": "19*",
+            "cow": "0",
+        }
+        footnote = "* fewer than 20 samples: their mean weights are rough"
+        assert footnote in report.summary()
+        example = InteractionReport.example()
+        tensors = {f.name: getattr(example, f.name) for f in fields(example)}
+        often: dict[str, Any] = {name: torch.cat([x] * 20) for name, x in tensors.items() if isinstance(x, Tensor)}
+        assert footnote not in replace(example, **often).summary()
+
     def test_summary_names_the_largest_of_many_classes(self) -> None:
         model = InteractionMoE(lambda: Fusion(50), 2, feature_dims=(WIDTH, WIDTH))
         text = explain(model, [(make_batches(1)[0][0], torch.arange(40))]).summary()
@@ -637,9 +702,32 @@ class TestStability:
         )
         assert result.spread[0].item() == pytest.approx(0.2 / math.sqrt(2))
 
+    @pytest.mark.parametrize(
+        ("moved", "verdict"), [(0.0, "stable"), (0.09, "stable"), (0.15, "partly stable"), (0.25, "unstable")]
+    )
+    def test_the_verdict_is_about_the_weight_that_goes_to_other_experts(self, moved: float, verdict: str) -> None:
+        first = replace(InteractionReport.example(), weights=torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 4))
+        other = replace(first, weights=first.weights + moved * torch.tensor([-1.0, 0, 0, 1]))
+        result = stability([first, first, other])  # the farthest pair decides
+        assert result.distances.tolist() == pytest.approx([0, moved, moved], abs=1e-6)
+        assert result.verdict() == verdict
+        assert result.to_dict()["verdict"] == verdict
+        assert f"\n{verdict}: weights differ by" in result.summary()
+        assert result.verdict(stable_below=0.3, unstable_above=0.5) == "stable"
+
+    def test_one_interaction_is_stable_where_correlations_are_noise(self) -> None:
+        first, other = (
+            replace(InteractionReport.example(), weights=(torch.tensor([0.0, 0, 0, 4]) + noise).softmax(1))
+            for noise in 0.1 * torch.randn(2, 4, 4)
+        )
+        result = stability([first, other])
+        assert result.correlations.mean() < 0.7
+        assert result.verdict() == "stable"
+
     def test_constant_weights_have_no_correlation(self) -> None:
         report = explain(make_model_static(), make_batches())
         result = stability([report, report])
+        assert result.verdict() == "stable"
         assert result.correlations.isnan().all()
         assert "-" in result.summary()
         json.dumps(result.to_dict(), allow_nan=False)

@@ -144,7 +144,7 @@ def test_evidence_is_between_what_is_there() -> None:
 def test_agreement_leaves_out_samples_without_evidence() -> None:
     weights = torch.tensor([[0.1, 0.2], [0.9, 0.2], [0.5, 0.3], [0.7, 0.3]])
     shown = torch.tensor([[1.0, NAN], [NAN, NAN], [2.0, NAN], [3.0, NAN]])
-    found = agreement(weights, shown)
+    found = agreement("classification", weights, shown)
     assert found[0].item() == pytest.approx(1)
     assert math.isnan(found[1].item())
 

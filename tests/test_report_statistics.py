@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from i2moe.interpretation import WeightStatistics
+from i2moe.interpretation.faithfulness import agreement
 from i2moe.interpretation.statistics import (
     correlation,
     explained_by_groups,
@@ -119,6 +120,21 @@ class TestCorrelations:
         assert correlation(scale * a, b) == pytest.approx(correlation(a, b))
 
 
+class TestAgreement:
+    WEIGHTS = torch.cat([torch.zeros(50, 1), torch.ones(50, 1)]).double()
+
+    def test_differences_that_mean_nothing_are_ties(self) -> None:
+        weights, evidence = (self.WEIGHTS + 1e-9 * torch.rand(2, 100, 1, dtype=torch.float64)).unbind(0)
+        assert agreement("classification", weights, evidence).item() == pytest.approx(1)
+
+    @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+    def test_squared_errors_have_no_scale_and_outliers_no_say(self, scale: float) -> None:
+        weights = torch.linspace(0, 1, 100, dtype=torch.float64).unsqueeze(1)
+        evidence = scale * weights
+        evidence[-1] = 1e18
+        assert agreement("regression", weights, evidence).item() == pytest.approx(1)
+
+
 class TestVarianceBetweenGroups:
     @pytest.mark.parametrize(("n_samples", "n_groups"), [(12, 8), (50, 30), (200, 100), (400, 5)])
     def test_groups_at_random_explain_nothing_on_average(self, n_samples: int, n_groups: int) -> None:
@@ -138,13 +154,13 @@ class TestVarianceBetweenGroups:
         assert math.isnan(explained_by_groups(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])))
 
 
-MILLION = """
+MANY = """
 import resource, time
 import torch
 from i2moe.interpretation import InteractionReport
 
 torch.set_num_threads(1)
-n, e, c = 1_000_000, 4, 7
+n, e, c = 200_000, 4, 7
 weights, predictions = torch.rand(n, e).softmax(1), torch.rand(n, e, c)
 report = InteractionReport(
     task="classification", modality_names=("a", "b"), interactions=(0, 1, "synergy", "redundancy"),
@@ -159,11 +175,10 @@ print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_m
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
-def test_a_million_samples_take_seconds_and_bounded_memory() -> None:
+def test_many_samples_take_seconds_and_bounded_memory() -> None:
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", MILLION], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", MANY], cwd=root, capture_output=True, text=True, check=True)
     seconds, gigabytes = map(float, done.stdout.split())
-    assert seconds < 30
-    assert gigabytes < 1.5
+    assert seconds < 4  # of the processor
+    assert gigabytes < 0.7  # of which torch takes 0.25

@@ -193,15 +193,17 @@ def fewer_experts(model: Model, data: MultimodalData) -> dict[str, float]:
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """Compare scores pair by pair: their mean difference, and half the width of its 95% interval (Student's t).
 
+    No number for the width where the pairs cannot tell how much they vary: one pair, or differences all equal.
+
     Example:
-        >>> gain, margin = difference([0.8, 0.9, 0.7], [0.7, 0.8, 0.6])
+        >>> gain, margin = difference([0.8, 0.9, 0.7], [0.7, 0.8, 0.65])
         >>> round(gain, 3), round(margin, 3)
-        (0.1, 0.0)
+        (0.083, 0.072)
     """
     from scipy.stats import t
 
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(gains) < 2:
+    if max(gains) - min(gains) <= 1e-9 * max(map(abs, (*ours, *theirs))):  # equal but for rounding
         return mean(gains), float("nan")
     return mean(gains), float(t.ppf(0.975, len(gains) - 1)) * stdev(gains) / sqrt(len(gains))
 

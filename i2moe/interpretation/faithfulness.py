@@ -174,11 +174,14 @@ def prior_outputs(task: Task, target: Tensor, n_outputs: int) -> Tensor:
     return mean.logit(eps=1e-6) if task == "multilabel" else mean
 
 
-def agreement(weights: Tensor, evidence: Tensor) -> Tensor:
+def agreement(task: Task, weights: Tensor, evidence: Tensor) -> Tensor:
     """Spearman correlation over the samples of each expert's weight and evidence: (E,), NaN for a constant weight.
 
-    Samples without evidence are left out.
+    Weights count as equal to six digits, and so does evidence in probability or nats; squared errors have no unit to
+    round in. Samples without evidence are left out.
     """
+    weights = weights.double().round(decimals=6)
+    evidence = evidence if task == "regression" else evidence.double().round(decimals=6)
     correlations = []
     for weight, shown in zip(weights.unbind(1), evidence.unbind(1), strict=True):
         known = ~shown.isnan()

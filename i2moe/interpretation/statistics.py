@@ -87,11 +87,9 @@ def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confiden
     sizes = groups.bincount(minlength=n_groups)
     mean = _sums(weights.double(), groups, n_groups) / sizes.unsqueeze(1)
     variance = _sums((weights - mean[groups]).square(), groups, n_groups) / sizes.unsqueeze(1)
-    found = []
-    for size, center, spread in zip(sizes.tolist(), mean, variance.sqrt(), strict=True):
-        low, high = _interval(center, spread, size, confidence)
-        found.append(WeightStatistics(size, center, spread, low, high))
-    return found
+    low, high = _intervals(mean, variance.sqrt(), sizes, confidence)
+    rows = zip(sizes.tolist(), mean, variance.sqrt(), low, high, strict=True)
+    return [WeightStatistics(*row) for row in rows]
 
 
 def explained_by_groups(values: Tensor, groups: Tensor) -> float:
@@ -201,16 +199,17 @@ def _sums(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     return values.new_zeros(n_groups, values.shape[1]).index_add(0, groups, values)
 
 
-def _interval(mean: Tensor, std: Tensor, n_samples: int, confidence: float) -> tuple[Tensor, Tensor]:
-    if n_samples < 2:
-        unknown = mean * 0  # NaN without samples
-        return unknown, unknown + 1
-    error = std / math.sqrt(n_samples - 1)  # std divides by n
-    margin = student_quantile(confidence, n_samples - 1) * error
+def _intervals(mean: Tensor, std: Tensor, sizes: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+    """The ends of the intervals of G groups' means: (G, E) each."""
+    quantiles = [student_quantile(confidence, max(size - 1, 1)) for size in sizes.tolist()]
+    error = std / (sizes - 1).clamp(min=1).sqrt().unsqueeze(1)  # std divides by n
+    margin = mean.new_tensor(quantiles).unsqueeze(1) * error
     slope = (mean * (1 - mean)).clamp(min=torch.finfo(mean.dtype).tiny)
     low, high = (torch.sigmoid(mean.logit() + sign * margin / slope) for sign in (-1, 1))
-    exact = margin == 0  # the logit and back would round, and is infinite at 0 and 1
-    return torch.where(exact, mean, low), torch.where(exact, mean, high)
+    exact = std == 0  # the logit and back would round, and is infinite at 0 and 1
+    single = (sizes == 1).unsqueeze(1)
+    low, high = torch.where(exact, mean, low), torch.where(exact, mean, high)
+    return low.masked_fill(single, 0), high.masked_fill(single, 1)
 
 
 def _is_constant(values: Tensor) -> bool:

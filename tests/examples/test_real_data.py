@@ -79,3 +79,6 @@ def test_differences_are_paired() -> None:
     assert gain == pytest.approx(0.5)
     assert margin == pytest.approx(3.182 / math.sqrt(12), abs=1e-3)
     assert math.isnan(difference([1.0], [0.0])[1])
+    gain, margin = difference([0.3, 0.7], [0.1, 0.5])
+    assert gain == pytest.approx(0.2)
+    assert math.isnan(margin)  # two equal differences say nothing about how much they vary

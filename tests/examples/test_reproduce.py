@@ -177,6 +177,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     interval = ttest_rel([0.7, 0.9, 0.8], [0.66, 0.85, 0.75]).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert compare({0: 1.0}, {1: 1.0}) is None
+    assert str(compare({0: 0.3, 1: 0.7}, {0: 0.1, 1: 0.5})) == "+0.2000"  # two equal differences have no interval
 
     for method, seed, value in [("i2moe", 0, 0.7), ("i2moe", 1, 0.9), ("vanilla", 0, 0.6)]:
         path = tmp_path / method / f"seed-{seed}" / "result.json"

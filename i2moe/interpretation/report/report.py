@@ -7,12 +7,12 @@ from typing import Self
 
 import torch
 
-from i2moe.interpretation.report import storage
 from i2moe.interpretation.report.comparison import compare
 from i2moe.interpretation.report.diagnostics import Diagnostics
 from i2moe.interpretation.report.dropping import cost_of_dropping
 from i2moe.interpretation.report.html import to_html, to_notebook
 from i2moe.interpretation.report.samples import sample
+from i2moe.interpretation.report.storage import load_record, save_record
 from i2moe.interpretation.report.summary import summary
 from i2moe.interpretation.report.tables import to_dict, to_pandas
 from i2moe.interpretation.report.warning_rules import report_warnings
@@ -39,7 +39,7 @@ class InteractionReport(Diagnostics):
     summary = summary
     to_dict = to_dict
     to_pandas = to_pandas
-    save = storage.save
+    save = save_record
     sample = sample
     compare = compare
     cost_of_dropping = cost_of_dropping
@@ -54,7 +54,7 @@ class InteractionReport(Diagnostics):
             FileNotFoundError: if there is no file.
             ValueError: if the file is damaged, of another kind or of another format.
         """
-        return storage.load(cls, path)
+        return load_record(cls, path)
 
     @classmethod
     def example(cls) -> Self:

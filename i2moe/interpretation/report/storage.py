@@ -13,14 +13,14 @@ from torch import Tensor
 from i2moe._files import replacing
 from i2moe.interpretation.report.record import ReportRecord
 
-__all__ = ["load", "save"]
+__all__ = ["load_record", "save_record"]
 
 _FORMAT = 1
 
 Record = TypeVar("Record", bound=ReportRecord)
 
 
-def save(record: ReportRecord, path: str | os.PathLike[str]) -> None:
+def save_record(record: ReportRecord, path: str | os.PathLike[str]) -> None:
     """Write the report to a file, whole or not at all.
 
     The file is one of `torch.save`, of tensors, numbers and strings alone.
@@ -44,8 +44,8 @@ def save(record: ReportRecord, path: str | os.PathLike[str]) -> None:
         torch.save({"format": _FORMAT, **values}, file)
 
 
-def load(kind: type[Record], path: str | os.PathLike[str]) -> Record:
-    """Read a report from a file that `save` wrote. Nothing in the file is executed.
+def load_record(kind: type[Record], path: str | os.PathLike[str]) -> Record:
+    """Read a report from a file that `save_record` wrote. Nothing in the file is executed.
 
     Raises:
         FileNotFoundError: if there is no file.

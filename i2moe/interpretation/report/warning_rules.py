@@ -23,7 +23,7 @@ def report_warnings(
     follow_class_above: float = 0.5,
     near_identical_below: float = 0.01,
     apart_above: float = 0.2,
-    agreement_below: float = 0.2,
+    agreement_below: float = 0.3,
     homogeneous_above: float = 0.7,
     miscalibrated_above: float = 0.1,
     uncarried_above: float = 0.2,
