@@ -20,6 +20,7 @@ from i2moe.interpretation.report.quality import calibration_error
 from i2moe.supervision import interaction_shares
 
 NAMES = ("image", "text", "sound")
+COMPUTED: dict[str, Any] = {"reweighter": "computed", "members": 3}
 
 
 class Fusion(nn.Module):
@@ -36,7 +37,7 @@ class Fusion(nn.Module):
 
 def make(n_modalities: int = 2, n_outputs: int = 2, **options: Any) -> InteractionMoE:
     torch.manual_seed(0)
-    options = {"reweighter": "computed", "members": 3} | options
+    options = COMPUTED | options
     names = NAMES[:n_modalities]
     return InteractionMoE(lambda: Fusion(n_modalities, n_outputs), n_modalities, modality_names=names, **options)
 
@@ -74,7 +75,7 @@ class Named(nn.Module):
 
 def make_named(**options: Any) -> InteractionMoE:
     torch.manual_seed(0)
-    options = {"reweighter": "computed", "members": 3} | options
+    options = COMPUTED | options
     return InteractionMoE(Named, 2, modality_names=("image", "text"), **options)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from i2moe.interpretation.colors import INK, expert_colors
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import ranks
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_classes", "plot_faithfulness", "plot_losses", "plot_sample", "plot_weights"]
 
-# Okabe and Ito's colors, told apart also without seeing red and green.
-_UNIQUENESS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#004D40", "#8C6BB1")
-_SYNERGY, _REDUNDANCY, _INK, _FAINT = "#D55E00", "#CC79A7", "#333333", "#BBBBBB"
+_FAINT = "#BBBBBB"
 
 
 def plot_weights(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
@@ -48,16 +47,16 @@ def plot_weights(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, height=1.2 + 0.7 * n_experts)
     edges = torch.linspace(0, 1, 41)
     overall = report.overall
-    for row, color in enumerate(_colors(report.expert_names).values()):
+    for row, color in enumerate(expert_colors(report.expert_names).values()):
         shares = torch.histc(report.weights[:, row].float(), bins=40, min=0, max=1) / len(report)
         # The square root keeps the few samples visible beside a peak that holds most of them.
         heights = (shares / shares.max()).sqrt() * 0.8
         ax.stairs((row - heights).tolist(), edges.tolist(), baseline=row, fill=True, color=color, alpha=0.55)
         ax.stairs((row - heights).tolist(), edges.tolist(), baseline=row, color=color, linewidth=1)
         mean, low, high = (float(value[row]) for value in (overall.mean, overall.low, overall.high))
-        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=_INK, markersize=5, capsize=3)
-        ax.annotate(f"mean {mean:.2f}", (1, row), (8, 0), textcoords="offset points", va="bottom", color=_INK)
-    ax.axvline(1 / n_experts, color=_INK, linestyle=":", linewidth=1)
+        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=INK, markersize=5, capsize=3)
+        ax.annotate(f"mean {mean:.2f}", (1, row), (8, 0), textcoords="offset points", va="bottom", color=INK)
+    ax.axvline(1 / n_experts, color=INK, linestyle=":", linewidth=1)
     ax.set_yticks(range(n_experts), report.expert_names)
     ax.set(xlim=(0, 1), ylim=(n_experts - 0.7, -0.95), xlabel="weight", title=f"Weights of {len(report)} samples")
     _tidy(ax)
@@ -94,7 +93,7 @@ def plot_classes(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     for row, values in enumerate(means.tolist()):
         for column, value in enumerate(values):
             text = f"{value:.2f}" if value == value else "no samples" if column == 0 else ""
-            ax.text(column, row, text, ha="center", va="center", color="white" if value > 0.6 * top else _INK)
+            ax.text(column, row, text, ha="center", va="center", color="white" if value > 0.6 * top else INK)
     ax.figure.colorbar(image, ax=ax, label="mean weight")
     ax.set_xticks(range(n_experts), [name.replace("/", "/\n") for name in report.expert_names])
     ax.set_yticks(range(len(classes)), [f"{name} ({group.n_samples})" for name, group in classes.items()])
@@ -133,7 +132,7 @@ def plot_sample(report: InteractionReport, index: int, *, n_outputs: int = 5, ax
     shown = _outputs_to_show(report, index, contributions, n_outputs)
     ax = _axes(ax, height=2.0 + 0.6 * len(shown))
 
-    for e, (name, color) in enumerate(_colors(report.expert_names).items()):
+    for e, (name, color) in enumerate(expert_colors(report.expert_names).items()):
         values = contributions[:, shown]
         # Bars of one sign start where those of the experts before end.
         same_sign = values[:e] * (values[:e].sign() == values[e].sign())
@@ -142,8 +141,8 @@ def plot_sample(report: InteractionReport, index: int, *, n_outputs: int = 5, ax
         style: dict[str, Any] = {"height": 0.6, "color": color, "edgecolor": "white", "linewidth": 0.5}
         ax.barh(range(len(shown)), values[e].tolist(), left=starts, label=label, **style)
     totals = contributions.sum(0)[shown].tolist()
-    ax.plot(totals, range(len(shown)), "D", color="white", markeredgecolor=_INK, markersize=7, label="sum")
-    ax.axvline(0, color=_INK, linewidth=1)
+    ax.plot(totals, range(len(shown)), "D", color="white", markeredgecolor=INK, markersize=7, label="sum")
+    ax.axvline(0, color=INK, linewidth=1)
     ax.set_yticks(range(len(shown)), [report.output_names[c] for c in shown])
     ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel=_CONTRIBUTION[report.task], title=_describe(report, index))
     ax.use_sticky_edges = False  # bars would stick to the frame and cut the diamonds
@@ -176,7 +175,7 @@ def plot_faithfulness(report: InteractionReport, *, n_bins: int = 10, ax: Axes |
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, however it is {n_bins}")
     ax = _axes(ax, height=4.2)
-    for e, (name, color) in enumerate(_colors(report.expert_names).items()):
+    for e, (name, color) in enumerate(expert_colors(report.expert_names).items()):
         shown = report.evidence[:, e]
         known = ~shown.isnan()
         if not known.any():
@@ -273,18 +272,10 @@ def _tidy(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def _colors(expert_names: Sequence[str]) -> dict[str, str]:
-    """A color per expert: warm for the two joint interactions, the others for uniqueness."""
-    joint = {"synergy": _SYNERGY, "redundancy": _REDUNDANCY}
-    unique = [name for name in expert_names if name not in joint]
-    colors = {name: _UNIQUENESS[i % len(_UNIQUENESS)] for i, name in enumerate(unique)} | joint
-    return {name: colors[name] for name in expert_names}
-
-
 def _loss_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The experts' colors for losses named after experts; black and greys for the others, then dashed, then dotted."""
     experts = [name.removeprefix("interaction/") for name in names if name.startswith("interaction/")]
-    styles = {f"interaction/{name}": {"color": color} for name, color in _colors(experts).items()}
+    styles = {f"interaction/{name}": {"color": color} for name, color in expert_colors(experts).items()}
     others = cycle(product(("-", "--", ":", "-."), ("#000000", "#666666", "#999999", "#BBBBBB")))
     return {name: styles.get(name) or dict(zip(("linestyle", "color"), next(others), strict=True)) for name in names}
 

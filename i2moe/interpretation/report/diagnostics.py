@@ -160,7 +160,7 @@ class Diagnostics(ReportRecord):
         Raises:
             ValueError: if the model cannot predict from one modality.
         """
-        return agreement(self.task, self.weights, self.behavior_shares)
+        return agreement(self.task, self.weights, self.behavior_shares.round(decimals=6))
 
     @cached_property
     def quality(self) -> Quality:

@@ -14,7 +14,7 @@ from i2moe._tasks import Task, decide, probabilities, score
 from i2moe.interpretation.faithfulness import prior_outputs
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain
 
-__all__ = ["Quality", "calibration_error", "points", "quality"]
+__all__ = ["Quality", "calibration_error", "chance", "points", "quality"]
 
 _N_BINS = 15
 
@@ -85,6 +85,21 @@ def points(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
     variance = target.var(0, correction=0)
     share = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
     return 1 - share.mean(1)
+
+
+def chance(task: Task, target: Tensor) -> float:
+    """The score of always saying the same: the most frequent class or labels, or the mean value.
+
+    Example:
+        >>> chance("classification", torch.tensor([0, 1, 1, 1]))
+        0.75
+    """
+    if task == "classification":
+        return target.bincount().max().item() / len(target)
+    if task == "regression":
+        return 0.0
+    share = target.double().mean(0)
+    return torch.maximum(share, 1 - share).mean().item()
 
 
 def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tuple[float, float]:

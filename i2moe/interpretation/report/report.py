@@ -10,6 +10,7 @@ import torch
 from i2moe.interpretation.report.comparison import compare
 from i2moe.interpretation.report.diagnostics import Diagnostics
 from i2moe.interpretation.report.dropping import cost_of_dropping
+from i2moe.interpretation.report.html import to_html, to_notebook
 from i2moe.interpretation.report.samples import sample
 from i2moe.interpretation.report.storage import load_record, save_record
 from i2moe.interpretation.report.summary import summary
@@ -42,6 +43,8 @@ class InteractionReport(Diagnostics):
     sample = sample
     compare = compare
     cost_of_dropping = cost_of_dropping
+    to_html = to_html
+    _repr_html_ = to_notebook
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

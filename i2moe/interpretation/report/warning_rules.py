@@ -170,10 +170,11 @@ def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -
     if len(report) < FEW_SAMPLES:
         return []
     measures: dict[str, Tensor] = {}
-    if report.comprehensiveness is not None:
-        measures["agreement"] = report.agreement
     if report.marginals is not None:
         measures["faithfulness"] = report.faithfulness
+    # Weights computed from predictions are judged by these; a single sample's score is noise beside them.
+    if report.comprehensiveness is not None and not report.computed:
+        measures["agreement"] = report.agreement
     judged = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
     found = []
     for measure, values in measures.items():

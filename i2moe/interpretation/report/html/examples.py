@@ -1,0 +1,81 @@
+"""The section of the page about single samples."""
+
+from __future__ import annotations
+
+from html import escape
+
+import torch
+
+from i2moe.interpretation.colors import expert_colors
+from i2moe.interpretation.report.diagnostics import Diagnostics
+from i2moe.interpretation.report.html.parts import paragraph, section, stacked, table
+from i2moe.interpretation.report.samples import in_words, sample
+from i2moe.interpretation.statistics import ranks
+
+__all__ = ["chosen_samples", "single_samples"]
+
+_MOST_EXPERTS = 6
+
+
+def single_samples(report: Diagnostics) -> str:
+    """A handful of samples, each with what it rests on."""
+    return section(
+        "samples",
+        "Single samples",
+        paragraph(
+            "A few, to see what weights mean: for each interaction a well predicted sample that rests on it, the "
+            "sample whose weights are most even, and the prediction that is farthest off."
+        ),
+        *(_article(report, index, why) for index, why in chosen_samples(report).items()),
+    )
+
+
+def chosen_samples(report: Diagnostics) -> dict[int, str]:
+    """Return some samples' positions, and why each was chosen.
+
+    Example:
+        >>> from i2moe.interpretation import InteractionReport
+        >>> chosen_samples(InteractionReport.example())[2]
+        'rests on synergy'
+    """
+    chosen: dict[int, str] = {}
+    standing = (ranks(report.score) + 1) / len(report)
+    for e, name in enumerate(report.expert_names[:_MOST_EXPERTS]):
+        index = int((report.weights[:, e] * standing).argmax())
+        if report.weights[index, e] >= 1 / len(report.expert_names):
+            chosen.setdefault(index, f"rests on {name}")
+    chosen.setdefault(int(report.entropy.argmax()), "the most even weights")
+    wrong = (~report.correct).nonzero().flatten()
+    if len(wrong):
+        worst = int(wrong[report.score[wrong].argmin()])
+        chosen.setdefault(worst, "the highest error" if report.task == "regression" else "the prediction farthest off")
+    return chosen
+
+
+def _article(report: Diagnostics, index: int, why: str) -> str:
+    weights = dict(zip(report.expert_names, report.weights[index].tolist(), strict=True))
+    rows = [
+        [name, f"{weight:.1%}", *_spread(report, index, e)]
+        for e, (name, weight) in enumerate(weights.items())
+        if weight >= 0.005
+    ]
+    header = ["interaction", "weight", *(["members differ by"] if report.weight_spread is not None else [])]
+    alone = []
+    if report.marginals is not None:
+        alone = [
+            [f"{name} alone", in_words(report, prediction)]
+            for name, prediction in zip(report.modality_names, report.marginals[index], strict=True)
+            if not torch.isnan(prediction).any()
+        ]
+    return (
+        f'<article id="sample-{index}">\n<h3>Sample {index}: {escape(why)}</h3>\n'
+        + paragraph(sample(report, index))
+        + stacked({"weights": weights}, expert_colors(report.expert_names))
+        + table(header, rows)
+        + (table(["predicting from", "the model says"], alone) if alone else "")
+        + "</article>"
+    )
+
+
+def _spread(report: Diagnostics, index: int, e: int) -> list[str]:
+    return [] if report.weight_spread is None else [f"{report.weight_spread[index, e]:.1%}"]

@@ -1,0 +1,160 @@
+"""The page of a report: whole, safe, and without a link to anywhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from i2moe._tasks import Task
+from i2moe.interpretation import InteractionReport, explain
+from tests.test_report_alone import batches, made_up, make
+
+VOID = {"meta", "link", "rect", "line", "br"}
+HOSTILE = "<script>alert('x')</script>&\"'"
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects tags, anchors, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def page_of(report: InteractionReport, folder: Path, **options: Any) -> Page:
+    report.to_html(folder / "report.html", **options)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def sections(page: Page) -> list[str]:
+    return [name for name in page.ids if not name.startswith("sample-")]
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("n_draws", [0, 1])
+def test_all_sections(tmp_path: Path, task: Task, n_draws: int) -> None:
+    report = explain(make(3), batches(3, task=task), task=task, n_draws=n_draws)
+    page = page_of(report, tmp_path)
+    assert sections(page) == ["good", "drives", "without", "sure", "samples", "words"]
+    links = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
+    assert links == set(sections(page))
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("article") >= 3
+    assert ("Agreement: " in page.text) == (n_draws > 0)
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", page.text.lower())
+
+
+def test_without_marginals_and_passes(tmp_path: Path) -> None:
+    page = page_of(InteractionReport.example(), tmp_path)
+    assert sections(page) == ["good", "drives", "sure", "samples", "words"]
+    assert "#without" not in [value for name, value in page.attributes if name == "href"]
+    assert "no predictions from single modalities" in page.text
+    assert "members differ" not in page.text.lower()
+
+
+def test_a_single_sample(tmp_path: Path) -> None:
+    whole = made_up()
+    one = {
+        name: getattr(whole, name)[:1]
+        for name in ("weights", "expert_predictions", "prediction", "target", "checksums", "marginals")
+    }
+    page_of(replace(whole, predictions_without=whole.predictions_without[:1], **one), tmp_path)  # type: ignore[index]
+
+
+def test_numbers_are_the_reports(tmp_path: Path) -> None:
+    report = made_up()
+    page = page_of(report, tmp_path)
+    assert "For each sample, the model is asked which of 2 classes it is (cat, dog)." in page.text
+    assert "Always saying the most frequent class would reach 50.0%" in page.text
+    assert f"{report.overall.mean[0]:.1%}" in page.text
+    assert "25.0 pp" in page.text
+    for index in map(int, re.findall(r"sample-(\d+)", " ".join(page.ids))):
+        assert report.sample(index) in page.text
+
+
+def test_warnings_are_shown(tmp_path: Path) -> None:
+    report = made_up()
+    lost = replace(report, marginals=torch.zeros(400, 2, 2))
+    assert lost.warnings()
+    page = page_of(lost, tmp_path)
+    for warning in lost.warnings():
+        assert warning in page.text
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    names = (f"image{HOSTILE}", "text")
+    report = replace(
+        made_up(),
+        modality_names=names,
+        expert_names=(f"uniqueness/{names[0]}", "uniqueness/text", "synergy", "redundancy"),
+        output_names=(f"cat{HOSTILE}", "dog"),
+    )
+    page = page_of(report, tmp_path, title=f"Title{HOSTILE}")
+    assert "script" not in page.tags
+    for name in ("Title", "cat", "image"):
+        assert f"{name}{HOSTILE}" in page.text
+    assert "script" not in Page(report._repr_html_()).tags
+
+
+def test_nothing_is_loaded(tmp_path: Path) -> None:
+    page = page_of(made_up(), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not {"script", "img", "iframe", "object", "embed"} & set(page.tags)
+    assert not re.search(r"https?:|//|url\(|@import", text.replace("<!DOCTYPE html>", ""))
+    loaded = [value for name, value in page.attributes if name in ("src", "href") and not value.startswith("#")]
+    assert loaded == ["data:,"]
+    assert "default-src 'none'" in text
+
+
+def test_many_classes_and_modalities_stay_readable(tmp_path: Path) -> None:
+    n, n_classes = 200, 100
+    logits = torch.randn(n, n_classes)
+    report = replace(
+        made_up(n),
+        output_names=tuple(f"class {c}" for c in range(n_classes)),
+        prediction=logits,
+        expert_predictions=logits.unsqueeze(1).expand(n, 4, n_classes),
+        target=torch.arange(n) % n_classes,
+        marginals=None,
+        predictions_without=None,
+    )
+    page = page_of(report, tmp_path)
+    assert "70 smaller ones are left out." in page.text
+    assert "class 7, ...)" in page.text
+
+
+def test_in_a_notebook() -> None:
+    page = Page(made_up()._repr_html_())
+    assert "400 samples, classification, accuracy 100.0%" in page.text
+    assert page.tags.count("svg") == 1
