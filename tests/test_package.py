@@ -20,28 +20,27 @@ import i2moe
 ROOT = Path(__file__).parent.parent
 CORE = (
     "_alike",
-    "_answers",
     "_available",
     "_dropout",
     "_inputs",
     "_means",
-    "_probes",
+    "_shared_experts",
     "_shares",
-    "_supervision_checks",
     "_tasks",
-    "_turns",
     "_types",
     "_vmap",
+    "computed",
     "experts",
     "losses",
     "missing",
     "moe",
     "perturbations",
     "reweighting",
+    "sharing",
     "supervision",
 )
 """What `import i2moe` brings."""
-APART = ("_files", "heads", "pruning")
+APART = ("_files", "calibration", "heads", "pruning")
 PACKAGES = ("backbones", "categorization", "interpretation", "mmoe", "pid", "prompting")
 INTERPRETATION = tuple(
     module.name.removeprefix("i2moe.")
@@ -80,6 +79,7 @@ def documented() -> list[tuple[str, Any]]:
 def test_public_names() -> None:
     assert i2moe.__all__ == [
         "BackboneOutput",
+        "ComputedReweighter",
         "InteractionLosses",
         "InteractionMoE",
         "InteractionOutput",
@@ -87,6 +87,7 @@ def test_public_names() -> None:
         "MMoE",
         "Reweighter",
         "StaticReweighter",
+        "calibrate",
         "categorize",
         "explain",
     ]

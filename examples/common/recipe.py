@@ -28,6 +28,7 @@ def fit(
     n_epochs: int,
     *,
     lr: float = 2e-3,
+    patience: int | None = None,
     after_epoch: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Train by AdamW, and leave the model at the averaged parameters that lose least on the validation data.
@@ -42,6 +43,7 @@ def fit(
             `InteractionSupervision`, a `paper_objective`, or a function of torch for a model that returns a tensor.
         n_epochs: number of epochs.
         lr: learning rate.
+        patience: epochs without a lower loss before training stops; None for no early stop.
         after_epoch: called after each epoch.
 
     Returns:
@@ -74,6 +76,7 @@ def fit(
         run_epoch,
         "validation loss",
         n_epochs,
+        patience=patience,
         is_better=lambda loss, best: loss == loss and (best is None or loss < best),
         after_epoch=after_epoch,
     )
