@@ -25,13 +25,14 @@ from i2moe.perturbations import Gaussian
 
 torch.set_num_threads(1)
 torch.manual_seed(3)
-model = InteractionMoE(lambda: nn.Bilinear(5, 4, 3), 2, feature_dims=(5, 4), perturbation=Gaussian(fraction=0.5))
-supervise = InteractionSupervision((5, 4), 3)
-optimizer = torch.optim.Adam([*model.parameters(), *supervise.parameters()])
+computed = {"reweighter": "computed", "perturbation": Gaussian(fraction=0.5)}
+model = InteractionMoE(lambda: nn.Bilinear(5, 4, 3), 2, **computed)
+supervise = InteractionSupervision(nn.functional.cross_entropy)
+optimizer = torch.optim.Adam(model.parameters())
 batch, target = (torch.randn(32, 5), torch.randn(32, 4)), torch.randint(3, (32,))
 for _ in range(3):
     out = model(*batch)
-    loss = nn.functional.cross_entropy(out.prediction, target) + out.interaction_loss + supervise(out, batch, target)
+    loss = out.interaction_loss + supervise(out, target)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

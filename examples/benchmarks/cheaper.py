@@ -2,9 +2,8 @@
 
     python -m examples.benchmarks.cheaper
 
-Three modalities; for each sample one of five interactions decides, and its true name is known. Trained with fewer
-perturbed rows or modalities, by the paper's objective or with supervision; then the model trained on all rows is pruned
-in several ways.
+Three modalities; for each sample one of five interactions decides, and its true name is known. Trained by the paper's
+objective with fewer perturbed rows or modalities; then the model trained on all rows is pruned in several ways.
 Training is timed in CPU seconds, which other programs on the machine disturb least.
 """
 
@@ -18,7 +17,7 @@ from statistics import mean
 import torch
 from torch import Tensor, nn
 
-from examples.benchmarks.identify.experts import Objective, train_experts
+from examples.benchmarks.identify.experts import train_experts
 from examples.benchmarks.identify.networks import accuracy
 from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import KnownInteractions
@@ -45,14 +44,12 @@ class Options:
 
     Args:
         generator: name of the data.
-        method: the paper's objective, or with supervision.
         seeds: number of seeds.
         epochs: passes over the training data.
         n_train: training samples.
     """
 
     generator: str = "three-modalities"
-    method: Objective = "supervised"
     seeds: int = 3
     epochs: int = 16
     n_train: int = 8000
@@ -70,7 +67,7 @@ def main(options: Options) -> None:
         data = generate(options.generator, options.n_train, seed)
         for name, perturbation in CHEAPER.items():
             start = time.process_time()
-            model = train_experts(data, options.method, seed, training, perturbation()).experts
+            model = train_experts(data, seed, training, perturbation()).experts
             milliseconds = 1000 * (time.process_time() - start) / n_steps
             rows[name].append((milliseconds, *judge(model, test)))
             if name == "all":

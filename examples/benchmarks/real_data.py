@@ -1,38 +1,51 @@
-"""Does supervision cost accuracy on real data? Four models, the same splits, paired differences.
+"""Weights on real data: do they say what the model does, are they the same after another start, and what do they cost?
 
-`python -m examples.benchmarks.real_data` trains, on watch, support2 and films, one fusion module, an ensemble of as
-many as there are experts, the paper's objective and the supervised one. Encoders are trained along. Each split of the
-data has a seed of its own for start and batches. Prints a table and writes every score to `outputs/real_data.json`.
+    python -m examples.benchmarks.real_data
+    python -m examples.benchmarks.real_data --data support2 --splits 1 --json outputs/real_data.json
+
+No interaction is known here, so a model's weights are compared with its own predictions from one modality alone. Five
+methods are trained by one recipe, each twice a split: one network, an ensemble, the same with modality dropout,
+interaction experts by the paper's objective, and experts that share a network, with computed weights.
+
+* score: accuracy, AUROC or R2 on the test split, and the mean of those without one modality.
+* faithful: rank correlation over the samples of an expert's weight and the share that it names, of the model's own
+  predictions: mean over the experts, and the worst expert.
+* stable: rank correlation of the weights of two starts, mean over the experts.
+* apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each.
+* benefit: how well the weights tell on which samples the model does better without a modality (macro AUROC).
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil, sqrt
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Literal
+from statistics import fmean
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples.benchmarks._behavior import Behavior, coalition_benefit, correlations, observe_behavior, shares_of
+from examples.common.modules import Ensemble
+from examples.common.recipe import Batches, fit, paper_objective
+from examples.common.statistics import mean_and_deviation
 from examples.datasets import find
-from examples.datasets._interface import MultimodalData, Split
+from examples.datasets._interface import MultimodalData, Split, Task
 from examples.quickstart import WIDTH, Encoder
-from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision
-from i2moe.pruning import TopExperts, prune
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
+from i2moe.missing import ModalityDropout
 
-__all__ = ["METHODS", "Model", "Settings", "difference", "fewer_experts", "main", "score", "train"]
+__all__ = ["METHODS", "Method", "Model", "Network", "Settings", "main", "measure", "score", "train"]
 
-Method = Literal["fusion", "ensemble", "paper", "supervised"]
-METHODS: tuple[Method, ...] = ("fusion", "ensemble", "paper", "supervised")
+_SEEDS = (0, 1)
+_DROPOUT = 0.3
 
 
 @dataclass(frozen=True)
@@ -42,22 +55,23 @@ class Settings:
     Args:
         data: names out of watch, support2 and films.
         splits: number of splits; watch has five.
-        first_seed: of split 0; another one starts all models anew on the same splits.
-        steps: of training, rounded up to whole epochs; the epoch that scored best on the validation split counts.
+        steps: most steps of training, rounded up to whole epochs.
+        patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
-        learning_rate: of Adam.
         processes: runs at a time, one thread each.
-        output: where the scores go.
+        json: where to write all numbers.
     """
 
     data: tuple[str, ...] = ("watch", "support2", "films")
-    splits: int = 5
-    first_seed: int = 0
+    splits: int = 2
     steps: int = 500
+    patience: int = 4
     batch_size: int = 128
-    learning_rate: float = 1e-3
     processes: int = 2
-    output: Path = Path("outputs/real_data.json")
+    json: Path | None = None
+
+
+# --- The methods ---
 
 
 class Fusion(nn.Module):
@@ -74,154 +88,254 @@ class Fusion(nn.Module):
         return prediction
 
 
-class Ensemble(nn.Module):
-    """Fusion modules side by side, each trained for itself."""
+class Network(nn.Module):
+    """Encode the modalities and fuse the embeddings.
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    Args:
+        data: says the shapes.
+        fusion: what fuses; None for a `Fusion`.
+    """
+
+    def __init__(self, data: MultimodalData, fusion: nn.Module | None = None) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.encoders = nn.ModuleList([_encoder(shape) for shape in data.shapes])
+        self.fusion = Fusion(len(data.shapes), len(data.output_names)) if fusion is None else fusion
 
-    def forward(self, *embeddings: Tensor) -> Tensor:
-        """Return what each predicts (B, E, C)."""
-        return torch.stack([member(*embeddings) for member in self.members], dim=1)
+    def forward(self, *modalities: Tensor, **options: Tensor) -> Any:
+        """Return what the fusion makes of the embeddings."""
+        return self.fusion(*(encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)), **options)
 
 
 class Model(nn.Module):
-    """Encoders, and one of the four ways to fuse what they return."""
+    """A network, an ensemble or experts, told which modalities are available; others are zeros to who has no experts.
 
-    def __init__(self, method: Method, data: MultimodalData) -> None:
+    Args:
+        body: what predicts.
+        has_experts: whether it takes `available`.
+        dropout: the share of modalities dropped in training.
+    """
+
+    def __init__(self, body: nn.Module, *, has_experts: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
-        self.task = data.task
-        self.encoders = nn.ModuleList([_encoder(shape) for shape in data.shapes])
-        n_modalities, n_outputs = len(data.shapes), len(data.output_names)
-        widths = [WIDTH] * n_modalities
+        self.body, self.has_experts, self.drop = body, has_experts, ModalityDropout(dropout)
 
-        self.supervise = InteractionSupervision(widths, n_outputs, data.task) if method == "supervised" else None
-        self.fusion: nn.Module
-        if method in ("fusion", "ensemble"):
-            n_members = n_modalities + 2 if method == "ensemble" else 1
-            self.fusion = Ensemble([Fusion(n_modalities, n_outputs) for _ in range(n_members)])
-        else:
-            self.fusion = InteractionMoE(
-                lambda: Fusion(n_modalities, n_outputs),
-                n_modalities,
-                feature_dims=widths,
-                losses=InteractionLosses("regression" if data.task == "regression" else "classification"),
-            )
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
+        *modalities, available = inputs
+        available = self.drop(available)
+        if self.has_experts:
+            return self.body(*modalities, available=available)
+        present = [_like(available[:, i], x) for i, x in enumerate(modalities)]
+        return self.body(*(torch.where(there, x, 0.0) for there, x in zip(present, modalities, strict=True)))
 
-    def forward(self, modalities: Sequence[Tensor]) -> Tensor:
-        """Predict (B, C)."""
-        out: Tensor | InteractionOutput = self.fusion(*self.embed(modalities))
-        return out.mean(1) if isinstance(out, Tensor) else out.prediction
 
-    def loss(self, modalities: Sequence[Tensor], target: Tensor, index: Tensor) -> Tensor:
-        """Mean task loss of the members, or the objective of the experts."""
-        embeddings = self.embed(modalities)
-        out = self.fusion(*embeddings)
-        if isinstance(self.fusion, Ensemble):
-            return torch.stack([self._task_loss(member, target) for member in out.unbind(1)]).mean()
-        loss: Tensor = self._task_loss(out.prediction, target) + 0.1 * out.interaction_loss
-        if self.supervise is not None:
-            loss = loss + self.supervise(out, embeddings, target, index=index)
-        return loss
+Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
-    def embed(self, modalities: Sequence[Tensor]) -> list[Tensor]:
-        """Run the encoders: M embeddings (B, 64)."""
-        return [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
 
-    def _task_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(prediction, target) if self.task == "regression" else F.cross_entropy(prediction, target)
+@dataclass(frozen=True)
+class Method:
+    """A model and its loss.
+
+    Args:
+        build: builds the model for data.
+        loss_of: makes the loss of what the model returns of the task's criterion.
+    """
+
+    build: Callable[[MultimodalData], Model]
+    loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
+
+
+def _ensemble(data: MultimodalData, dropout: float = 0.0) -> Model:
+    return Model(Ensemble(lambda: Network(data), len(data.shapes) + 2), dropout=dropout)
+
+
+def _loss_of_members(criterion: Loss) -> Loss:
+    return lambda out, target: torch.stack([criterion(member, target) for member in out[1].unbind(1)]).mean()
+
+
+def _paper(data: MultimodalData) -> Model:
+    n_modalities, n_outputs = len(data.shapes), len(data.output_names)
+    experts = InteractionMoE(
+        lambda: Fusion(n_modalities, n_outputs),
+        n_modalities,
+        feature_dims=[WIDTH] * n_modalities,
+        losses=InteractionLosses("regression" if data.task == "regression" else "classification"),
+        fill="learned",
+    )
+    return Model(Network(data, experts), has_experts=True)
+
+
+def _computed(data: MultimodalData) -> Model:
+    n_modalities = len(data.shapes)
+    experts = InteractionMoE(lambda: Network(data), n_modalities, reweighter=ComputedReweighter(data.task), members=4)
+    return Model(experts, has_experts=True, dropout=_DROPOUT if n_modalities > 2 else 0.0)
+
+
+METHODS = {
+    "fusion": Method(lambda data: Model(Network(data))),
+    "ensemble": Method(_ensemble, _loss_of_members),
+    "ensemble, dropout": Method(lambda data: _ensemble(data, _DROPOUT), _loss_of_members),
+    "paper": Method(_paper, paper_objective),
+    "computed": Method(_computed, InteractionSupervision),
+}
+
+
+# --- Training and measuring ---
 
 
 def train(data: MultimodalData, method: Method, seed: int, settings: Settings) -> Model:
-    """Train a model, and go back to the epoch that scored best on the validation split."""
+    """Train a model by the recipe; it is returned in evaluation mode."""
     torch.manual_seed(seed)
-    model = Model(method, data)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    best_score, best_state = float("-inf"), model.state_dict()
-    for _ in range(ceil(settings.steps * settings.batch_size / len(data.train))):
-        model.train()
-        for rows in torch.randperm(len(data.train), generator=generator).split(settings.batch_size):
-            batch = data.train[rows]
-            loss = model.loss(batch.modalities, batch.targets, rows)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        validation_score = score(model, data.validation, data.metrics[0])
-        if validation_score > best_score:
-            best_score, best_state = validation_score, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    return model
+    model = method.build(data)
+    criterion = F.mse_loss if data.task == "regression" else F.cross_entropy
+    whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
+    fit(
+        model,
+        Batches((*whole.modalities, whole.available), whole.targets, settings.batch_size, seed),
+        [((*held_out.modalities, held_out.available), held_out.targets)],
+        method.loss_of(criterion),
+        ceil(settings.steps * settings.batch_size / len(data.train)),
+        patience=settings.patience,
+    )
+    return model.eval()
 
 
-def score(model: Model, split: Split, metric: str) -> float:
-    """Score a model by accuracy, AUROC (two classes) or R2."""
+def predict(model: Model, modalities: Sequence[Tensor], available: Tensor) -> Tensor:
+    """Return the outputs (n, C)."""
+    out = model(*modalities, available)
+    prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
+    return prediction
+
+
+def score(prediction: Tensor, targets: Tensor, metric: str) -> float:
+    """Score predictions by accuracy, AUROC (two classes) or R2."""
     from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
-    batch = split[torch.arange(len(split))]
-    model.eval()
-    with torch.no_grad():
-        prediction = model(batch.modalities)
     if metric == "accuracy":
-        return float(accuracy_score(batch.targets, prediction.argmax(1)))
+        return float(accuracy_score(targets, prediction.argmax(1)))
     if metric == "auroc":
-        return float(roc_auc_score(batch.targets, prediction.softmax(1)[:, 1]))
-    return float(r2_score(batch.targets, prediction))
+        return float(roc_auc_score(targets, prediction.softmax(1)[:, 1]))
+    return float(r2_score(targets, prediction))
 
 
-def fewer_experts(model: Model, data: MultimodalData) -> dict[str, float]:
-    """Score interaction experts with two and with one of them, those heaviest in validation or for each sample."""
-    moe = model.fusion
-    if not isinstance(moe, InteractionMoE):
-        return {}
-    batch = data.validation[torch.arange(len(data.validation))]
-    model.eval()
-    with torch.no_grad():
-        weights: Tensor = moe(*model.embed(batch.modalities)).weights
-    heaviest = [moe.expert_names[e] for e in weights.mean(0).argsort(descending=True)]
-    found = {}
-    for k in (2, 1):
-        for how, fusion in (("of the data", prune(moe, heaviest[:k])), ("of each sample", TopExperts(moe, k))):
-            model.fusion = fusion
-            found[f"{k} {how}"] = score(model, data.test, data.metrics[0])
-    model.fusion = moe
-    return found
+@dataclass(frozen=True)
+class Measured:
+    """What one trained model shows.
 
-
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Compare scores pair by pair: their mean difference, and half the width of its 95% interval (Student's t).
-
-    No number for the width where the pairs cannot tell how much they vary: one pair, or differences all equal.
-
-    Example:
-        >>> gain, margin = difference([0.8, 0.9, 0.7], [0.7, 0.8, 0.65])
-        >>> round(gain, 3), round(margin, 3)
-        (0.083, 0.072)
+    Args:
+        values: by name.
+        weights: (n, E), of the test samples; None for a model without experts.
     """
-    from scipy.stats import t
 
-    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if max(gains) - min(gains) <= 1e-9 * max(map(abs, (*ours, *theirs))):  # equal but for rounding
-        return mean(gains), float("nan")
-    return mean(gains), float(t.ppf(0.975, len(gains) - 1)) * stdev(gains) / sqrt(len(gains))
+    values: dict[str, float]
+    weights: Tensor | None
+
+
+@torch.no_grad()
+def measure(model: Model, test: Split, metric: str, task: Task) -> Measured:
+    """Measure all that needs one model."""
+    seen = observe_behavior(lambda modalities, available: predict(model, modalities, available), test)
+    values = {"score": score(seen.full, test.targets, metric), "missing": _score_missing(seen, test, metric)}
+    weights: Tensor | None = None
+    if model.has_experts:
+        batch = test[torch.arange(len(test))]
+        weights = model(*batch.modalities, batch.available).weights
+        faithful = correlations(weights, shares_of(seen.alone, seen.full, test.available, task))
+        values |= {"faithful": fmean(faithful), "faithful, worst": min(faithful)}
+    if task == "classification":
+        benefit = coalition_benefit(seen, test, weights)
+        values |= {f"benefit, {name}": value for name, value in benefit.items()}
+    return Measured(values, weights)
+
+
+def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Tensor:
+    """Return the mean shares (M + 2,) in predictions by networks of their own, for each modality and for all."""
+
+    def outputs(chosen: Sequence[int]) -> Tensor:
+        some = _only(data, chosen)
+        test = some.test[torch.arange(len(some.test))]
+        with torch.no_grad():
+            return predict(train(some, METHODS["fusion"], seed, settings), test.modalities, test.available)
+
+    n_modalities = len(data.shapes)
+    alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)
+    return shares_of(alone, outputs(range(n_modalities)), data.test.available, data.task).mean(0)
 
 
 def main(settings: Settings) -> None:
-    """Run everything, print the table, write the scores."""
-    jobs = list(product(settings.data, METHODS, range(settings.splits), [settings]))
+    """Run everything, print the tables, write the numbers."""
+    torch.set_num_threads(1)
+    jobs = list(product(settings.data, range(settings.splits), _SEEDS, (*METHODS, None), [settings]))
     with ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool:
-        found = _with_progress(pool.map(_run, jobs), len(jobs))
-    scores: dict[str, dict[str, list[float]]] = {name: {} for name in settings.data}
-    for (name, method, _, _), values in zip(jobs, found, strict=True):
-        for how, value in values.items():
-            scores[name].setdefault(f"{method} {how}".strip(), []).append(value)
+        found = dict(zip((job[:4] for job in jobs), _with_progress(pool.map(_run, jobs), len(jobs)), strict=True))
+    collected = {name: _collect(name, found, settings) for name in settings.data}
+    _print(collected)
+    if settings.json is not None:
+        settings.json.parent.mkdir(parents=True, exist_ok=True)
+        settings.json.write_text(json.dumps(collected, indent=1))
 
-    settings.output.parent.mkdir(parents=True, exist_ok=True)
-    settings.output.write_text(json.dumps(scores, indent=1))
-    _print(scores)
-    _print_fewer(scores)
+
+Results: TypeAlias = dict[str, dict[str, list[float]]]
+"""Method -> what was measured -> a value for each split and seed, or for each split."""
+
+
+def _run(job: tuple[str, int, int, str | None, Settings]) -> Measured | Tensor:
+    name, split, seed, method, settings = job
+    torch.set_num_threads(1)
+    data = find(name).open(split=split)
+    start = len(_SEEDS) * split + seed
+    if method is None:
+        return mean_shares_apart(data, start, settings)
+    return measure(train(data, METHODS[method], start, settings), data.test, data.metrics[0], data.task)
+
+
+def _collect(name: str, found: dict[Any, Any], settings: Settings) -> Results:
+    results: Results = {method: {} for method in METHODS}
+    for method, split in product(METHODS, range(settings.splits)):
+        runs = [found[name, split, seed, method] for seed in _SEEDS]
+        apart = torch.stack([found[name, split, seed, None] for seed in _SEEDS]).mean(0)
+        values = [item for run in runs for item in run.values.items()]
+        if runs[0].weights is not None:
+            values += [("stable", fmean(correlations(runs[0].weights, runs[1].weights)))]
+            values += [("apart", float((run.weights.mean(0) - apart).abs().sum()) / 2) for run in runs]
+        for measured, value in values:
+            results[method].setdefault(measured, []).append(value)
+    return results
+
+
+def _print(collected: dict[str, Results]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, results in collected.items():
+        columns = list(dict.fromkeys(measured for values in results.values() for measured in values))
+        table = Table("method", *columns, title=f"{name}: mean ± deviation over splits and seeds")
+        for method, values in results.items():
+            table.add_row(method, *(mean_and_deviation(values[c]) if c in values else "-" for c in columns))
+        Console(width=200).print(table)
+
+
+def _with_progress(runs: Any, total: int) -> list[Measured | Tensor]:
+    from rich.progress import track
+
+    return list(track(runs, "Training", total=total))
+
+
+def _score_missing(seen: Behavior, test: Split, metric: str) -> float:
+    """Average over the modalities the score without one, of the samples that have another."""
+    pairs = zip(seen.without, seen.has_more.unbind(1), strict=True)
+    return fmean(score(outputs[rows], test.targets[rows], metric) for outputs, rows in pairs)
+
+
+def _only(data: MultimodalData, chosen: Sequence[int]) -> MultimodalData:
+    """Return data of some modalities."""
+
+    def some(split: Split) -> Split:
+        return Split([split.modalities[i] for i in chosen], split.targets, split.available[:, list(chosen)])
+
+    names = tuple(data.modality_names[i] for i in chosen)
+    train, validation, test = (some(split) for split in data.splits.values())
+    return replace(data, train=train, validation=validation, test=test, modality_names=names)
 
 
 def _encoder(shape: Sequence[int]) -> nn.Module:
@@ -231,49 +345,8 @@ def _encoder(shape: Sequence[int]) -> nn.Module:
     return nn.Sequential(nn.Linear(shape[0], WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))
 
 
-def _run(job: tuple[str, Method, int, Settings]) -> dict[str, float]:
-    name, method, split, settings = job
-    torch.set_num_threads(1)
-    data = find(name).open(split=split)
-    model = train(data, method, settings.first_seed + split, settings)
-    return {"": score(model, data.test, data.metrics[0]), **fewer_experts(model, data)}
-
-
-def _with_progress(runs: Iterable[dict[str, float]], total: int) -> list[dict[str, float]]:
-    from rich.progress import track
-
-    return list(track(runs, "Training", total=total))
-
-
-def _print(scores: dict[str, dict[str, list[float]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Test scores x 100, means over splits; differences with their 95% intervals")
-    for column in ("data", *METHODS, *(f"supervised - {method}" for method in METHODS[:-1])):
-        table.add_column(column, justify="right")
-    for name, rows in scores.items():
-        differences = [difference(rows["supervised"], rows[method]) for method in METHODS[:-1]]
-        table.add_row(
-            f"{name} ({find(name).open().metrics[0]})",
-            *(f"{100 * mean(rows[method]):.1f}" for method in METHODS),
-            *(f"{100 * gain:+.1f} ± {100 * margin:.1f}" for gain, margin in differences),
-        )
-    Console(width=150).print(table)
-
-
-def _print_fewer(scores: dict[str, dict[str, list[float]]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    kept = ("", "2 of the data", "1 of the data", "2 of each sample", "1 of each sample")
-    table = Table(title="The same with fewer experts in evaluation")
-    for column in ("data", "method", "all", *kept[1:]):
-        table.add_column(column, justify="right")
-    for (name, rows), method in product(scores.items(), ("paper", "supervised")):
-        values = (100 * mean(rows[f"{method} {how}".strip()]) for how in kept)
-        table.add_row(name, method, *(f"{value:.1f}" for value in values))
-    Console(width=150).print(table)
+def _like(rows: Tensor, x: Tensor) -> Tensor:
+    return rows.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 if __name__ == "__main__":

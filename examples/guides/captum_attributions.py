@@ -11,8 +11,8 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
-from examples.guides.plain_loop import train
-from examples.guides.task import NAMES, load, make_model
+from examples.guides.plain_loop import make_model, train
+from examples.guides.task import NAMES, load
 from i2moe import InteractionMoE
 
 
@@ -44,7 +44,7 @@ def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, 
 if __name__ == "__main__":
     torch.manual_seed(0)
     model = make_model()
-    train(model, load(4_000, seed=0), n_epochs=8)  # with supervised weights: else experts need not mean their names
+    train(model, load(4_000, seed=0), n_epochs=12)
 
     a, b, y = load(200, seed=1)[:]
     attributions = attribute(model, (a, b), y)  # (B, E, M)

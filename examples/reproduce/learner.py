@@ -34,7 +34,7 @@ class Learner(nn.Module):
     Args:
         encoders: from modalities to embeddings.
         fusion: a fusion, an `Ensemble` or an `InteractionMoE`, called with the embeddings.
-        supervise: supervision of the weights, or None.
+        supervise: the loss of experts with computed weights, or None.
         task: what the outputs mean.
         settings: the factors of the losses.
     """
@@ -55,7 +55,6 @@ class Learner(nn.Module):
         self,
         modalities: Sequence[Tensor],
         targets: Tensor | None = None,
-        rows: Tensor | None = None,
         available: Tensor | None = None,
     ) -> Answer:
         """Predict, and say how wrong that is.
@@ -63,7 +62,6 @@ class Learner(nn.Module):
         Args:
             modalities: M tensors (B, ...).
             targets: (B,) classes or (B, C).
-            rows: (B,), which samples these are; the supervision's probes need it.
             available: (B, M) bool, which modalities each sample has, for experts; None for all.
         """
         embeddings = self.encoders(modalities)
@@ -83,29 +81,20 @@ class Learner(nn.Module):
 
         parts = {"gate": self.settings.gate_weight * aux_loss}
         if isinstance(output, InteractionOutput):
-            parts["task"] = self._task_loss(prediction, targets)
-            parts |= self._interaction_losses(output, embeddings, targets, rows, available)
+            parts |= self._losses_of_experts(output, targets)
         else:
             parts["task"] = self._task_loss(prediction, targets) if each is None else self._each_loss(each, targets)
         loss = torch.stack(list(parts.values())).sum()
         return Answer(prediction, loss, {name: part.detach() for name, part in parts.items()})
 
-    def _interaction_losses(
-        self,
-        output: InteractionOutput,
-        embeddings: Sequence[Tensor],
-        targets: Tensor,
-        rows: Tensor | None,
-        available: Tensor | None,
-    ) -> dict[str, Tensor]:
-        s, parts = self.settings, {}
+    def _losses_of_experts(self, output: InteractionOutput, targets: Tensor) -> dict[str, Tensor]:
+        if self.supervise is not None:
+            return {"supervision": self.supervise(output, targets)}
+        s, parts = self.settings, {"task": self._task_loss(output.prediction, targets)}
         if output.interaction_loss is not None:
             parts["interaction"] = s.interaction_weight * output.interaction_loss
         if s.experts_weight:
             parts["experts"] = s.experts_weight * self._each_loss(output.expert_predictions, targets)
-        if self.supervise is not None:
-            term: Tensor = self.supervise(output, tuple(embeddings), targets, index=rows, available=available)
-            parts["supervision"] = s.supervision_weight * term
         return parts
 
     def _task_loss(self, prediction: Tensor, targets: Tensor) -> Tensor:
@@ -170,8 +159,8 @@ def build_learner(
     gaps = not all(bool(split.available.all()) for split in data.splits.values())
     experts = interaction_moe(build, settings, data.task, modality_names=names, feature_dims=widths, gaps=gaps)
     supervise = None
-    if settings.supervision_weight:
-        supervise = InteractionSupervision(widths, n_outputs, data.task, interactions=experts.interactions)
+    if settings.computed:
+        supervise = InteractionSupervision(lambda outputs, targets: task_loss(data.task, outputs, targets, settings))
     return Learner(before, experts, supervise, data.task, settings)
 
 

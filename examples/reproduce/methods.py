@@ -12,7 +12,7 @@ from torch import nn
 
 from examples.datasets._interface import Task
 from examples.reproduce.settings import Settings
-from i2moe import InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter
 from i2moe.perturbations import Perturbation, as_perturbation
 
 __all__ = ["METHODS", "Method", "find", "interaction_moe"]
@@ -38,6 +38,7 @@ class Method:
 
 
 _GENTLE = {"experts_weight": 1.0, "interaction_weight": 0.02, "perturbation": "shuffle", "temperature": 5.0}
+_COMPUTED = {"computed": True, "members": 4, "average": True, "routing": "sample"}
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -49,7 +50,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "i2moe", "each expert learns the task; gentle interaction losses, even weights", _GENTLE
         ),
         "i2moe+encoders": Method("i2moe", "the same, each with its own encoders", {**_GENTLE, "own_encoders": True}),
-        "i2moe+supervision": Method("i2moe", "supervised weights and experts", {"supervision_weight": 1.0}),
+        "i2moe-computed": Method("i2moe", "experts that share one fusion, with computed weights", _COMPUTED),
         "no-interaction": Method("i2moe", "no interaction loss", {"perturbation": "none"}),
         "latent": Method("i2moe", "losses on the latent", {"compare": "latent"}),
         "global-weight": Method("i2moe", "one learned weight an expert", {"global_weight": True}),
@@ -123,9 +124,10 @@ def interaction_moe(
         n_modalities,
         modality_names=modality_names,
         feature_dims=feature_dims if gaps else None,
-        reweighter=_reweighter(n_experts, feature_dims, s),
+        reweighter=ComputedReweighter(task) if s.computed else _reweighter(n_experts, feature_dims, s),
         losses=InteractionLosses(form, on=s.compare),
-        perturbation=_perturbation(s),
+        perturbation=None if s.computed else _perturbation(s),
+        members=s.members or None,
         experts=s.experts or "all",
         fill=s.fill if gaps else None,
     )

@@ -49,7 +49,7 @@ class Options:
         root: folder of the data's files; data/<dataset> by default.
         fusion: what fuses the modalities.
         method: one or several of vanilla, shared-ensemble, ensemble, i2moe, i2moe+experts, i2moe+encoders,
-            i2moe+supervision, and the ablations no-interaction, latent, global-weight, two-passes, few-rows,
+            i2moe-computed, and the ablations no-interaction, latent, global-weight, two-passes, few-rows,
             synergy-redundancy, zero, mean, shuffle, same-start, no-gate-loss, released-losses.
         seeds: each starts a run of every method; where the split of the data is free, it is another one for each seed.
         split: which split of the data, for all seeds.

@@ -33,7 +33,11 @@ class Settings:
         interaction_weight: factor lambda of the interaction loss.
         gate_weight: factor of the fusion's own loss.
         experts_weight: factor of the experts' own task losses.
-        supervision_weight: factor of the supervision of the weights; 0 for none.
+        computed: compute the weights from the model's own predictions; the loss is then that of the experts and of
+            each modality alone, in place of all others but the fusion's own.
+        members: members of each expert, all experts sharing the weights of one fusion (and, with `own_encoders`, of one
+            set of encoders); 0 for experts apart. The fusion must route tokens by sample.
+        average: test a moving average of the parameters.
         temperature: of the reweighter.
         reweighter_dim: width of the reweighter.
         reweighter_layers: hidden layers of the reweighter.
@@ -77,7 +81,9 @@ class Settings:
     interaction_weight: float = 0.1
     gate_weight: float = 0.01
     experts_weight: float = 0.0
-    supervision_weight: float = 0.0
+    computed: bool = False
+    members: int = 0
+    average: bool = False
     temperature: float = 1.0
     reweighter_dim: int = 256
     reweighter_layers: int = 2

@@ -10,21 +10,24 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
+from examples.common.recipe import moving_average
 from examples.datasets._interface import Batch, MultimodalData, Split
 from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
 from examples.reproduce.learner import Learner, task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
+from i2moe import calibrate
 
 __all__ = ["epoch_batches", "fit", "predict", "score", "seed_of"]
 
@@ -43,7 +46,7 @@ def fit(
     workers: int = 0,
     after_step: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Train, and go back to the epoch that was best on the validation split.
+    """Train, and go back to the epoch that was best on the validation split; calibrate computed weights on it.
 
     Args:
         learner: what to train.
@@ -63,6 +66,8 @@ def fit(
         ValueError: if the checkpoint is damaged or another run's.
     """
     metric = data.metrics[0]
+    averaged = _averaged(learner, data).to(accelerator.device) if settings.average else None
+    tested = learner if averaged is None else cast(Learner, averaged.module)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimizer = accelerator.prepare(learner, optimizer)
     saved = load_checkpoint(checkpoint) if checkpoint else None
@@ -71,21 +76,26 @@ def fit(
         check_same(saved.get("identity", {}), identity, checkpoint)
         with reading_checkpoint(checkpoint):
             progress = Progress(**saved["progress"])
-            _restore(saved, learner, optimizer, accelerator)
+            _restore(saved, learner, averaged, optimizer, accelerator)
+
+    def after_optimizer_step() -> None:
+        if averaged is not None:
+            averaged.update_parameters(learner)
+        after_step()
 
     def run_epoch(epoch: int) -> dict[str, float]:
         when = (seed, epoch)
-        logged = _train_epoch(wrapped, optimizer, data, settings, when, accelerator, workers, after_step)
-        value = score(learner, data, "validation", (metric,), accelerator, workers)[metric]
+        logged = _train_epoch(wrapped, optimizer, data, settings, when, accelerator, workers, after_optimizer_step)
+        value = score(tested, data, "validation", (metric,), accelerator, workers)[metric]
         return {**logged, f"validation {metric}": value}
 
     def save(progress: Progress) -> None:
         if checkpoint and accelerator.is_main_process:
-            state = _state(progress, learner, optimizer, accelerator)
+            state = _state(progress, learner, averaged, optimizer, accelerator)
             save_checkpoint(checkpoint, {"identity": dict(identity), **state})
 
     progress = train_to_best_epoch(
-        learner,
+        tested,
         run_epoch,
         f"validation {metric}",
         settings.epochs,
@@ -95,6 +105,12 @@ def fit(
         after_epoch=save,
     )
     accelerator.wait_for_everyone()
+    if averaged is not None:
+        learner.load_state_dict(tested.state_dict())
+    if settings.computed:
+        batches = (data.validation[rows] for rows in torch.arange(len(data.validation)).split(_EVALUATION_BATCH))
+        held_out = (((batch.modalities, batch.available), batch.targets) for batch in batches)
+        calibrate(learner, held_out, call=lambda model, inputs: model(inputs[0], available=inputs[1]))
     return progress
 
 
@@ -170,8 +186,8 @@ def _train_epoch(
     for whole, (rows, batch) in zip(batches, _load(data.train, own, workers), strict=True):
         modalities = batch.modalities if data.augment is None else data.augment(batch.modalities, None)
         modalities = tuple(x.to(accelerator.device) for x in modalities)
-        targets, rows_there, available = (x.to(accelerator.device) for x in (batch.targets, rows, batch.available))
-        answer = wrapped(modalities, targets, rows_there, available)
+        targets, available = (x.to(accelerator.device) for x in (batch.targets, batch.available))
+        answer = wrapped(modalities, targets, available)
         # Processes average their gradients, whatever the size of their parts.
         accelerator.backward(answer.loss * (n_processes * len(rows) / len(whole)))
         accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)
@@ -196,18 +212,33 @@ def _load(split: Split, batches: list[Tensor], workers: int) -> Iterator[tuple[T
     return zip(batches, loader, strict=True)
 
 
-def _state(progress: Progress, learner: Learner, optimizer: Any, accelerator: Accelerator) -> dict[str, Any]:
+def _averaged(learner: Learner, data: MultimodalData) -> AveragedModel:
+    """Copy a model after a pass, which gives its buffers their sizes, to average its parameters over the steps."""
+    batch = data.train[range(min(2, len(data.train)))]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        learner.train()(batch.modalities, available=batch.available)
+    return AveragedModel(learner, avg_fn=moving_average)
+
+
+def _state(
+    progress: Progress, learner: Learner, averaged: nn.Module | None, optimizer: Any, accelerator: Accelerator
+) -> dict[str, Any]:
     scaler = accelerator.scaler
     return {
         "progress": vars(progress),
         "model": learner.state_dict(),
+        "averaged": None if averaged is None else averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
     }
 
 
-def _restore(saved: dict[str, Any], learner: Learner, optimizer: Any, accelerator: Accelerator) -> None:
+def _restore(
+    saved: dict[str, Any], learner: Learner, averaged: nn.Module | None, optimizer: Any, accelerator: Accelerator
+) -> None:
     learner.load_state_dict(saved["model"])
+    if averaged is not None:
+        averaged.load_state_dict(saved["averaged"])
     optimizer.load_state_dict(saved["optimizer"])
     if accelerator.scaler is not None and saved["scaler"] is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])

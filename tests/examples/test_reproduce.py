@@ -61,7 +61,7 @@ def test_every_gated_data_set_runs_from_end_to_end(
 
 def test_half_precision_runs(tmp_path: Path) -> None:
     options = ["--smoke", "--seeds", "0", "--cpu", "--mixed-precision", "bf16", "--fusion", "switchgate"]
-    main(["synthetic", *options, "--method", "i2moe+supervision", "--output", str(tmp_path)])
+    main(["synthetic", *options, "--method", "i2moe-computed", "--output", str(tmp_path)])
     (result,) = collect(tmp_path)
     assert 0 <= result["test"]["accuracy"] <= 1
 

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.nn.utils import parameters_to_vector
 
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Split
@@ -22,7 +23,8 @@ from examples.reproduce.learner import Learner, build_learner
 from examples.reproduce.methods import METHODS
 from examples.reproduce.settings import Settings
 from examples.reproduce.training import epoch_batches, fit, predict, score
-from i2moe import InteractionMoE
+from i2moe import ComputedReweighter, InteractionMoE
+from i2moe.experts import ExpertBank
 from i2moe.interpretation import InteractionReport
 
 SETTINGS = Settings(
@@ -51,12 +53,13 @@ def learner_of(method: str, settings: Settings = SETTINGS, fusion: FusionName = 
 def test_every_method_trains_all_its_parameters(method: str) -> None:
     learner, data = learner_of(method), tiny_data()
     batch = data.train[range(32)]
-    answer = learner(batch.modalities, batch.targets, torch.arange(32))
+    answer = learner(batch.modalities, batch.targets)
     answer.loss.backward()
     names = {name for name, parameter in learner.named_parameters() if parameter.grad is None}
     assert not names
     torch.testing.assert_close(torch.stack(list(answer.parts.values())).sum(), answer.loss)
-    assert ("interaction" in answer.parts) == (METHODS[method].kind == "i2moe" and method != "no-interaction")
+    learned = METHODS[method].kind == "i2moe" and method != "i2moe-computed"
+    assert ("interaction" in answer.parts) == (learned and method != "no-interaction")
 
 
 def test_ablations_are_what_they_say() -> None:
@@ -65,13 +68,18 @@ def test_ablations_are_what_they_say() -> None:
         assert isinstance(fusion, InteractionMoE)
         return fusion
 
+    def bank(method: str) -> ExpertBank:
+        found = experts(method).experts
+        assert isinstance(found, ExpertBank)
+        return found
+
     assert experts("no-interaction").perturbation is None
     assert type(experts("shuffle").perturbation).__name__ == "Shuffle"
     assert experts("synergy-redundancy").expert_names == ("synergy", "redundancy")
-    same, different = experts("same-start"), experts("i2moe")
-    first, second = (list(same.experts[e].parameters()) for e in (0, 3))
+    same, different = bank("same-start"), bank("i2moe")
+    first, second = (list(same[e].parameters()) for e in (0, 3))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not torch.equal(different.experts[0].head.weight, different.experts[3].head.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(different[0].head.weight, different[3].head.weight)  # type: ignore[union-attr,arg-type]
     count = {name: sum(p.numel() for p in learner_of(name).parameters()) for name in ("vanilla", "ensemble")}
     assert count["ensemble"] == 4 * count["vanilla"]
 
@@ -113,7 +121,7 @@ def learner_with_gaps(method: str, **changes: Any) -> Learner:
     return build_learner("tiny", data_with_gaps(), "lrtf", chosen, replace(chosen.settings(SETTINGS), **changes))
 
 
-@pytest.mark.parametrize("method", ["i2moe", "i2moe+encoders", "i2moe+supervision"])
+@pytest.mark.parametrize("method", ["i2moe", "i2moe+encoders", "i2moe-computed"])
 @pytest.mark.parametrize("fill", get_args(get_type_hints(Settings)["fill"]))
 def test_nothing_of_a_missing_modality_reaches_the_experts(method: str, fill: str) -> None:
     states = []
@@ -133,10 +141,10 @@ def test_a_missing_modality_has_no_weight_in_the_report() -> None:
     assert (report.weights[:, 1] > 0).tolist() == data.test.available[:, 1].tolist()
 
 
-@pytest.mark.parametrize("method", ["vanilla", "ensemble", "i2moe", "i2moe+supervision"])
+@pytest.mark.parametrize("method", ["vanilla", "ensemble", "i2moe", "i2moe-computed"])
 def test_every_parameter_is_trained_where_modalities_are_missing(method: str) -> None:
     learner, batch = learner_with_gaps(method), data_with_gaps().train[range(32)]
-    learner(batch.modalities, batch.targets, torch.arange(32), batch.available).loss.backward()
+    learner(batch.modalities, batch.targets, batch.available).loss.backward()
     assert not {name for name, parameter in learner.named_parameters() if parameter.grad is None}
 
 
@@ -154,6 +162,27 @@ def test_the_report_is_saved_and_the_score_has_an_axis_of_its_own(tmp_path: Path
     assert (losses.get_ylabel(), score_axes.get_ylabel()) == ("loss", "validation accuracy")
 
 
+def test_computed_weights_are_of_averaged_parameters_and_calibrated() -> None:
+    learner, data = learner_of("i2moe-computed"), tiny_data()
+    steps: list[torch.Tensor] = []
+    settings = replace(learner.settings, epochs=2)
+    fit(
+        learner,
+        data,
+        settings,
+        seed=0,
+        accelerator=Accelerator(cpu=True),
+        after_step=lambda: steps.append(parameters_to_vector(learner.parameters()).detach().clone()),
+    )
+    averages = [steps[0]]
+    for n, step in enumerate(steps[1:], start=1):
+        averages.append(averages[-1].lerp(step, 9 / (n + 9)))
+    found = parameters_to_vector(learner.parameters())
+    assert any(torch.allclose(found, averages[n], atol=1e-5) for n in (len(steps) // 2 - 1, len(steps) - 1))
+    (reweighter,) = (module for module in learner.modules() if isinstance(module, ComputedReweighter))
+    assert reweighter.scale.shape == (3,)
+
+
 class Killed(Exception):  # noqa: N818
     """What stands for the end of the process."""
 
@@ -169,7 +198,7 @@ def killer(step: int) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 9])
-@pytest.mark.parametrize("method", ["i2moe", "i2moe+supervision"])
+@pytest.mark.parametrize("method", ["i2moe", "i2moe-computed"])
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(method: str, step: int, tmp_path: Path) -> None:
     whole, killed, resumed = (learner_of(method) for _ in range(3))
     arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True)}

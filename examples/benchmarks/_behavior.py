@@ -1,0 +1,106 @@
+"""What a model predicts from some of its modalities, and how well its weights say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from examples.benchmarks.identify import coalitions
+from examples.datasets._interface import Split, Task
+from i2moe.interpretation.statistics import rank_correlation
+from i2moe.supervision import interaction_shares
+
+__all__ = ["Behavior", "coalition_benefit", "correlations", "observe_behavior", "shares_of"]
+
+Predict = Callable[[Sequence[Tensor], Tensor], Tensor]
+"""Maps the modalities (n, ...) and which of them are available, (n, M) bool, to outputs (n, C)."""
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """What a model predicts for the samples of a split.
+
+    Args:
+        full: (n, C), outputs from all that a sample has.
+        without: M outputs (n, C), each without one modality.
+        alone: (n, M, C), from one modality alone; `full` where a sample lacks it.
+        subsets: (n, S, C), from each of `coalitions.proper_subsets`.
+        has_more: (n, M) bool, whether a sample has something else than this modality.
+    """
+
+    full: Tensor
+    without: tuple[Tensor, ...]
+    alone: Tensor
+    subsets: Tensor
+    has_more: Tensor
+
+
+@torch.no_grad()
+def observe_behavior(predict: Predict, split: Split) -> Behavior:
+    """Ask for predictions from all modalities and from each subset.
+
+    Args:
+        predict: the model in evaluation mode.
+        split: the samples. Where a sample has nothing of a subset, it keeps all it has.
+    """
+    batch = split[torch.arange(len(split))]
+    n_modalities = len(batch.modalities)
+    found: dict[tuple[int, ...], Tensor] = {}
+    for chosen in (*coalitions.proper_subsets(n_modalities), tuple(range(n_modalities))):
+        kept = batch.available & torch.tensor([i in chosen for i in range(n_modalities)])
+        kept = torch.where(kept.any(1, keepdim=True), kept, batch.available)
+        found[chosen] = predict(batch.modalities, kept)
+    everything = found.popitem()[1]
+    others = [tuple(j for j in range(n_modalities) if j != i) for i in range(n_modalities)]
+    return Behavior(
+        full=everything,
+        without=tuple(found[chosen] for chosen in others),
+        alone=torch.stack([found[i,] for i in range(n_modalities)], dim=1),
+        subsets=torch.stack(list(found.values()), dim=1),
+        has_more=torch.stack([batch.available[:, chosen].any(1) for chosen in others], dim=1),
+    )
+
+
+def shares_of(alone: Tensor, full: Tensor, available: Tensor, task: Task) -> Tensor:
+    """Return the shares (n, M + 2) of the interactions in predictions.
+
+    Args:
+        alone: (n, M, C), outputs from one modality alone.
+        full: (n, C), outputs from all.
+        available: (n, M) bool; what is absent says nothing.
+        task: says what the outputs are: logits of classes, or numbers.
+    """
+    if task == "classification":
+        alone, full = alone.softmax(-1), full.softmax(-1)
+    prior = full.mean(0)
+    shares, _ = interaction_shares(torch.where(available.unsqueeze(-1), alone, prior), full, prior)
+    return shares
+
+
+def correlations(weights: Tensor, others: Tensor) -> list[float]:
+    """Return the rank correlation over the samples for each expert, of (n, E) and (n, E); NaN for a constant one."""
+    return [rank_correlation(one, other) for one, other in zip(weights.unbind(1), others.unbind(1), strict=True)]
+
+
+def coalition_benefit(behavior: Behavior, split: Split, weights: Tensor | None) -> dict[str, float]:
+    """Say how well scores tell where taking modalities away helps: macro AUROC by the score's name.
+
+    Args:
+        behavior: what a classifier predicts for the split.
+        split: the samples, of which those count that have every modality.
+        weights: (n, E), or None for a model without.
+    """
+    complete = split.available.all(1)
+    subsets, full = (x[complete].log_softmax(-1) for x in (behavior.subsets, behavior.full))
+    events = coalitions.benefits(subsets, full, split.targets[complete])
+    scores = {
+        "posterior": coalitions.posterior_score(subsets, full),
+        "confidence": 1 - coalitions.confidence_score(full, subsets.shape[1]),
+        "entropy": coalitions.entropy_score(full, subsets.shape[1]),
+    }
+    if weights is not None:
+        scores = {"weights": coalitions.weight_score(weights[complete]), **scores}
+    return {name: coalitions.macro_auroc(score, events) for name, score in scores.items()}

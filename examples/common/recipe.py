@@ -1,0 +1,140 @@
+"""The training recipe: a moving average of the parameters, the epoch that is best on held-out data, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from examples.common.best_epoch import Progress, train_to_best_epoch
+from i2moe import ComputedReweighter, InteractionOutput, calibrate
+
+__all__ = ["Batches", "fit", "moving_average", "paper_objective"]
+
+Batch: TypeAlias = tuple[Any, Tensor]
+"""`(modalities, target)`; the modalities are a tuple, or a dict of a model's arguments."""
+
+Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def fit(
+    model: nn.Module,
+    train: Iterable[Batch],
+    validation: Iterable[Batch],
+    loss_of: Callable[[Any, Tensor], Tensor],
+    n_epochs: int,
+    *,
+    lr: float = 2e-3,
+    patience: int | None = None,
+    after_epoch: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """Train by AdamW, and leave the model at the averaged parameters that lose least on the validation data.
+
+    A model with computed weights is calibrated on the same data.
+
+    Args:
+        model: what to train.
+        train: the batches of an epoch, each time it is iterated over: a `Batches`, or a `DataLoader`.
+        validation: batches of data that the model is not trained on.
+        loss_of: maps what the model returns and the targets to the loss, in training and on the validation data: an
+            `InteractionSupervision`, a `paper_objective`, or a function of torch for a model that returns a tensor.
+        n_epochs: number of epochs.
+        lr: learning rate.
+        patience: epochs without a lower loss before training stops; None for no early stop.
+        after_epoch: called after each epoch.
+
+    Returns:
+        What happened.
+
+    Example:
+        >>> from i2moe import InteractionMoE, InteractionSupervision
+        >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
+        >>> batches = [((torch.randn(16, 8), torch.randn(16, 4)), torch.randint(3, (16,)))]
+        >>> fit(model, batches, batches, InteractionSupervision(nn.functional.cross_entropy), n_epochs=2).epoch
+        2
+    """
+    with torch.no_grad():
+        _call(model.train(), next(iter(train))[0])  # sizes what waits for a first batch
+    averaged = AveragedModel(model, avg_fn=moving_average)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+
+    def run_epoch(epoch: int) -> dict[str, float]:
+        model.train()
+        for modalities, target in train:
+            loss = loss_of(_call(model, modalities), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            averaged.update_parameters(model)
+        return {"validation loss": _mean_loss(averaged.module, validation, loss_of)}
+
+    progress = train_to_best_epoch(
+        averaged.module,
+        run_epoch,
+        "validation loss",
+        n_epochs,
+        patience=patience,
+        is_better=lambda loss, best: loss == loss and (best is None or loss < best),
+        after_epoch=after_epoch,
+    )
+    model.load_state_dict(averaged.module.state_dict())
+    if any(isinstance(module, ComputedReweighter) for module in model.modules()):
+        calibrate(model, validation)
+    return progress
+
+
+def moving_average(average: Tensor, new: Tensor, n_steps: Tensor | int) -> Tensor:
+    """Move an average by 1% to the newest parameters; in the first steps by more, to forget the start."""
+    return average.lerp(new, max(0.01, 9 / (float(n_steps) + 9)))
+
+
+def paper_objective(criterion: Criterion) -> Callable[[InteractionOutput, Tensor], Tensor]:
+    """Return the paper's loss: that of the prediction and, in training, a tenth of the interaction loss.
+
+    Args:
+        criterion: the task's loss of predictions and targets.
+    """
+
+    def loss_of(out: InteractionOutput, target: Tensor) -> Tensor:
+        loss = criterion(out.prediction, target)
+        return loss if out.interaction_loss is None else loss + 0.1 * out.interaction_loss
+
+    return loss_of
+
+
+class Batches:
+    """Batches `(modalities, target)` of tensors in memory, in a new order for each epoch.
+
+    Args:
+        modalities: M tensors (N, ...).
+        target: (N, ...).
+        batch_size: samples in a batch; the last one may have fewer.
+        seed: of the orders.
+
+    Example:
+        >>> batches = Batches((torch.randn(5, 8), torch.randn(5, 4)), torch.arange(5), batch_size=2, seed=0)
+        >>> [len(target) for modalities, target in batches]
+        [2, 2, 1]
+    """
+
+    def __init__(self, modalities: Sequence[Tensor], target: Tensor, batch_size: int, seed: int) -> None:
+        self.modalities, self.target, self.batch_size = tuple(modalities), target, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in torch.randperm(len(self.target), generator=self.generator).split(self.batch_size):
+            yield tuple(x[rows] for x in self.modalities), self.target[rows]
+
+
+def _call(model: nn.Module, modalities: Any) -> Any:
+    return model(**modalities) if isinstance(modalities, Mapping) else model(*modalities)
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, data: Iterable[Batch], loss_of: Callable[[Any, Tensor], Tensor]) -> float:
+    model.eval()
+    losses = [(float(loss_of(_call(model, modalities), target)), len(target)) for modalities, target in data]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
