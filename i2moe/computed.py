@@ -65,7 +65,8 @@ class ComputedReweighter(nn.Module):
         if n_outputs is not None and n_outputs < 1:
             raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
         self.task: Task = task
-        self.register_buffer("prior", self._know_nothing(torch.zeros(n_outputs or 0)))
+        prior = torch.zeros(0) if n_outputs is None else self._know_nothing(torch.zeros(n_outputs))
+        self.register_buffer("prior", prior)
         self.register_buffer("scale", torch.ones(0))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
 
