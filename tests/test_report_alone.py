@@ -280,6 +280,15 @@ class TestQuality:
         assert ["'uniqueness/image'" in warnings[0], "'redundancy'" in warnings[1]] == [True, True]
 
 
+def test_computed_weights_need_no_experts_that_differ() -> None:
+    report = made_up()  # experts predict the same, synergy and text are never the largest
+    report = replace(report, weights=report.weights * torch.tensor([1, 0, 0, 1]) / 0.8)
+    assert report.warnings() == ()
+    learned = " ".join(replace(report, computed=False).warnings())
+    assert "'synergy' is unused" in learned
+    assert "near identical" in learned
+
+
 class TestDropping:
     def test_by_hand(self) -> None:
         costs = made_up().cost_of_dropping()

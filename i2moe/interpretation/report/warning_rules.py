@@ -36,22 +36,23 @@ def report_warnings(
 
     Args:
         report: the report.
-        unused_below: an expert is unused if its mean weight is below this share of an even one, 1 / E, and it is the
-            largest for no sample. No warning where the model behaves like its interaction for less than a tenth.
+        unused_below: (learned weights) an expert is unused if its mean weight is below this share of an even one,
+            1 / E, and it is the largest for no sample. No warning where the model behaves like its interaction for
+            less than a tenth.
         collapsed_above: the weights have collapsed if one expert's mean weight is above.
         constant_below: the weights are constant if no expert's standard deviation reaches this.
         follow_class_above: (classification) the weights follow the predicted class if it explains more than this
             share of their variance between samples, beyond chance. A reweighter that solves the task by itself does
             so: an expert per class instead of an expert per interaction.
-        near_identical_below: the experts are near identical if their mean disagreement is below (regression: in
-            standard deviations of the predictions). The weights may then say truly which interaction a sample is, if
-            they were taught to, but not which expert the prediction rests on.
+        near_identical_below: (learned weights) the experts are near identical if their mean disagreement is below
+            (regression: in standard deviations of the predictions). The weights may then say truly which interaction a
+            sample is, if they were taught to, but not which expert the prediction rests on.
         apart_above: the mean weights contradict the behavior if one of them is farther outside of its bounds
             (`report.behavior`).
         agreement_below: the weights do not follow the behavior of single samples if the rank correlation of an
-            expert's weight with its evidence is below (`report.agreement`), or with its share of what the model
-            predicts from each modality alone and from all (`report.faithfulness`). Not asked of fewer than 20 samples,
-            of constant weights and of experts with a mean weight below a tenth, where ranks are noise.
+            expert's weight with its evidence is below (`report.agreement`, of learned weights), or with its share of
+            what the model predicts from each modality alone and from all (`report.faithfulness`). Not asked of fewer
+            than 20 samples, of constant weights and of experts with a mean weight below a tenth, where ranks are noise.
         homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
             weight are above. Then only a contradiction is warned of.
         miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
@@ -78,14 +79,16 @@ def report_warnings(
     constant = find_constant(float(report.overall.std.max()), constant_below) if len(report) > 1 else {}
     if collapsed:
         found += collapsed.values()  # which says that the others are unused, and the weights constant
-    else:
+    elif not report.computed:  # a computed weight of zero is a finding
         is_largest = [share > 0 for share in report.weights.argmax(1).bincount(minlength=len(names)).tolist()]
         unused = find_unused(names, mean.tolist(), is_largest, unused_below)
         found += [
             unused[name] for name, absent in zip(names, highest < 0.1, strict=True) if name in unused and not absent
         ]
+    if not collapsed:
         found += constant.values()
-    found += _find_near_identical(report, near_identical_below)
+    if not report.computed:  # computed weights come from the modalities' predictions, not from how experts differ
+        found += _find_near_identical(report, near_identical_below)
     if not constant:
         found += _find_class_bound(report, follow_class_above)
         found += _find_unfaithful(report, agreement_below, constant_below)
