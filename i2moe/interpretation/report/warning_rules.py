@@ -32,7 +32,8 @@ def report_warnings(
 
     One expert with nearly all weight can mean that training failed, or that the data holds one interaction. Where
     faithfulness was measured, the model's behavior tells the two apart: a report whose weights name the one
-    interaction that the model shows gets no warning for it.
+    interaction that the model shows gets no warning for it. Computed weights are warned of only where the predictions
+    that they are computed from cannot carry them.
 
     Args:
         report: the report.
@@ -68,10 +69,15 @@ def report_warnings(
     names = report.expert_names
     if len(names) == 1:
         return ()
-    mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
-    found = [*_find_chance(report), *_find_apart(names, mean, lowest, highest, apart_above)]
+    found = _find_chance(report)
     found += find_miscalibrated(report, miscalibrated_above)
     found += find_uncarried(report, uncarried_above)
+    if report.computed:
+        # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
+        return (*found, *_find_unfaithful(report, agreement_below, constant_below))
+
+    mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
+    found += _find_apart(names, mean, lowest, highest, apart_above)
     if bool((torch.minimum(mean, (lowest + highest) / 2) > homogeneous_above).any()):
         return tuple(found)
 
@@ -79,16 +85,14 @@ def report_warnings(
     constant = find_constant(float(report.overall.std.max()), constant_below) if len(report) > 1 else {}
     if collapsed:
         found += collapsed.values()  # which says that the others are unused, and the weights constant
-    elif not report.computed:  # a computed weight of zero is a finding
+    else:
         is_largest = [share > 0 for share in report.weights.argmax(1).bincount(minlength=len(names)).tolist()]
         unused = find_unused(names, mean.tolist(), is_largest, unused_below)
         found += [
             unused[name] for name, absent in zip(names, highest < 0.1, strict=True) if name in unused and not absent
         ]
-    if not collapsed:
         found += constant.values()
-    if not report.computed:  # computed weights come from the modalities' predictions, not from how experts differ
-        found += _find_near_identical(report, near_identical_below)
+    found += _find_near_identical(report, near_identical_below)
     if not constant:
         found += _find_class_bound(report, follow_class_above)
         found += _find_unfaithful(report, agreement_below, constant_below)
