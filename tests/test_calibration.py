@@ -61,13 +61,14 @@ def batches(task: Task, shape: tuple[int, ...] = (3,), missing: bool = False) ->
     return found
 
 
-def oracle(model: InteractionMoE, data: list[Any], task: Task, factor: Tensor) -> list[Tensor]:
-    """Losses of each modality alone and of several, by a factor of the predictions."""
-    model = copy.deepcopy(model).eval()
-    reweighter = model.reweighter
-    assert isinstance(reweighter, ComputedReweighter)
-    reweighter.scale.resize_(0)
-    rows: list[list[tuple[Tensor, Tensor]]] = [[], [], []]
+Rows = list[tuple[Tensor, Tensor]]
+
+
+def rows_of(model: InteractionMoE, data: list[Any]) -> Rows:
+    """Predictions, without factors, and answers of each modality alone and of both."""
+    assert isinstance(model.reweighter, ComputedReweighter)
+    assert model.reweighter.scale.numel() == 0
+    found: list[Rows] = [[], [], []]
     for modalities, target in data:
         named = modalities if isinstance(modalities, dict) else dict(zip("xy", modalities, strict=True))
         with torch.no_grad():
@@ -76,17 +77,14 @@ def oracle(model: InteractionMoE, data: list[Any], task: Task, factor: Tensor) -
         assert out.available is not None
         joint = mean_of_present(out.expert_predictions, out.available, model.interactions)
         for i in range(2):
-            rows[i].append((out.marginals[:, i][out.available[:, i]], target[out.available[:, i]]))
-        rows[2].append((joint[out.available.all(1)], target[out.available.all(1)]))
-    losses = []
-    for each in rows:
-        predictions, targets = (torch.cat(parts) for parts in zip(*each, strict=True))
-        center = torch.zeros(())
-        if task == "regression" and reweighter.prior.numel():
-            center = reweighter.prior.reshape(predictions.shape[1:])
-        targets = targets.to(predictions) if task != "classification" else targets
-        losses.append(LOSSES[task](center + (predictions - center) * factor, targets))
-    return losses
+            found[i].append((out.marginals[:, i][out.available[:, i]], target[out.available[:, i]]))
+        found[2].append((joint[out.available.all(1)], target[out.available.all(1)]))
+    return [(torch.cat([p for p, _ in each]), torch.cat([y for _, y in each])) for each in found]
+
+
+def scaled_loss(task: Task, prediction: Tensor, target: Tensor, factor: Tensor, center: Tensor) -> float:
+    target = target if task == "classification" else target.to(prediction)
+    return LOSSES[task](center + (prediction - center) * factor, target).item()
 
 
 @pytest.mark.parametrize(
@@ -105,21 +103,19 @@ def test_factors_minimize_the_loss(task: Task, shape: tuple[int, ...], options: 
     model = make(task, shape, modality_names=("x", "y"), **options)
     model(*batches(task, shape)[0][0])
     data = batches(task, shape, missing)
+    plain = copy.deepcopy(model).eval()
     found = calibrate(model, data)
     assert found.shape == (3,)
-    grid = torch.linspace(0.05, 20, 2000)
-    of_grid = torch.stack([torch.stack(oracle(model, data, task, factor)) for factor in grid])
-    for i in range(3):
-        assert oracle(model, data, task, found[i])[i] <= of_grid[:, i].min() + 1e-9
-    # What the model says from then on is scaled.
-    plain = copy.deepcopy(model).eval()
-    plain.reweighter.scale.resize_(0)  # type: ignore[union-attr, operator]
-    modalities, _ = batches(task, shape)[0]
-    model.eval()
-    out, before = model(*modalities), plain(*modalities)
     center = torch.zeros(())
     if task == "regression":
         center = model.reweighter.prior.reshape(shape)  # type: ignore[union-attr, operator]
+    for (prediction, target), factor in zip(rows_of(plain, data), found, strict=True):
+        grid = [scaled_loss(task, prediction, target, each, center) for each in torch.linspace(0.05, 20, 300)]
+        assert scaled_loss(task, prediction, target, factor, center) <= min(grid) + 1e-9
+    # What the model says from then on is scaled.
+    modalities, _ = batches(task, shape)[0]
+    model.eval()
+    out, before = model(*modalities), plain(*modalities)
     for after, raw, factor in (
         (out.marginals[:, 0], before.marginals[:, 0], found[0]),
         (out.marginals[:, 1], before.marginals[:, 1], found[1]),
@@ -132,7 +128,7 @@ def test_all_else_stays_as_it_was() -> None:
     model = make(fill="mean")
     data = batches("classification")
     model(*data[0][0])
-    list(model.experts)[0].eval()  # type: ignore[arg-type]
+    next(iter(model.experts)).eval()  # type: ignore[arg-type]
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()

@@ -114,7 +114,7 @@ def test_a_criterion_that_compares_samples_sees_one_batch_at_a_time(members: int
         log_sum = torch.where(later, risk.T, -torch.inf).logsumexp(1, keepdim=True)
         return -((risk - log_sum) * event.unsqueeze(1)).mean()
 
-    model = make(1, reweighter=None, feature_dims=(3, 4), members=members)
+    model = make(1, reweighter=None, feature_dims=(3, 4), members=members, perturbation=None)
     target = (torch.rand(B), torch.ones(B))
     InteractionSupervision(cox, per_sample=False)(model(*batch()), target).backward()
     assert sizes == [B] * 4 * (members or 1)
