@@ -69,7 +69,7 @@ class SharedExperts(nn.Module):
             None if latent is None else split_views(latent, views)[1],
             predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
             None if marginals is None else marginals.mean(2),
-            member_predictions[: len(predictions)],
+            member_predictions[: predictions.shape[0]],
             marginals,
         )
 

@@ -114,7 +114,7 @@ class ComputedReweighter(nn.Module):
             return outputs
         assert outputs.marginals is not None
         alone, several = self.scale[:-1], self.scale[-1]
-        of_rows = several.expand(len(outputs.predictions), 1)
+        of_rows = several.expand(outputs.predictions.shape[0], 1)
         if available is not None:
             single = available.sum(1, keepdim=True) == 1
             of_rows = torch.where(single, (available * alone).sum(1, keepdim=True), several)

@@ -1,0 +1,188 @@
+"""Calibration: factors that minimize the held-out loss, and nothing else that changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2moe import ComputedReweighter, InteractionMoE, calibrate
+from i2moe._tasks import Task
+from i2moe.computed import mean_of_present
+
+pytestmark = pytest.mark.usefixtures("double")
+
+N = 40
+LOSSES: dict[Task, Callable[[Tensor, Tensor], Tensor]] = {
+    "classification": F.cross_entropy,
+    "multilabel": F.binary_cross_entropy_with_logits,
+    "regression": F.mse_loss,
+}
+
+
+class Fusion(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.body, self.shape = (
+            nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, max(1, *shape, 0))),
+            shape,
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = self.body(torch.cat([x, y], dim=-1))
+        return output.reshape(-1, *self.shape)
+
+
+def make(task: Task = "classification", shape: tuple[int, ...] = (3,), **options: Any) -> InteractionMoE:
+    return InteractionMoE(lambda: Fusion(*shape), 2, reweighter=ComputedReweighter(task), **options)
+
+
+def batches(task: Task, shape: tuple[int, ...] = (3,), missing: bool = False) -> list[Any]:
+    """Two batches of answers that the model's predictions follow, with much noise."""
+    found = []
+    for _ in range(2):
+        x, y = torch.randn(N, 3), torch.randn(N, 4)
+        target = {
+            "classification": torch.randint(3, (N,)),
+            "multilabel": torch.randint(2, (N, *shape)),
+            "regression": torch.randn(N, *shape) + x[:, :1].reshape(-1, *(1,) * len(shape)),
+        }[task]
+        modalities: Any = (x, y)
+        if missing:
+            available = torch.rand(N, 2) < 0.7
+            available[:, 0] |= ~available.any(1)
+            modalities = {"x": torch.where(available[:, :1], x, torch.nan), "y": y, "available": available}
+        found.append((modalities, target))
+    return found
+
+
+Rows = list[tuple[Tensor, Tensor]]
+
+
+def rows_of(model: InteractionMoE, data: list[Any]) -> Rows:
+    """Predictions, without factors, and answers of each modality alone and of both."""
+    assert isinstance(model.reweighter, ComputedReweighter)
+    assert model.reweighter.scale.numel() == 0
+    found: list[Rows] = [[], [], []]
+    for modalities, target in data:
+        named = modalities if isinstance(modalities, dict) else dict(zip("xy", modalities, strict=True))
+        with torch.no_grad():
+            out = model(**named)
+        assert out.marginals is not None
+        assert out.available is not None
+        joint = mean_of_present(out.expert_predictions, out.available, model.interactions)
+        for i in range(2):
+            found[i].append((out.marginals[:, i][out.available[:, i]], target[out.available[:, i]]))
+        found[2].append((joint[out.available.all(1)], target[out.available.all(1)]))
+    return [(torch.cat([p for p, _ in each]), torch.cat([y for _, y in each])) for each in found]
+
+
+def scaled_loss(task: Task, prediction: Tensor, target: Tensor, factor: Tensor, center: Tensor) -> float:
+    target = target if task == "classification" else target.to(prediction)
+    return LOSSES[task](center + (prediction - center) * factor, target).item()
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "options"),
+    [
+        ("classification", (3,), {"members": None}),
+        ("classification", (3,), {"members": 2, "missing": True}),
+        ("multilabel", (3,), {"members": 2}),
+        ("multilabel", (1,), {"members": None, "missing": True}),
+        ("regression", (2,), {"members": 2, "missing": True}),
+        ("regression", (), {"members": None}),
+    ],
+)
+def test_factors_minimize_the_loss(task: Task, shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    missing = options.pop("missing", False)
+    model = make(task, shape, modality_names=("x", "y"), **options)
+    model(*batches(task, shape)[0][0])
+    data = batches(task, shape, missing)
+    plain = copy.deepcopy(model).eval()
+    found = calibrate(model, data)
+    assert found.shape == (3,)
+    center = torch.zeros(())
+    if task == "regression":
+        center = model.reweighter.prior.reshape(shape)  # type: ignore[union-attr, operator]
+    for (prediction, target), factor in zip(rows_of(plain, data), found, strict=True):
+        grid = [scaled_loss(task, prediction, target, each, center) for each in torch.linspace(0.05, 20, 300)]
+        assert scaled_loss(task, prediction, target, factor, center) <= min(grid) + 1e-9
+    # What the model says from then on is scaled.
+    modalities, _ = batches(task, shape)[0]
+    model.eval()
+    out, before = model(*modalities), plain(*modalities)
+    for after, raw, factor in (
+        (out.marginals[:, 0], before.marginals[:, 0], found[0]),
+        (out.marginals[:, 1], before.marginals[:, 1], found[1]),
+        (out.expert_predictions, before.expert_predictions, found[2]),
+    ):
+        torch.testing.assert_close(after, center + (raw - center) * factor)
+
+
+def test_all_else_stays_as_it_was() -> None:
+    model = make(fill="mean")
+    data = batches("classification")
+    model(*data[0][0])
+    next(iter(model.experts)).eval()  # type: ignore[arg-type]
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    first = calibrate(model, data)
+    second = calibrate(nn.ModuleDict({"inner": model})["inner"], iter(data))
+
+    assert torch.equal(first, second)
+    assert torch.equal(model.state_dict()["reweighter.scale"], first)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    del state["reweighter.scale"]
+    torch.testing.assert_close({name: model.state_dict()[name] for name in state}, state, rtol=0, atol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_inside_another_is_called_as_asked() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.moe = nn.Linear(3, 3), make()
+
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            prediction: Tensor = self.moe(self.encoder(batch["x"]), batch["y"]).prediction
+            return prediction
+
+    data = [({"x": x, "y": y}, target) for (x, y), target in batches("classification")]
+    model = Around()
+    found = calibrate(model, data)
+    assert torch.equal(found, calibrate(model, data, call=lambda model, batch: model(batch)))
+
+
+def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
+    available = torch.tensor([[True, False]]).expand(N, -1)
+    data = [({"x": torch.randn(N, 3), "y": torch.randn(N, 4), "available": available}, torch.randint(3, (N,)))]
+    scale = calibrate(make(modality_names=("x", "y")), data)
+    assert (scale == 1).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda: calibrate(lambda x: x, []), TypeError, "must be a torch.nn.Module"),  # type: ignore[arg-type]
+        (lambda: calibrate(nn.Linear(2, 2), []), ValueError, "must be or hold one InteractionMoE"),
+        (lambda: calibrate(learned(), []), ValueError, "however its weights come from a Reweighter"),
+        (lambda: calibrate(make(), []), ValueError, "at least one batch, however it is empty"),
+        (lambda: calibrate(make(), [(batches("regression")[0])]), ValueError, "must be class indices"),
+        (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
+    ],
+)
+def test_errors(run: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run()
+
+
+def learned() -> InteractionMoE:
+    return InteractionMoE(lambda: Fusion(3), 2, feature_dims=(3, 4))
