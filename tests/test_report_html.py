@@ -154,6 +154,16 @@ def test_many_classes_and_modalities_stay_readable(tmp_path: Path) -> None:
     assert "class 7, ...)" in page.text
 
 
+def test_a_gain_is_drawn_to_the_left_of_zero(tmp_path: Path) -> None:
+    report = made_up()
+    assert report.predictions_without is not None
+    better = replace(report, prediction=-report.prediction, predictions_without=report.predictions_without)
+    page_of(better, tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "-100.0 pp" in text
+    assert re.search(r'aria-label="without text: -100.0 pp">.*?<rect x="0.00" width="100.00"', text)
+
+
 def test_in_a_notebook() -> None:
     page = Page(made_up()._repr_html_())
     assert "400 samples, classification, accuracy 100.0%" in page.text

@@ -1,4 +1,4 @@
-"""Draw the figures of read-the-report.md and print its tables: `python docs/figures/read_the_report.py`, two minutes.
+"""Draw the figure of read-the-report.md and print its tables: `python docs/figures/read_the_report.py`, a minute.
 
 Data in which each sample's interaction is known: in a quarter of the samples the image alone tells the class, in a
 quarter the text, in a quarter only both together (a product of signs), in a quarter either.
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from i2moe import InteractionMoE, InteractionSupervision, explain
 from i2moe.calibration import calibrate
 from i2moe.interpretation import InteractionReport
-from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_losses, plot_sample, plot_weights
+from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_weights
 
 FOLDER = Path(__file__).parent
 
@@ -53,23 +53,21 @@ class Fusion(nn.Module):
         return logits
 
 
-def train(seed: int) -> tuple[InteractionMoE, list[dict[str, float]]]:
-    """Train for 10 epochs and calibrate; also return the losses of each epoch's last step."""
+def train(seed: int) -> InteractionMoE:
+    """Train for 10 epochs and calibrate."""
     torch.manual_seed(seed)
     model = InteractionMoE(Fusion, 2, modality_names=("image", "text"), reweighter="computed", members=4)
     supervise = InteractionSupervision(cross_entropy)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     (image, text), target = make_data(8000, seed=1)
-    history = []
-    for epoch in range(10):
+    for _ in range(10):
         for rows in torch.randperm(8000).split(128):
             loss = supervise(model(image[rows], text[rows]), target[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        history.append({"epoch": epoch + 1.0} | {name: value.item() for name, value in supervise.losses.items()})
     calibrate(model, [make_data(2000, seed=3)])
-    return model, history
+    return model
 
 
 def report_of(model: InteractionMoE) -> InteractionReport:
@@ -80,8 +78,8 @@ def report_of(model: InteractionMoE) -> InteractionReport:
 
 
 def main() -> None:
-    """Train, print the tables and save the figures."""
-    (model, history), (other, _) = train(0), train(1)
+    """Train, print the tables and save the figure."""
+    model, other = train(0), train(1)
     report = report_of(model)
     print(report.summary(), end="\n\n")
     index = int(report.weights[:, 2].argmax())
@@ -95,8 +93,6 @@ def main() -> None:
     plot_classes(report, ax=parts[1].subplots())
     plot_faithfulness(report, ax=parts[2].subplots())
     figure.savefig(FOLDER / "report-weights.png", dpi=100)
-    plot_sample(report, int(report.entropy.argmax())).figure.savefig(FOLDER / "report-sample.png", dpi=100)
-    plot_losses(history).figure.savefig(FOLDER / "report-losses.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ nav a { color: #00538a; margin-right: .9rem; white-space: nowrap; }
 .row .value { grid-column: 3; font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .scroll { overflow-x: auto; margin: .6rem 0 1rem; }
 table { border-collapse: collapse; font-size: .9rem; }
-td { white-space: nowrap; }
+td, thead th { white-space: nowrap; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums; }
 th:first-child { text-align: left; padding-left: 0; font-weight: 600; min-width: 8rem; }
@@ -59,7 +59,7 @@ dt { font-weight: 600; margin-top: .6rem; }
 dd { margin: 0; }
 @media (max-width: 34rem) {
   .row { grid-template-columns: 1fr auto; margin: .6rem 0; }
-  .row svg { grid-column: 1 / 3; grid-row: 2; }
+  .row svg, .row .label:only-of-type + svg { grid-column: 1 / 3; grid-row: 2; }
   .row .value { grid-column: 2; grid-row: 1; }
 }
 @media print {

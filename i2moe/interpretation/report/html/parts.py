@@ -65,9 +65,9 @@ def stacked(rows: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) 
     )
 
 
-def bars(rows: Sequence[Bar], *, top: float, mark: float | None = None, color: str = "#0072B2") -> str:
-    """A bar with its interval for each row, from 0 to `top`, and a dotted line at `mark`."""
-    drawn = "".join(_bar_row(row, top, mark, color) for row in rows)
+def bars(rows: Sequence[Bar], *, top: float, mark: float, bottom: float = 0.0, color: str = "#0072B2") -> str:
+    """A bar from 0 with its interval for each row, on an axis from `bottom` to `top`, and a dotted line at `mark`."""
+    drawn = "".join(_bar_row(row, bottom, top, mark, color) for row in rows)
     return f'<div class="chart">{drawn}</div>'
 
 
@@ -83,19 +83,19 @@ def _stacked_row(label: str, shares: Mapping[str, float], colors: Mapping[str, s
     return _row(label, "", ", ".join(told), "".join(parts))
 
 
-def _bar_row(row: Bar, top: float, mark: float | None, color: str) -> str:
+def _bar_row(row: Bar, bottom: float, top: float, mark: float, color: str) -> str:
     def at(value: float) -> float:
-        return 100 * min(1.0, max(0.0, value / top))
+        return 100 * min(1.0, max(0.0, (value - bottom) / (top - bottom)))
 
-    drawn = f'<rect width="{at(row.value):.2f}" y="1" height="8" fill="{color}"/>'
+    start, end = sorted((at(0.0), at(0.0 if math.isnan(row.value) else row.value)))
+    drawn = f'<rect x="{start:.2f}" width="{end - start:.2f}" y="1" height="8" fill="{color}"/>'
     if not math.isnan(row.low):
         low, high = at(row.low), at(row.high)
         drawn += f'<rect x="{low:.2f}" width="{high - low:.2f}" y="4" height="2" fill="#000" fill-opacity="0.55"/>'
-    if mark is not None:
-        drawn += (
-            f'<line x1="{at(mark):.2f}" x2="{at(mark):.2f}" y1="0" y2="10" stroke="#333" stroke-dasharray="2 2" '
-            'vector-effect="non-scaling-stroke"/>'
-        )
+    drawn += (
+        f'<line x1="{at(mark):.2f}" x2="{at(mark):.2f}" y1="0" y2="10" stroke="#333" stroke-dasharray="2 2" '
+        'vector-effect="non-scaling-stroke"/>'
+    )
     return _row(row.label, row.text, f"{row.label}: {row.text}", drawn)
 
 

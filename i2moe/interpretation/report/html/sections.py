@@ -21,7 +21,7 @@ __all__ = ["asked", "headline", "how_good", "how_sure", "what_drives", "without_
 _MOST_ROWS = 30
 _SCORE = {
     "classification": ("accuracy", "the share of samples whose class is predicted right"),
-    "multilabel": ("labels right", "the share of labels, over all samples, that are predicted right"),
+    "multilabel": ("share of labels right", "of the labels of all samples, how many are predicted right"),
     "regression": ("R²", "the share of the target's variance that the predictions explain: 1 at best, 0 for the mean"),
 }
 
@@ -37,7 +37,7 @@ def asked(report: Diagnostics) -> str:
     what = {
         "classification": f"which of {len(names)} classes it is ({_few(names)})",
         "multilabel": f"which of {len(names)} labels it has ({_few(names)})",
-        "regression": f"a number ({_few(names)})" if len(names) == 1 else f"{len(names)} numbers ({_few(names)})",
+        "regression": f"for {'a number' if len(names) == 1 else f'{len(names)} numbers'} ({_few(names)})",
     }[report.task]
     text = (
         f"For each sample, the model is asked {what}. It sees {len(report.modality_names)} kinds of data, called "
@@ -59,7 +59,7 @@ def how_good(report: Diagnostics) -> str:
     return section(
         "good",
         "How good is it?",
-        paragraph(f"The score is {name}: {definition}. {by_guess} would reach {_score(report, guess)} (dotted line)."),
+        paragraph(f"Score: {name}, {definition}. {by_guess} would reach {_score(report, guess)} (dotted line)."),
         bars(rows, top=1.0, mark=guess),
         paragraph(
             f"The dark line in a bar is the {report.confidence:.0%} interval: how far the score may be off because the "
@@ -119,7 +119,7 @@ def without_a_modality(report: Diagnostics) -> str:
         Bar(f"without {subset.replace('+', ' and ')}", cost.cost, cost.low, cost.high, _points(report, cost.cost))
         for subset, cost in costs
     ]
-    finite = [row.high for row in rows if not math.isnan(row.high)] + [row.value for row in rows]
+    ends = [end for row in rows for end in (row.value, row.low, row.high) if not math.isnan(end)]
     detail = [
         [
             subset.replace("+", " and "),
@@ -135,7 +135,7 @@ def without_a_modality(report: Diagnostics) -> str:
         "without",
         "What happens when a modality is missing?",
         paragraph(f"By how much the {name} falls{unit} when the model has to do without, with the same samples:"),
-        bars(rows, top=max([*finite, 1e-9]), color="#D55E00"),
+        bars(rows, bottom=min([*ends, 0.0]), top=max([*ends, 1e-9]), mark=0.0, color="#D55E00"),
         table(["without", name, "falls by", f"{report.confidence:.0%} interval", "samples"], detail),
         paragraph(
             "An interval that holds 0 means that no loss was found. This model is asked to do without; one that is "
