@@ -131,7 +131,7 @@ class InteractionMoE(nn.Module):
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
-        self.experts: ExpertBank | SharedExperts = _make_experts(
+        self.experts: Any = _make_experts(  # an `ExpertBank`, or `SharedExperts` with members
             backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
         )
 

@@ -349,7 +349,7 @@ def test_views_of_one_sample_warn_in_training_and_in_reports(perturbation: str) 
         model(x(1), y(1))
     alone = [((x(1), y(1)), torch.tensor([label])) for label in (0, 1)]
     with pytest.warns(UserWarning, match=words):
-        explain(model, alone, perturbation=perturbation, n_bootstrap=10)
+        explain(model, alone, perturbation=perturbation)
 
 
 @pytest.mark.parametrize("function", [cosine_synergy, cosine_redundancy])
