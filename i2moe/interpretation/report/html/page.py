@@ -61,6 +61,10 @@ dd { margin: 0; }
   .row { grid-template-columns: 1fr auto; margin: .6rem 0; }
   .row svg, .row .label:only-of-type + svg { grid-column: 1 / 3; grid-row: 2; }
   .row .value { grid-column: 2; grid-row: 1; }
+  table { font-size: .82rem; }
+  th, td { padding: .25rem .35rem; }
+  thead th { white-space: normal; }
+  th:first-child { min-width: 6.5rem; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }

@@ -102,7 +102,8 @@ def what_drives(report: Diagnostics) -> str:
         ),
         legend(colors, meanings),
         _chart({"all": overall}, report),
-        table(["interaction", "mean weight", f"{report.confidence:.0%} interval", "differs between samples by"], rows),
+        table(["interaction", "mean weight", f"{report.confidence:.0%} interval", "varies by"], rows),
+        paragraph("Varies by: the standard deviation of the weight between samples.", "note"),
         *(by_class if classes else []),
         f"<h3>{outcome}</h3>",
         _chart(report.by_outcome, report),
@@ -125,7 +126,9 @@ def without_a_modality(report: Diagnostics) -> str:
             subset.replace("+", " and "),
             _score(report, cost.score),
             _points(report, cost.cost),
-            "-" if math.isnan(cost.low) else f"{_points(report, cost.low)} to {_points(report, cost.high)}",
+            "-"
+            if math.isnan(cost.low)
+            else f"{_points(report, cost.low).removesuffix(' pp')} to {_points(report, cost.high)}",
             str(cost.n_samples),
         ]
         for subset, cost in costs
