@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision, explain
-from i2moe.experts import Execution
+from i2moe.experts import Execution, ExpertBank
 from i2moe.heads import HeadLosses, Heads
 from tests.zoo import EXECUTIONS
 
@@ -192,6 +192,7 @@ class OneHead(nn.Module):
 )
 def test_the_report_of_a_head_is_that_of_a_model_with_this_head_alone(name: str, task: Any, target: Tensor) -> None:
     model = many_heads()
+    assert isinstance(model.experts, ExpertBank)
     experts = iter(model.experts)
     alone = InteractionMoE(lambda: OneHead(next(experts), name), 2, reweighter=model.reweighter)
     data = [((torch.randn(B, 4), torch.randn(B, 4)), target)]

@@ -1,17 +1,16 @@
-"""The comparison on real data: four models of one kind, scored and compared split by split."""
+"""The benchmark of weights on real data: each method learns, and each measure is what it says."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
-from examples.benchmarks.real_data import METHODS, Method, Model, Settings, difference, fewer_experts, score, train
+from examples.benchmarks._behavior import coalition_benefit, observe_behavior, shares_of
+from examples.benchmarks.real_data import METHODS, Measured, Settings, _collect, measure, predict, train
 from examples.datasets._interface import MultimodalData, Split, Task
 
-SETTINGS = Settings(steps=60, batch_size=32, learning_rate=1e-2)
+SETTINGS = Settings(steps=60, batch_size=32, splits=1)
 
 
 def data(task: Task) -> MultimodalData:
@@ -21,64 +20,85 @@ def data(task: Task) -> MultimodalData:
     def draw(n: int) -> Split:
         a, b = torch.randn(2, n, 3, generator=generator)
         total = a[:, :1] + b[:, :1]
-        return Split((a, b), total if task == "regression" else (total > 0).long().squeeze(1))
+        available = torch.ones(n, 2, dtype=torch.bool)
+        available[::10, 1] = False
+        b = b * available[:, 1:]
+        return Split((a, b), total if task == "regression" else (total > 0).long().squeeze(1), available)
 
     outputs, metric = (("sum",), "r2") if task == "regression" else (("negative", "positive"), "auroc")
     return MultimodalData(draw(320), draw(100), draw(100), ("a", "b"), outputs, task, (metric,))
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_model_learns(method: Method, task: Task) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns_and_is_measured(name: str, task: Task) -> None:
     problem = data(task)
-    model = train(problem, method, 0, SETTINGS)
-    assert score(model, problem.test, problem.metrics[0]) > 0.8
-    assert model(problem.test[[0, 1, 2]].modalities).shape == (3, len(problem.output_names))
+    found = measure(train(problem, METHODS[name], 0, SETTINGS), problem.test, problem.metrics[0], task)
+    assert found.values["score"] > 0.7
+    assert found.values["missing"] < found.values["score"]
+    assert (found.weights is None) == (name not in ("paper", "computed"))
+    assert ("faithful" in found.values) == (found.weights is not None)
+    assert ("benefit, posterior" in found.values) == (task == "classification")
+
+
+def sum_of_present(modalities: list[Tensor], available: Tensor) -> Tensor:
+    """Outputs that say which modalities were there."""
+    return (torch.cat(modalities, dim=1) * available).sum(1, keepdim=True)
+
+
+def test_behavior_is_asked_for_each_subset() -> None:
+    split = Split(
+        (torch.ones(2, 1), torch.full((2, 1), 10.0)), torch.zeros(2), torch.tensor([[True, True], [True, False]])
+    )
+    seen = observe_behavior(lambda modalities, available: sum_of_present(list(modalities), available), split)
+    assert seen.full.flatten().tolist() == [11, 1]
+    assert seen.alone.squeeze(-1).tolist() == [[1, 10], [1, 1]]
+    assert [outputs.flatten().tolist() for outputs in seen.without] == [[10, 1], [1, 1]]
+    assert seen.has_more.tolist() == [[True, True], [False, True]]
+    assert torch.equal(seen.subsets, seen.alone)
+
+
+def test_what_is_absent_says_nothing() -> None:
+    alone, full = torch.tensor([[[0.0], [3.0]], [[0.0], [3.0]], [[0.0], [-3.0]]]), torch.tensor([[3.0], [3.0], [-3.0]])
+    available = torch.tensor([[True, True], [True, False], [True, True]])
+    shares = shares_of(alone, full, available, "regression")
+    assert shares[0].argmax() == 1
+    assert shares[1].argmax() == 2
+
+
+def test_weights_that_know_where_a_modality_harms() -> None:
+    """Where modality 1 misleads, modality 0 alone does better; its weight says so."""
+    logits = torch.tensor([2.0, -2.0])
+    split = Split((torch.randn(4, 1), torch.randn(4, 1)), torch.zeros(4, dtype=torch.long))
+    misleads = torch.tensor([True, False, True, False])
+
+    def answer(modalities: object, available: Tensor) -> Tensor:
+        first = available[:, 0] & ~(available[:, 1] & misleads)
+        return torch.where(first.unsqueeze(1), logits, -logits)
+
+    weights = torch.stack([misleads.float(), torch.zeros(4), 1 - misleads.float(), torch.zeros(4)], dim=1)
+    found = coalition_benefit(observe_behavior(answer, split), split, weights)
+    assert found["weights"] == 1.0
+    assert "weights" not in coalition_benefit(observe_behavior(answer, split), split, None)
 
 
 def test_members_of_the_ensemble_are_trained_for_themselves() -> None:
     problem = data("classification")
-    torch.manual_seed(0)
-    model = Model("ensemble", problem).eval()
+    model = METHODS["ensemble"].build(problem).eval()
     batch = problem.train[[0, 1, 2, 3]]
-    with torch.no_grad():
-        members = model.fusion(*(encoder(x) for encoder, x in zip(model.encoders, batch.modalities, strict=True)))
-        losses = [torch.nn.functional.cross_entropy(members[:, e], batch.targets) for e in range(4)]
-        loss = model.loss(batch.modalities, batch.targets, torch.arange(4))
-    assert members.shape == (4, 4, 2)
-    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    out = model(*batch.modalities, batch.available)
+    each = [torch.nn.functional.cross_entropy(out[1][:, e], batch.targets) for e in range(4)]
+    loss = METHODS["ensemble"].loss_of(torch.nn.functional.cross_entropy)(out, batch.targets)
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    torch.testing.assert_close(predict(model, batch.modalities, batch.available), out[1].mean(1))
 
 
-def test_one_expert_scores_as_the_prediction_it_makes_alone() -> None:
-    problem = data("classification")
-    torch.manual_seed(0)
-    model = Model("paper", problem)
-    found = fewer_experts(model, problem)
-    assert list(found) == ["2 of the data", "2 of each sample", "1 of the data", "1 of each sample"]
-
-    fusion, batch = model.fusion, problem.test[torch.arange(100)]
-    with torch.no_grad():
-        out = fusion(*model.embed(batch.modalities))
-    alone = out.expert_predictions[torch.arange(100), out.weights.argmax(1)].softmax(1)[:, 1]
-    assert found["1 of each sample"] == pytest.approx(roc_auc_score(batch.targets, alone))
-
-
-def test_metrics_are_those_of_the_data() -> None:
-    """Accuracy and AUROC of a model that gives each class a constant."""
-    problem = data("classification")
-    model = Model("fusion", problem)
-    for parameter in model.fusion.parameters():
-        torch.nn.init.zeros_(parameter)
-    assert score(model, problem.test, "auroc") == 0.5
-    assert score(model, problem.test, "accuracy") == pytest.approx(float((problem.test.targets == 0).float().mean()))
-
-
-def test_differences_are_paired() -> None:
-    """Four pairs: mean 0.5, standard error 1 / sqrt(12), and 3.182 of it for 95% at three degrees of freedom."""
-    gain, margin = difference([11.0, 20.0, 31.0, 40.0], [10.0, 20.0, 30.0, 40.0])
-    assert gain == pytest.approx(0.5)
-    assert margin == pytest.approx(3.182 / math.sqrt(12), abs=1e-3)
-    assert math.isnan(difference([1.0], [0.0])[1])
-    gain, margin = difference([0.3, 0.7], [0.1, 0.5])
-    assert gain == pytest.approx(0.2)
-    assert math.isnan(margin)  # two equal differences say nothing about how much they vary
+def test_starts_are_compared_and_values_kept_apart() -> None:
+    weights = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    runs = [Measured({"score": value}, each) for value, each in ((0.5, weights), (0.7, weights.flip(0)))]
+    found = {("d", 0, seed, method): run for method in METHODS for seed, run in enumerate(runs)}
+    apart = {("d", 0, seed, None): weights.mean(0) + torch.tensor([0.1, -0.1, 0.0, 0.0]) for seed in (0, 1)}
+    results = _collect("d", {**found, **apart}, SETTINGS)["computed"]
+    assert results["score"] == [0.5, 0.7]
+    assert results["apart"] == pytest.approx([0.1, 0.1], abs=1e-6)
+    assert -1 <= results["stable"][0] < 1
