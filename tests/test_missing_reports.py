@@ -1,4 +1,4 @@
-"""Reports and supervision where modalities are missing."""
+"""Reports where modalities are missing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import InteractionMoE, InteractionSupervision, explain
+from i2moe import InteractionMoE, explain
 from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.faithfulness import agreement, evidence
-from tests.test_supervision import output_weight
 
 AVAILABLE = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
 TARGET = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -172,41 +171,3 @@ def test_an_outer_model_passes_the_mask_on() -> None:
     found = explain(Outer(), [((values(), AVAILABLE), TARGET)], n_draws=0)
     torch.testing.assert_close(found.weights, report_of(values(), n_draws=0).weights)
     assert list(found.by_availability)[:2] == ["a+b+c", "a+b"]
-
-
-# --- supervision ---
-
-
-def supervised(x: Tensor, available: Tensor | None) -> tuple[InteractionSupervision, Tensor]:
-    torch.manual_seed(3)
-    model, supervise = make().float(), InteractionSupervision((1, 1, 1), n_outputs=2)
-    assert supervise.probes is not None
-    nn.init.normal_(output_weight(supervise.probes))
-    modalities = x.float().split(1, dim=1)
-    out = model(*modalities, available=available)
-    loss = supervise(out, modalities, TARGET, available=available)
-    torch.autograd.backward(loss)
-    return supervise, loss
-
-
-def test_supervision_never_sees_what_is_absent() -> None:
-    x = values()
-    found, expected = (
-        supervised(torch.where(AVAILABLE, x, torch.full_like(x, garbage)), AVAILABLE) for garbage in (NAN, 7.0)
-    )
-    assert torch.equal(found[1], expected[1])
-    for one, other in zip(found[0].parameters(), expected[0].parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=0)
-
-
-def test_supervision_with_everything_available_is_that_without_a_mask() -> None:
-    everything = torch.ones_like(AVAILABLE)
-    torch.testing.assert_close(supervised(values(), everything)[1], supervised(values(), None)[1], rtol=0, atol=0)
-
-
-def test_an_absent_modality_has_no_uniqueness_and_a_single_one_no_redundancy() -> None:
-    supervise, _ = supervised(values(), AVAILABLE)
-    targets = supervise.eval().targets(values().float().split(1, dim=1), available=AVAILABLE)
-    assert not targets[:, :M][~AVAILABLE].any()
-    assert targets[3, M + 1] == 0
-    torch.testing.assert_close(targets.sum(1), torch.ones(N))

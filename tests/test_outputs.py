@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision, explain
+from i2moe import (
+    ComputedReweighter,
+    InteractionLosses,
+    InteractionMoE,
+    InteractionOutput,
+    InteractionSupervision,
+    explain,
+)
 from i2moe.experts import Execution
 from i2moe.heads import HeadLosses, Heads
 from tests.zoo import EXECUTIONS
@@ -202,17 +208,17 @@ def test_the_report_of_a_head_is_that_of_a_model_with_this_head_alone(name: str,
         torch.testing.assert_close(getattr(found, field), getattr(expected, field))
 
 
-def test_a_supervision_for_each_head() -> None:
-    model = many_heads()
-    x, y, target = torch.randn(B, 4), torch.randn(B, 4), torch.arange(B) % 3
-    out = model(x, y)
-    supervise = InteractionSupervision((4, 4), n_outputs=3).double()
-    found = supervise(HEADS.select(out, "activity"), (x, y), target)
-    by_hand = replace(out, prediction=out.prediction[:, :3], expert_predictions=out.expert_predictions[..., :3])
-    supervise = supervise.eval()
-    torch.testing.assert_close(
-        supervise(HEADS.select(out, "activity"), (x, y), target), supervise(by_hand, (x, y), target)
-    )
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_supervision_for_each_head(members: int | None) -> None:
+    model = InteractionMoE(ManyHeads, 2, reweighter=ComputedReweighter("regression"), members=members)
+    out, target = model(torch.randn(B, 4), torch.randn(B, 4)), torch.arange(B) % 3
+    supervise = InteractionSupervision(torch.nn.functional.cross_entropy)
+    selected = HEADS.select(out, "activity")
+    assert selected.marginals is not None
+    torch.testing.assert_close(selected.marginals, HEADS.split(out.marginals)["activity"])
+    found = supervise(selected, target)
+    by_hand = InteractionSupervision(lambda y, target: torch.nn.functional.cross_entropy(y[:, :3], target))
+    torch.testing.assert_close(found, by_hand(out, target))
     torch.autograd.backward(found)
 
 
