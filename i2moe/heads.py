@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,12 +92,16 @@ class Heads:
             name: of the head.
         """
         outputs = self[name]
-        return replace(
-            output,
-            prediction=output.prediction[..., outputs],
-            expert_predictions=output.expert_predictions[..., outputs],
-            views=None if output.views is None else output.views[..., outputs],
+        of_all_heads = (
+            "prediction",
+            "expert_predictions",
+            "views",
+            "marginals",
+            "member_predictions",
+            "member_marginals",
         )
+        found: dict[str, Any] = {field: getattr(output, field) for field in of_all_heads}
+        return replace(output, **{field: x[..., outputs] for field, x in found.items() if x is not None})
 
 
 class HeadLosses:

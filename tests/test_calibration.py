@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -108,7 +108,7 @@ def test_factors_minimize_the_loss(task: Task, shape: tuple[int, ...], options: 
     assert found.shape == (3,)
     center = torch.zeros(())
     if task == "regression":
-        center = model.reweighter.prior.reshape(shape)  # type: ignore[union-attr, operator]
+        center = cast(Tensor, model.reweighter.prior).reshape(shape)  # type: ignore[attr-defined]
     for (prediction, target), factor in zip(rows_of(plain, data), found, strict=True):
         grid = [scaled_loss(task, prediction, target, each, center) for each in torch.linspace(0.05, 20, 300)]
         assert scaled_loss(task, prediction, target, factor, center) <= min(grid) + 1e-9
@@ -128,7 +128,7 @@ def test_all_else_stays_as_it_was() -> None:
     model = make(fill="mean")
     data = batches("classification")
     model(*data[0][0])
-    next(iter(model.experts)).eval()  # type: ignore[arg-type]
+    next(iter(model.experts)).eval()
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
@@ -61,6 +62,11 @@ def make(n_modalities: int = 2, task: Task = "classification", **options: Any) -
 def batch(n_modalities: int = 2, n_samples: int = B) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(n_samples, width, generator=generator) for width in WIDTHS[:n_modalities]]
+
+
+def prior_of(model: Any) -> Tensor:
+    prior: Tensor = model.reweighter.prior
+    return prior
 
 
 def close(found: object, expected: object, atol: float = 1e-5) -> None:
@@ -145,7 +151,12 @@ def test_weights_are_the_shares_of_the_predictions(
     assert torch.equal(out.weights[single][:, :n_modalities], available[single].float())
 
     assert isinstance(model.reweighter, ComputedReweighter)
-    link = {"classification": lambda y: y.softmax(-1), "multilabel": torch.sigmoid, "regression": lambda y: y}[task]
+    links: dict[Task, Callable[[Tensor], Tensor]] = {
+        "classification": lambda y: y.softmax(-1),
+        "multilabel": torch.sigmoid,
+        "regression": lambda y: y,
+    }
+    link = links[task]
     joint = link(mean_of_present(out.expert_predictions, available, model.interactions))
     marginals = torch.where(available.unsqueeze(-1), link(out.marginals), model.reweighter.prior)
     shares, _ = interaction_shares(marginals, joint, model.reweighter.prior)
@@ -170,7 +181,7 @@ def test_weights_follow_modalities_to_other_places_and_names() -> None:
             output: Tensor = self.expert(a, b, c)
             return output
 
-    experts = list(model.experts)  # type: ignore[arg-type]
+    experts = list(model.experts)
     others = iter([Reordered(experts[e]) for e in (*order, 3, 4)])
     twin = InteractionMoE(
         lambda: next(others), 3, modality_names=("c", "a", "b"), reweighter=ComputedReweighter()
@@ -185,7 +196,7 @@ def test_the_unit_of_a_regression_does_not_matter(unit: float) -> None:
     model = scaled(make(task="regression"))
     twin = copy.deepcopy(model)
     with torch.no_grad():
-        for expert in twin.experts:  # type: ignore[union-attr]
+        for expert in twin.experts:
             expert.body[2].weight.mul_(unit)
             expert.body[2].bias.mul_(unit)
     for _ in range(3):
@@ -296,7 +307,7 @@ def test_copies_are_equal_and_their_own(members: int | None) -> None:
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         close(twin(*batch()).weights, expected.weights, 0)
         with torch.no_grad():
-            for tensor in (*twin.parameters(), twin.reweighter.prior):
+            for tensor in (*twin.parameters(), prior_of(twin)):
                 tensor.add_(1.0)
         close(model(*batch()).prediction, expected.prediction, 0)
         assert not torch.equal(twin(*batch()).prediction, expected.prediction)
@@ -313,7 +324,7 @@ def test_an_average_of_parameters_follows_a_model_that_has_seen_a_batch(members:
     for _ in range(2):
         model(*batch())
         averaged.update_parameters(model)
-    close(averaged.module.reweighter.prior, model.reweighter.prior)  # type: ignore[union-attr]
+    close(prior_of(averaged.module), prior_of(model))
 
 
 @BOTH
@@ -344,7 +355,7 @@ def test_compiled_training_and_evaluation_equal_eager(members: int | None, sized
         found, expected = supervised(compiled, batch()), supervised(twin, batch())
         close(found, expected)
     found.backward()
-    close(model.reweighter.prior, twin.reweighter.prior)  # type: ignore[union-attr]
+    close(prior_of(model), prior_of(twin))
     model.eval(), twin.eval()
     close(compiled(*batch()).weights, twin(*batch()).weights)
 
@@ -396,7 +407,8 @@ def _step(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        for options in ({}, {"members": 2}, {"members": 2, "checkpoint": True}):
+        every: tuple[dict[str, Any], ...] = ({}, {"members": 2}, {"members": 2, "checkpoint": True})
+        for options in every:
             model = DistributedDataParallel(make(**options))
             for _ in range(2):
                 model.zero_grad()
@@ -409,7 +421,7 @@ def _step(rank: int, folder: str) -> None:
             priors = [torch.zeros(3) for _ in range(2)]
             model.eval()(*batch())
             model.train()(*batch())  # the first process's buffers are everybody's
-            dist.all_gather(priors, model.module.reweighter.prior)
+            dist.all_gather(priors, prior_of(model.module))
             close(priors[0], priors[1], 1e-6)
     finally:
         dist.destroy_process_group()
@@ -418,7 +430,7 @@ def _step(rank: int, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 def test_replicas_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Any) -> None:
-    torch.multiprocessing.spawn(_step, args=(str(tmp_path),), nprocs=2)
+    spawn(_step, args=(str(tmp_path),), nprocs=2)
 
 
 # --- Pruning and errors ---

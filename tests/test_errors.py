@@ -348,7 +348,7 @@ def test_views_of_one_sample_warn_in_training_and_in_reports(perturbation: str) 
     with pytest.warns(UserWarning, match=words):
         model(x(1), y(1))
     alone = [((x(1), y(1)), torch.tensor([label])) for label in (0, 1)]
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(UserWarning, match="came in batches of one"), pytest.warns(UserWarning, match=words):
         explain(model, alone, perturbation=perturbation)
 
 

@@ -1,4 +1,4 @@
-"""Reports and supervision where modalities are missing."""
+"""Reports where modalities are missing."""
 
 from __future__ import annotations
 

@@ -10,8 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, InteractionSupervision, explain
-from i2moe.experts import Execution, ExpertBank
+from i2moe import (
+    ComputedReweighter,
+    InteractionLosses,
+    InteractionMoE,
+    InteractionOutput,
+    InteractionSupervision,
+    explain,
+)
+from i2moe.experts import Execution
 from i2moe.heads import HeadLosses, Heads
 from tests.zoo import EXECUTIONS
 
@@ -192,7 +199,6 @@ class OneHead(nn.Module):
 )
 def test_the_report_of_a_head_is_that_of_a_model_with_this_head_alone(name: str, task: Any, target: Tensor) -> None:
     model = many_heads()
-    assert isinstance(model.experts, ExpertBank)
     experts = iter(model.experts)
     alone = InteractionMoE(lambda: OneHead(next(experts), name), 2, reweighter=model.reweighter)
     data = [((torch.randn(B, 4), torch.randn(B, 4)), target)]
@@ -202,12 +208,17 @@ def test_the_report_of_a_head_is_that_of_a_model_with_this_head_alone(name: str,
         torch.testing.assert_close(getattr(found, field), getattr(expected, field))
 
 
-def test_a_supervision_for_each_head() -> None:
-    target = torch.arange(B) % 3
-    out = many_heads()(torch.randn(B, 4), torch.randn(B, 4))
-    found = InteractionSupervision(nn.functional.cross_entropy)(HEADS.select(out, "activity"), target)
-    each = [nn.functional.cross_entropy(out.expert_predictions[:, e, :3], target) for e in range(4)]
-    torch.testing.assert_close(found, torch.stack(each).mean())
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_supervision_for_each_head(members: int | None) -> None:
+    model = InteractionMoE(ManyHeads, 2, reweighter=ComputedReweighter("regression"), members=members)
+    out, target = model(torch.randn(B, 4), torch.randn(B, 4)), torch.arange(B) % 3
+    supervise = InteractionSupervision(torch.nn.functional.cross_entropy)
+    selected = HEADS.select(out, "activity")
+    assert selected.marginals is not None
+    torch.testing.assert_close(selected.marginals, HEADS.split(out.marginals)["activity"])
+    found = supervise(selected, target)
+    by_hand = InteractionSupervision(lambda y, target: torch.nn.functional.cross_entropy(y[:, :3], target))
+    torch.testing.assert_close(found, by_hand(out, target))
     torch.autograd.backward(found)
 
 

@@ -231,7 +231,7 @@ def test_every_backbone_is_shared_or_refused(case: Case) -> None:
     with torch.no_grad():
         out = call(model, case, modalities)
         each = []
-        for k in range(model.experts.members.n_members):  # type: ignore[union-attr]
+        for k in range(model.experts.members.n_members):
             twin = copy.deepcopy(model)
             with torch.no_grad():
                 for name, parameter in twin.named_parameters():
