@@ -27,7 +27,6 @@ class Modalities:
     Attributes:
         arrays: the M arrays (N, ...), floating.
         names: the M names, or None.
-        shape: (N, M).
 
     Raises:
         TypeError: if they are not several arrays.
