@@ -109,7 +109,7 @@ def test_labels_come_back_as_they_were(labels: list[Any]) -> None:
 def test_every_kind_of_input_says_the_same() -> None:
     (a, b), y = made("unique", n=80)
     expected = InteractionClassifier(**QUICK).fit([a, b], y).predict_proba([a, b])
-    names = {"modality_names": ["0", "1"]}
+    named: dict[str, Any] = QUICK | {"modality_names": ["0", "1"]}
     for Xs, target in (
         ({"0": a, "1": b}, list(y)),
         ([pd.DataFrame(a), pd.DataFrame(b)], pd.Series(y)),
@@ -117,14 +117,14 @@ def test_every_kind_of_input_says_the_same() -> None:
         (Modalities([a, b]), y),
         (Modalities({"1": b, "0": a}), y),
     ):
-        estimator = InteractionClassifier(**QUICK, **names).fit(Xs, target)
+        estimator = InteractionClassifier(**named).fit(Xs, target)
         assert np.array_equal(estimator.predict_proba(Xs), expected), type(Xs)
     assert estimator.expert_names_[:2] == ("uniqueness/0", "uniqueness/1")
 
 
 def test_pandas_missing_values_and_one_column() -> None:
     table = Modalities([pd.DataFrame({"u": pd.array([1, None, 3], dtype="Int64")}), [1, 2, 3]])
-    assert np.array_equal(table.arrays[0], [[1], [np.nan], [3]], equal_nan=True)
+    assert np.array_equal(table.arrays[0], np.array([[1], [np.nan], [3]]), equal_nan=True)
     assert table.arrays[1].shape == (3, 1)
 
 

@@ -27,7 +27,6 @@ class Modalities:
     Attributes:
         arrays: the M arrays (N, ...), floating.
         names: the M names, or None.
-        shape: (N, M).
 
     Raises:
         TypeError: if they are not several arrays.
@@ -114,7 +113,7 @@ class Modalities:
                     f"{_some(infinite)}; replace it"
                 )
         here = np.stack([~np.isnan(array).reshape(len(array), -1).all(1) for array in self.arrays], axis=1)
-        lacking: np.ndarray = ~here.any(1)
+        lacking = np.all(~here, axis=1)
         if lacking.any():
             raise ValueError(
                 f"every sample must have a modality, however all are NaN in {_some(lacking)}; drop these samples"
