@@ -89,7 +89,6 @@ class Executes:
         contents(confidence="high"),
         contents(checksums=Executes()),
     ],
-    ids=str,
 )
 def test_crafted_contents_end_in_one_error(tmp_path: Path, crafted: Any) -> None:
     torch.save(crafted, tmp_path / "report.pt")

@@ -130,7 +130,8 @@ def test_nested_targets(kind: type) -> None:
 
     def criterion(prediction: Tensor, target: Any) -> Tensor:
         assert type(target) is kind
-        label, weight = (target[key] for key in (("label", "weight") if kind is dict else (0, 1)))
+        first, second = ("label", "weight") if kind is dict else (0, 1)
+        label, weight = target[first], target[second]
         assert len(prediction) == len(label) == len(weight)
         loss: Tensor = (F.cross_entropy(prediction, label, reduction="none") * weight.sum(1)).mean()
         return loss
