@@ -1,5 +1,6 @@
 """Measure MMoE: categories, router, experts against baseline, I2MoE and a larger baseline.
 
+    python -m examples.benchmarks.mmoe categories             # rules compared on it: about 5 minutes
     python -m examples.benchmarks.mmoe known                  # data of known interactions: about 10 minutes
     python -m examples.benchmarks.mmoe watch                  # smartwatch data: about 10 minutes
     python -m examples.benchmarks.mmoe support2 --epochs 10   # hospital data, needs SurvSet: about 5 minutes
@@ -16,7 +17,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from statistics import mean
@@ -32,11 +33,12 @@ from examples.datasets.synthetic import generate
 from examples.datasets.watch import MODALITY_NAMES, load_watch
 from examples.mmoe_watch import SignalFusion, SignalRouter
 from i2moe import InteractionMoE, MMoE, Reweighter, categorize
-from i2moe.categorization import Categories, Halfway, LikeliestClass
+from i2moe.categorization import Categories, Halfway, LikeliestClass, Threshold
 from i2moe.mmoe import Recipe, Training
 from i2moe.mmoe.prompting import ChatEndpoint, FewShotExpert
 
 GENERATORS = ("two-modalities", "three-modalities", "four-classes", "imbalanced", "label-noise", "region", "one-cue")
+THRESHOLDS: Mapping[str, Threshold] = {"calibrated": None, "halfway": Halfway()}
 Modalities = tuple[Tensor, ...]
 
 
@@ -68,16 +70,10 @@ class Problem:
 # --- What is measured -------------------------------------------------------------------------------------------------
 
 
-def compare(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
+def compare(problem: Problem, recipe: Recipe, threshold: Threshold, seed: int) -> dict[str, float]:
     """Fit all models once and return their accuracies on the test samples, and what the categories are worth."""
     (modalities, target), (test, truth) = problem.train, problem.test
-    held_out: list[Tensor] = []
-
-    def keep(unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
-        held_out[:] = unimodal, multimodal
-        return categorize(unimodal, multimodal, target)
-
-    model = build(problem, categorizer=keep)
+    model = build(problem, categorizer=partial(categorize, threshold=threshold))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # rare categories are part of the table
         model.fit(modalities, target, recipe, groups=problem.groups, seed=seed)
@@ -98,12 +94,27 @@ def compare(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
         if problem.kinds is not None:
             with torch.no_grad():
                 found[f"{name} weight"] = share(joint(*test).weights.argmax(-1) == problem.kinds[1])
-    if problem.kinds is not None:
-        found["categories"] = share(model.categories.category == problem.kinds[0])
-        halfway = categorize(held_out[0], held_out[1], target, threshold=Halfway())
-        found["halfway"] = share(halfway.category == problem.kinds[0])
-        found["by class"] = share(by_class(model, problem).category == problem.kinds[0])
     return found
+
+
+def categories(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
+    """Return the share of training samples whose true interaction each rule names, on held-out folds and on none."""
+    found: dict[str, float] = {}
+    assert problem.kinds is not None
+    truth = problem.kinds[0]
+
+    def by_every_rule(unimodal: Tensor, multimodal: Tensor, target: Tensor) -> Categories:
+        for name, threshold in THRESHOLDS.items():
+            by_rule = categorize(unimodal, multimodal, target, threshold=threshold)
+            found[name] = share(by_rule.category == truth)
+        return by_rule
+
+    model = build(problem, categorizer=by_every_rule)
+    untrained = replace(recipe, fine_tuning=Training(0), routing=Training(0), min_samples=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        model.fit(*problem.train, untrained, seed=seed)
+    return found | {"published rule": share(by_class(model, problem).category == truth)}
 
 
 def build(
@@ -253,7 +264,9 @@ def _tabular(
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def kinds_of_experts(problem: Problem, recipe: Recipe, seed: int, n_asked: int) -> dict[str, dict[str, float]]:
+def kinds_of_experts(
+    problem: Problem, recipe: Recipe, threshold: Threshold, seed: int, n_asked: int
+) -> dict[str, dict[str, float]]:
     """Compare experts fine-tuned, trained from scratch, and prompted, with the same categories and router."""
     modalities, truth = tuple(x[:n_asked] for x in problem.test[0]), problem.test[1][:n_asked]
     assert problem.kinds is not None
@@ -268,7 +281,8 @@ def kinds_of_experts(problem: Problem, recipe: Recipe, seed: int, n_asked: int) 
             "prompted (stand-in)": lambda name: FewShotExpert(ask, template, labels, 32),
         }
         for name, experts in kinds.items():
-            model = build(problem, experts).fit(*problem.train, recipe, seed=seed)
+            model = build(problem, experts, partial(categorize, threshold=threshold))
+            model.fit(*problem.train, recipe, seed=seed)
             report = model.report(modalities, truth, categories=named(problem.kinds[1][:n_asked], model))
             found[name] = {"baseline": report.overall.baseline} | {row.name: row.expert for row in report.rows}
             found[name] |= {"oracle": report.overall.oracle, "MMoE": report.overall.mixture}
@@ -293,32 +307,39 @@ def _plus_minus(values: Sequence[float]) -> str:
 def main() -> None:
     """Print the table asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("table", choices=("known", "watch", "support2", "kinds"))
+    parser.add_argument("table", choices=("categories", "known", "watch", "support2", "kinds"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=2000, help="training samples of known interactions")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--generators", nargs="+", default=GENERATORS)
+    parser.add_argument("--threshold", choices=THRESHOLDS, default="calibrated", help="of the categories to train with")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training = Training(options.epochs)
+    training, threshold = Training(options.epochs), THRESHOLDS[options.threshold]
     recipe = Recipe(training, Training(options.epochs // 2, learning_rate=3e-4), training, n_folds=3)
 
     def run(problem: Callable[[int], Problem], name: str) -> list[dict[str, float]]:
         found = []
         for seed in range(options.seeds):
-            found.append(compare(problem(seed), recipe, seed))
+            found.append(compare(problem(seed), recipe, threshold, seed))
             print(name, seed, found[-1], file=sys.stderr, flush=True)
         return found
 
-    if options.table == "known":
+    if options.table == "categories":
+        draws = {name: partial(known_problem, name, options.samples) for name in options.generators}
+        rows = {
+            name: [categories(draw(seed), recipe, seed) for seed in range(options.seeds)]
+            for name, draw in draws.items()
+        }
+    elif options.table == "known":
         rows = {name: run(partial(known_problem, name, options.samples), name) for name in options.generators}
     elif options.table == "watch":
         rows = {" + ".join(MODALITY_NAMES): run(watch_problem, "fold")}
     elif options.table == "support2":
         rows = {"support2": run(support2_problem, "split")}
     else:
-        draws = [known_problem("two-modalities", options.samples, seed) for seed in range(options.seeds)]
-        runs = [kinds_of_experts(problem, recipe, seed, n_asked=200) for seed, problem in enumerate(draws)]
+        problems = [known_problem("two-modalities", options.samples, seed) for seed in range(options.seeds)]
+        runs = [kinds_of_experts(problem, recipe, threshold, seed, 200) for seed, problem in enumerate(problems)]
         rows = {kind: [run[kind] for run in runs] for kind in runs[0]}
     print(table(rows))
 
