@@ -42,7 +42,18 @@ from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
 from i2moe.missing import ModalityDropout
 
-__all__ = ["METHODS", "Method", "Model", "Network", "Settings", "main", "measure", "score", "train"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Model",
+    "Network",
+    "Settings",
+    "main",
+    "mean_shares_apart",
+    "measure",
+    "score",
+    "train",
+]
 
 _SEEDS = (0, 1)
 _DROPOUT = 0.3
@@ -253,9 +264,9 @@ def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Te
 
     def outputs(chosen: Sequence[int]) -> Tensor:
         some = _only(data, chosen)
-        test = some.test[torch.arange(len(some.test))]
+        model, test = train(some, METHODS["fusion"], seed, settings), some.test[torch.arange(len(some.test))]
         with torch.no_grad():
-            return predict(train(some, METHODS["fusion"], seed, settings), test.modalities, test.available)
+            return predict(model, test.modalities, test.available)
 
     n_modalities = len(data.shapes)
     alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)

@@ -2,7 +2,7 @@
 
     python -m examples.guides.captum_attributions
 
-A prediction is a sum over the experts, so its integrated gradients are the sum of theirs.
+A prediction is a sum over the experts. With the sample's weights, its integrated gradients are the sum of theirs.
 """
 
 from __future__ import annotations
@@ -16,29 +16,28 @@ from examples.guides.task import NAMES, load
 from i2moe import InteractionMoE
 
 
-class Contributions(nn.Module):
-    """Return what each expert adds to the logits, (B, E, C): its weight times its own logits."""
+class ExpertLogits(nn.Module):
+    """Return the logits of each expert, (B, E, C)."""
 
     def __init__(self, model: InteractionMoE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *modalities: Tensor) -> Tensor:
-        """The sum over the experts is the prediction."""
-        out = self.model(*modalities)
-        added: Tensor = out.weights.unsqueeze(-1) * out.expert_predictions
-        return added
+        """Their sum, times the weights, is the prediction."""
+        logits: Tensor = self.model(*modalities).expert_predictions
+        return logits
 
 
 def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, n_steps: int = 64) -> Tensor:
     """Integrate gradients from zeros to the samples for the logit of class y: (B, E, M), summed over features."""
-    gradients = IntegratedGradients(Contributions(model.eval()))
+    gradients = IntegratedGradients(ExpertLogits(model.eval()))
     per_expert = []
     for e in range(len(model.expert_names)):
         target = [(e, int(c)) for c in y]
         features = gradients.attribute(modalities, target=target, n_steps=n_steps)  # M tensors (B, D)
         per_expert.append(torch.stack([x.sum(-1) for x in features], dim=-1))
-    return torch.stack(per_expert, dim=1)
+    return model(*modalities).weights.detach().unsqueeze(-1) * torch.stack(per_expert, dim=1)
 
 
 if __name__ == "__main__":

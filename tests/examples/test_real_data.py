@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from examples.benchmarks._behavior import coalition_benefit, observe_behavior, shares_of
-from examples.benchmarks.real_data import METHODS, Measured, Settings, _collect, measure, predict, train
+from examples.benchmarks.real_data import (
+    METHODS,
+    Measured,
+    Settings,
+    _collect,
+    mean_shares_apart,
+    measure,
+    predict,
+    train,
+)
 from examples.datasets._interface import MultimodalData, Split, Task
 
 SETTINGS = Settings(steps=60, batch_size=32, splits=1)
@@ -39,6 +50,18 @@ def test_every_method_learns_and_is_measured(name: str, task: Task) -> None:
     assert (found.weights is None) == (name not in ("paper", "computed"))
     assert ("faithful" in found.values) == (found.weights is not None)
     assert ("benefit, posterior" in found.values) == (task == "classification")
+
+
+def test_shares_by_networks_apart() -> None:
+    """Where one modality holds the target, it is unique to it."""
+    problem = data("regression")
+    train, validation, test = (
+        Split(split.modalities, split.modalities[0][torch.arange(len(split))][:, :1])
+        for split in problem.splits.values()
+    )
+    shares = mean_shares_apart(replace(problem, train=train, validation=validation, test=test), 0, SETTINGS)
+    assert shares.sum() == pytest.approx(1, abs=1e-5)
+    assert shares[0] > 0.6
 
 
 def sum_of_present(modalities: list[Tensor], available: Tensor) -> Tensor:
