@@ -104,7 +104,7 @@ def results(model: InteractionMoE, modalities: dict[str, Any], **options: Any) -
     model.zero_grad()
     torch.autograd.backward(total(out))
     return {
-        "out": out.to_dict(),
+        "out": {name: value for name, value in out.to_dict().items() if name != "available"},
         "parameters": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
         "inputs": [x.grad for x in leaves(inputs) if x.requires_grad],
         "buffers": {name: x.clone() for name, x in model.named_buffers()},
@@ -518,8 +518,14 @@ def test_mistakes_in_building(options: Any, error: Any, words: str) -> None:
 def test_other_mistakes() -> None:
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\)"):
         ModalityDropout(1.0)
-    with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by ZeroFill"):
-        ZeroFill()(torch.ones(2, dtype=torch.long), torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by a vector"):
+        LearnedFill(like=torch.ones(2, dtype=torch.long))
+
+
+def test_zeros_fill_integers_by_one() -> None:
+    filled = ZeroFill()(torch.tensor([3, 4]), torch.tensor([True, False]))
+    assert isinstance(filled, Tensor)
+    assert filled.tolist() == [3, 1]
 
 
 # --- the life of a model ---

@@ -124,14 +124,13 @@ def test_a_criterion_that_compares_samples_sees_one_batch_at_a_time(members: int
 
 
 @pytest.mark.parametrize("kind", [tuple, list, dict])
-def test_nested_targets(kind: type) -> None:
+def test_nested_targets(kind: Any) -> None:
     label, weight = torch.randint(3, (B,)), torch.rand(B, 2)
     target: Any = {"label": label, "weight": weight} if kind is dict else kind((label, weight))
 
     def criterion(prediction: Tensor, target: Any) -> Tensor:
         assert type(target) is kind
-        first, second = ("label", "weight") if kind is dict else (0, 1)
-        label, weight = target[first], target[second]
+        label, weight = target.values() if isinstance(target, dict) else target
         assert len(prediction) == len(label) == len(weight)
         loss: Tensor = (F.cross_entropy(prediction, label, reduction="none") * weight.sum(1)).mean()
         return loss
