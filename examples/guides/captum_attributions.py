@@ -37,7 +37,8 @@ def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, 
         target = [(e, int(c)) for c in y]
         features = gradients.attribute(modalities, target=target, n_steps=n_steps)  # M tensors (B, D)
         per_expert.append(torch.stack([x.sum(-1) for x in features], dim=-1))
-    return model(*modalities).weights.detach().unsqueeze(-1) * torch.stack(per_expert, dim=1)
+    weights: Tensor = model(*modalities).weights.detach()
+    return weights.unsqueeze(-1) * torch.stack(per_expert, dim=1)
 
 
 if __name__ == "__main__":
