@@ -423,6 +423,7 @@ def _step(rank: int, folder: str) -> None:
             model.train()(*batch())  # the first process's buffers are everybody's
             dist.all_gather(priors, prior_of(model.module))
             close(priors[0], priors[1], 1e-6)
+        dist.barrier()  # a process that leaves early takes its connections with it
     finally:
         dist.destroy_process_group()
 

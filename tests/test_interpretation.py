@@ -320,6 +320,7 @@ class TestFaithfulness:
         with pytest.raises(ValueError, match="n_draws was 0"):
             _ = report.agreement
 
+    @pytest.mark.filterwarnings("ignore:mean needs two samples")
     @pytest.mark.parametrize("perturbation", ["mean", lambda x: x.mean(0, keepdim=True).expand_as(x)])
     def test_batches_of_one_that_are_replaced_by_themselves_are_not_measured(self, perturbation: Any) -> None:
         modalities, target = make_batches(1)[0]

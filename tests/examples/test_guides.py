@@ -237,9 +237,9 @@ class TestCaptum:
         rows = torch.arange(len(y))
         added, before = (out.weights * o.expert_predictions[rows, :, y] for o in (out, nothing))  # (B, E)
         # completeness: what an expert adds, and so the logit, is the sum over the modalities
-        atol = 0.03 * float(model.reweighter.scale[-1])  # calibration scales the logits, and the error of 64 steps
-        torch.testing.assert_close(attributions.sum(2), added - before, atol=atol, rtol=0)
         logits = out.prediction[rows, y] - before.sum(1)
+        atol = 0.02 * float(logits.abs().mean())  # 64 steps along a path with kinks
+        torch.testing.assert_close(attributions.sum(2), added - before, atol=atol, rtol=0)
         torch.testing.assert_close(attributions.sum((1, 2)), logits, atol=atol, rtol=0)
         assert logits.abs().mean() > 1
 
