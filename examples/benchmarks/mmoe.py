@@ -70,10 +70,10 @@ class Problem:
 # --- What is measured -------------------------------------------------------------------------------------------------
 
 
-def compare(problem: Problem, recipe: Recipe, threshold: Threshold, seed: int) -> dict[str, float]:
+def compare(problem: Problem, recipe: Recipe, seed: int) -> dict[str, float]:
     """Fit all models once and return their accuracies on the test samples, and what the categories are worth."""
     (modalities, target), (test, truth) = problem.train, problem.test
-    model = build(problem, categorizer=partial(categorize, threshold=threshold))
+    model = build(problem)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # rare categories are part of the table
         model.fit(modalities, target, recipe, groups=problem.groups, seed=seed)
@@ -264,9 +264,7 @@ def _tabular(
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def kinds_of_experts(
-    problem: Problem, recipe: Recipe, threshold: Threshold, seed: int, n_asked: int
-) -> dict[str, dict[str, float]]:
+def kinds_of_experts(problem: Problem, recipe: Recipe, seed: int, n_asked: int) -> dict[str, dict[str, float]]:
     """Compare experts fine-tuned, trained from scratch, and prompted, with the same categories and router."""
     modalities, truth = tuple(x[:n_asked] for x in problem.test[0]), problem.test[1][:n_asked]
     assert problem.kinds is not None
@@ -281,8 +279,7 @@ def kinds_of_experts(
             "prompted (stand-in)": lambda name: FewShotExpert(ask, template, labels, 32),
         }
         for name, experts in kinds.items():
-            model = build(problem, experts, partial(categorize, threshold=threshold))
-            model.fit(*problem.train, recipe, seed=seed)
+            model = build(problem, experts).fit(*problem.train, recipe, seed=seed)
             report = model.report(modalities, truth, categories=named(problem.kinds[1][:n_asked], model))
             found[name] = {"baseline": report.overall.baseline} | {row.name: row.expert for row in report.rows}
             found[name] |= {"oracle": report.overall.oracle, "MMoE": report.overall.mixture}
@@ -312,16 +309,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000, help="training samples of known interactions")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--generators", nargs="+", default=GENERATORS)
-    parser.add_argument("--threshold", choices=THRESHOLDS, default="calibrated", help="of the categories to train with")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    training, threshold = Training(options.epochs), THRESHOLDS[options.threshold]
+    training = Training(options.epochs)
     recipe = Recipe(training, Training(options.epochs // 2, learning_rate=3e-4), training, n_folds=3)
 
     def run(problem: Callable[[int], Problem], name: str) -> list[dict[str, float]]:
         found = []
         for seed in range(options.seeds):
-            found.append(compare(problem(seed), recipe, threshold, seed))
+            found.append(compare(problem(seed), recipe, seed))
             print(name, seed, found[-1], file=sys.stderr, flush=True)
         return found
 
@@ -339,7 +335,7 @@ def main() -> None:
         rows = {"support2": run(support2_problem, "split")}
     else:
         problems = [known_problem("two-modalities", options.samples, seed) for seed in range(options.seeds)]
-        runs = [kinds_of_experts(problem, recipe, threshold, seed, 200) for seed, problem in enumerate(problems)]
+        runs = [kinds_of_experts(problem, recipe, seed, n_asked=200) for seed, problem in enumerate(problems)]
         rows = {kind: [run[kind] for run in runs] for kind in runs[0]}
     print(table(rows))
 
