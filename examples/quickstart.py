@@ -39,7 +39,7 @@ from i2moe import InteractionMoE, InteractionOutput, InteractionSupervision, Rew
 from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.plots import plot_classes, plot_sample, plot_weights
 from i2moe.interpretation.statistics import rank_correlation
-from i2moe.supervision import interaction_shares
+from i2moe.moe.weights import interaction_shares
 
 WIDTH = 64
 """Width of an embedding."""

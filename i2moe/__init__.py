@@ -3,17 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from i2moe._types import BackboneOutput
-from i2moe.computed import ComputedReweighter
-from i2moe.losses import InteractionLosses
+from i2moe._common.modalities import BackboneOutput
+from i2moe.losses import InteractionLosses, InteractionSupervision
 from i2moe.moe import InteractionMoE, InteractionOutput
-from i2moe.reweighting import Reweighter, StaticReweighter
-from i2moe.supervision import InteractionSupervision
+from i2moe.moe.weights.computed import ComputedReweighter
+from i2moe.moe.weights.learned import Reweighter, StaticReweighter
 
 if TYPE_CHECKING:
-    from i2moe.calibration import calibrate
     from i2moe.categorization import categorize
     from i2moe.interpretation import explain
+    from i2moe.interpretation.calibration import calibrate
     from i2moe.mmoe import MMoE
 
 __version__ = "0.1.0.dev0"
@@ -35,7 +34,7 @@ __all__ = [
 
 _AT_FIRST_USE = {
     "MMoE": "i2moe.mmoe",
-    "calibrate": "i2moe.calibration",
+    "calibrate": "i2moe.interpretation.calibration",
     "categorize": "i2moe.categorization",
     "explain": "i2moe.interpretation",
 }

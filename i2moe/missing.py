@@ -12,8 +12,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from typing_extensions import override
 
-from i2moe._pooling import pool_tokens
-from i2moe._types import Modality, leaves, map_leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves
+from i2moe._common.pooling import pool_tokens
 
 __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
 

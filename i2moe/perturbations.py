@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from i2moe._types import Modality, leaves, map_leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2moe import ComputedReweighter, InteractionMoE, calibrate
-from i2moe._tasks import Task
-from i2moe.computed import mean_of_present
+from i2moe._common.tasks import Task
+from i2moe.moe.weights.computed import mean_of_present
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -18,11 +18,11 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
-from i2moe._shares import interaction_shares
-from i2moe._tasks import Task
-from i2moe.computed import mean_of_present
+from i2moe._common.tasks import Task
 from i2moe.missing import ZeroFill
-from i2moe.pruning import TopExperts, prune
+from i2moe.moe.pruning import TopExperts, prune
+from i2moe.moe.weights.computed import mean_of_present
+from i2moe.moe.weights.shares import interaction_shares
 
 B, WIDTHS = 6, (3, 4, 2, 5)
 EVERY_FORM: tuple[dict[str, Any], ...] = (

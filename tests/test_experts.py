@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2moe import BackboneOutput, InteractionMoE, StaticReweighter
-from i2moe import experts as experts_module
-from i2moe.experts import Execution, ExpertBank
+from i2moe.moe.experts import Execution, ExpertBank
+from i2moe.moe.experts import bank as experts_module
 from i2moe.perturbations import Gaussian, Zero
 from tests.test_zoo import gradients, make_batch, make_model, objective
 from tests.zoo import EXECUTIONS, ZOO, Case, MovingScale, SharedLayer, by_name, call, mlp

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from i2moe._files import replacing
+from i2moe._common.files import replacing
 from i2moe.interpretation import InteractionReport
 
 ROOT = Path(__file__).parent.parent

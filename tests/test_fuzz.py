@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, StaticReweighter
-from i2moe._types import leaves
+from i2moe._common.modalities import leaves
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
 
 SETTINGS = settings(

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from i2moe import InteractionMoE, StaticReweighter
-from i2moe._tasks import Task
+from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.perturbations import Gaussian
 

@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import InteractionMoE
-from i2moe.experts import Execution
+from i2moe.moe.experts import Execution
 
 pytestmark = [
     pytest.mark.slow,

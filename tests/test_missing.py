@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
 
 from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, StaticReweighter
-from i2moe._types import Modality, leaves, map_leaves
-from i2moe.experts import Execution
+from i2moe._common.modalities import Modality, leaves, map_leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, LearnedFill, MeanFill, ModalityDropout, ShuffleFill, ZeroFill, as_fill
+from i2moe.moe.experts import Execution
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
 from tests import oracle
 from tests.test_moe import Synchronizations

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import i2moe
 from i2moe import BackboneOutput, MMoE, categorize, explain
-from i2moe._types import leaves
+from i2moe._common.modalities import leaves
 from i2moe.categorization import Calibrated, Categories, Halfway, LikeliestClass
 from i2moe.mmoe import (
     AGGREGATIONS,
@@ -44,7 +44,7 @@ from i2moe.mmoe import (
     train_router,
     weighted,
 )
-from i2moe.reweighting import Reweighter
+from i2moe.moe.weights.learned import Reweighter
 
 QUICK = Training(n_epochs=2, batch_size=32, learning_rate=1e-2)
 RECIPE = Recipe(QUICK, QUICK, QUICK, n_folds=2, min_samples=1)

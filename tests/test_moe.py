@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
-from i2moe.experts import Execution
 from i2moe.losses import Interaction
+from i2moe.moe.experts import Execution
+from i2moe.moe.pruning import TopExperts
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
-from i2moe.pruning import TopExperts
 from tests import oracle
 from tests.zoo import EXECUTIONS, auxiliary_and_latent
 

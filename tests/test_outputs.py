@@ -18,8 +18,8 @@ from i2moe import (
     InteractionSupervision,
     explain,
 )
-from i2moe.experts import Execution
-from i2moe.heads import HeadLosses, Heads
+from i2moe.losses.heads import HeadLosses, Heads
+from i2moe.moe.experts import Execution
 from tests.zoo import EXECUTIONS
 
 pytestmark = pytest.mark.usefixtures("double")

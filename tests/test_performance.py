@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from examples.benchmarks._counting import Count, count_step
 from i2moe import InteractionMoE
 from i2moe.backbones import FusionTransformer
-from i2moe.experts import Execution
+from i2moe.moe.experts import Execution
 from i2moe.perturbations import Gaussian
 from tests.zoo import EXECUTIONS
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe import InteractionMoE, StaticReweighter, explain
 from i2moe.backbones import SwitchTransformer
 from i2moe.interpretation import InteractionReport
-from i2moe.pruning import TopExperts, experts_above, prune
+from i2moe.moe.pruning import TopExperts, experts_above, prune
 from tests.zoo import mlp
 
 pytestmark = pytest.mark.usefixtures("double")

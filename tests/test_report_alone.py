@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionSupervision, Reweighter
-from i2moe._tasks import Task
+from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain
-from i2moe.interpretation.report.quality import calibration_error
-from i2moe.supervision import interaction_shares
+from i2moe.interpretation.report.measures.quality import calibration_error
+from i2moe.moe.weights import interaction_shares
 
 NAMES = ("image", "text", "sound")
 COMPUTED: dict[str, Any] = {"reweighter": "computed", "members": 3}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from i2moe._tasks import Task
+from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain
 from tests.test_report_alone import batches, made_up, make
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from i2moe import BackboneOutput, InteractionMoE
 from i2moe.backbones import FusionTransformer
-from i2moe.sharing import share
+from i2moe.moe.experts.sharing import share
 from tests.backbones.zoo import BACKBONES
 from tests.backbones.zoo import Case as Backbone
 from tests.zoo import ZOO, Case, call

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, StaticReweighter
-from i2moe._types import Modality, map_leaves
-from i2moe.experts import Execution
+from i2moe._common.modalities import Modality, map_leaves
+from i2moe.moe.experts import Execution
 from i2moe.perturbations import Gaussian, Perturbation, Views, as_perturbation
 from tests import oracle
 from tests.loop import Loop, run_loop

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from i2moe import BackboneOutput
-from i2moe._types import Modality
-from i2moe.experts import Execution
+from i2moe._common.modalities import Modality
+from i2moe.moe.experts import Execution
 
 __all__ = ["EXECUTIONS", "PERTURBATIONS", "ZOO", "Case", "Refusal", "by_name", "call"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from i2moe import InteractionMoE, InteractionSupervision, explain
-from i2moe.calibration import calibrate
 from i2moe.interpretation import InteractionReport
+from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.plots import plot_classes, plot_faithfulness, plot_weights
 
 FOLDER = Path(__file__).parent

@@ -11,7 +11,7 @@ from torch import Tensor
 from examples.benchmarks.identify import coalitions
 from examples.datasets._interface import Split, Task
 from i2moe.interpretation.statistics import rank_correlation
-from i2moe.supervision import interaction_shares
+from i2moe.moe.weights import interaction_shares
 
 __all__ = ["Behavior", "coalition_benefit", "correlations", "observe_behavior", "shares_of"]
 

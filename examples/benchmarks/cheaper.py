@@ -23,8 +23,8 @@ from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import KnownInteractions
 from examples.datasets.synthetic import generate
 from i2moe import InteractionMoE
+from i2moe.moe.pruning import TopExperts, prune
 from i2moe.perturbations import Gaussian
-from i2moe.pruning import TopExperts, prune
 
 __all__ = ["Options", "main"]
 

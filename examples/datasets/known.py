@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from i2moe.supervision import interaction_shares
+from i2moe.moe.weights import interaction_shares
 
 __all__ = ["UNKNOWN", "KnownInteractions", "Part", "Posteriors", "type_names"]
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 from examples.datasets._files import reading
-from i2moe._files import replacing
+from i2moe._common.files import replacing
 
 __all__ = ["file_name", "load_checkpoint", "reading_checkpoint", "save_checkpoint", "write_text", "writing"]
 

@@ -5,9 +5,7 @@ Every fusion is built as ``Name(feature_dims, n_outputs, *, ...)``, is called wi
 `InteractionMoE`.
 """
 
-from i2moe.backbones.attention import MLP, SelfAttention, TransformerLayer
 from i2moe.backbones.early_late import EarlyFusion, LateFusion
-from i2moe.backbones.embeddings import PatchEmbedding
 from i2moe.backbones.encoders import (
     Conv1dEncoder,
     Conv3dEncoder,
@@ -17,11 +15,13 @@ from i2moe.backbones.encoders import (
     MLPEncoder,
 )
 from i2moe.backbones.interpretcc import InterpretCC, gumbel_sigmoid
+from i2moe.backbones.layers.attention import MLP, SelfAttention, TransformerLayer
+from i2moe.backbones.layers.embeddings import PatchEmbedding
+from i2moe.backbones.layers.moepp import MoEPlusPlusLayer
+from i2moe.backbones.layers.tokens import JointTokens
 from i2moe.backbones.moepp import MoEPlusPlus, MoEPlusPlusTransformerLayer
-from i2moe.backbones.moepp_layer import MoEPlusPlusLayer
 from i2moe.backbones.switch import SwitchLayer, SwitchTransformer, SwitchTransformerLayer
 from i2moe.backbones.tensor_fusion import LowRankTensorFusion
-from i2moe.backbones.tokens import JointTokens
 from i2moe.backbones.transformer import FusionTransformer
 
 __all__ = [

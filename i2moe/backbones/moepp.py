@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from i2moe.backbones import _dispatch as dispatch
-from i2moe.backbones._checks import check_at_least_one
-from i2moe.backbones.attention import SelfAttention
-from i2moe.backbones.moepp_layer import MoEPlusPlusLayer
-from i2moe.backbones.tokens import JointTokens
-from i2moe.experts import BackboneOutput
+from i2moe._common.modalities import BackboneOutput
+from i2moe.backbones.layers import dispatch
+from i2moe.backbones.layers.attention import SelfAttention
+from i2moe.backbones.layers.checks import check_at_least_one
+from i2moe.backbones.layers.moepp import MoEPlusPlusLayer
+from i2moe.backbones.layers.tokens import JointTokens
 
 __all__ = ["MoEPlusPlus", "MoEPlusPlusTransformerLayer"]
 

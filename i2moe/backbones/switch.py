@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2moe._dropout import Dropout
-from i2moe.backbones import _dispatch as dispatch
-from i2moe.backbones._checks import check_at_least_one, check_rate
-from i2moe.backbones.attention import SelfAttention
-from i2moe.backbones.tokens import JointTokens
-from i2moe.experts import BackboneOutput
+from i2moe._common.dropout import Dropout
+from i2moe._common.modalities import BackboneOutput
+from i2moe.backbones.layers import dispatch
+from i2moe.backbones.layers.attention import SelfAttention
+from i2moe.backbones.layers.checks import check_at_least_one, check_rate
+from i2moe.backbones.layers.tokens import JointTokens
 
 __all__ = ["SwitchLayer", "SwitchTransformer", "SwitchTransformerLayer"]
 

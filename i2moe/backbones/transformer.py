@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from i2moe.backbones._checks import check_at_least_one
-from i2moe.backbones.attention import TransformerLayer
-from i2moe.backbones.tokens import JointTokens
-from i2moe.experts import BackboneOutput
+from i2moe._common.modalities import BackboneOutput
+from i2moe.backbones.layers.attention import TransformerLayer
+from i2moe.backbones.layers.checks import check_at_least_one
+from i2moe.backbones.layers.tokens import JointTokens
 
 __all__ = ["FusionTransformer"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from i2moe._arrays import Array, as_tensor
+from i2moe._common.arrays import Array, as_tensor
 from i2moe.categorization.calibration import Calibrated, calibrated_near
 from i2moe.categorization.checks import Predictions, Task, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._arrays import Array, as_tensor
+from i2moe._common.arrays import Array, as_tensor
 
 __all__ = ["Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
 

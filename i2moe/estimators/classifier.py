@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from i2moe._tasks import Task
+from i2moe._common.tasks import Task
 from i2moe.estimators.base import InteractionEstimator, MultimodalData
 from i2moe.estimators.training import SampleLoss
 
@@ -38,7 +38,7 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         modality_names: M names; by default the keys of a dict, or "0", "1", ...
         hidden_dim: width of the default encoders and of the hidden layer.
         members: all experts share one backbone's weights, and each is the mean of so many members; None: each expert
-            has a backbone of its own. See `i2moe.sharing.share`.
+            has a backbone of its own. See `i2moe.moe.experts.sharing.share`.
         dropout: in the default backbone, in [0, 1).
         learning_rate: of AdamW.
         weight_decay: of AdamW.

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from i2moe.calibration import calibrate
+from i2moe.interpretation.calibration import calibrate
+from i2moe.losses import InteractionSupervision
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE, InteractionOutput
-from i2moe.supervision import InteractionSupervision
 
 __all__ = ["Recipe", "Rows", "SampleLoss", "call", "fit", "seeded", "split"]
 

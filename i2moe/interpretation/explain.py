@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._tasks import Task, check_task
-from i2moe.computed import ComputedReweighter
-from i2moe.interpretation.observation import (
+from i2moe._common.tasks import Task, check_task
+from i2moe.interpretation.observation.batches import BatchReader
+from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
     generators_of,
     preserve_state,
     unwrap,
 )
-from i2moe.interpretation.reading import BatchReader
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.moe import InteractionMoE
+from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
 
 __all__ = ["explain"]

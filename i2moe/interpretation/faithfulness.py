@@ -8,8 +8,8 @@ from math import inf, nan
 import torch
 from torch import Tensor
 
-from i2moe._tasks import Task
-from i2moe._types import Modality, leaves
+from i2moe._common.modalities import Modality, leaves
+from i2moe._common.tasks import Task
 from i2moe.interpretation.statistics import rank_correlation
 from i2moe.losses import Interaction
 from i2moe.perturbations import Perturbation, replace_where

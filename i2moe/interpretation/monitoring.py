@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from i2moe.interpretation.report.warning_rules import find_collapsed, find_constant, find_unused
+from i2moe.interpretation.report.warnings.rules import find_collapsed, find_constant, find_unused
 from i2moe.moe import InteractionOutput
 
 __all__ = ["TemperatureSchedule", "WeightHealth", "WeightMonitor"]

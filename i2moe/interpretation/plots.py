@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from i2moe.interpretation.colors import INK, expert_colors
 from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.report.colors import INK, expert_colors
 from i2moe.interpretation.statistics import ranks
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation.report import InteractionReport
-from i2moe.interpretation.report.comparison import check_same_samples
-from i2moe.interpretation.report.text import table
+from i2moe.interpretation.report.measures.comparison import check_same_samples
+from i2moe.interpretation.report.text.columns import table
 from i2moe.interpretation.statistics import correlation, plain
 
 __all__ = ["Stability", "stability"]

@@ -3,7 +3,9 @@
 Start with `MMoE`. Its parts work on their own too: `cross_predict`, `train_router`, `focal_loss`, the aggregations.
 """
 
-from i2moe.mmoe.aggregation import (
+from i2moe.mmoe.fitting import Progress, Recipe, cross_predict
+from i2moe.mmoe.model import MMoE
+from i2moe.mmoe.parts.aggregation import (
     AGGREGATIONS,
     Aggregation,
     Cascade,
@@ -14,13 +16,11 @@ from i2moe.mmoe.aggregation import (
     oracle,
     weighted,
 )
-from i2moe.mmoe.fitting import Progress, Recipe, cross_predict
-from i2moe.mmoe.model import MMoE
-from i2moe.mmoe.predictors import Expert, Predictor, as_predictor
+from i2moe.mmoe.parts.predictors import Expert, Predictor, as_predictor
+from i2moe.mmoe.parts.routing import category_weights, focal_loss, train_router
+from i2moe.mmoe.parts.tasks import Classification, Regression
+from i2moe.mmoe.parts.training import Training
 from i2moe.mmoe.report import MMoEReport, ReportRow
-from i2moe.mmoe.routing import category_weights, focal_loss, train_router
-from i2moe.mmoe.tasks import Classification, Regression
-from i2moe.mmoe.training import Training
 
 __all__ = [
     "AGGREGATIONS",

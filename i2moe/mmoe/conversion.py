@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._inputs import bind
 from i2moe.losses import InteractionLosses
-from i2moe.mmoe.factories import category_names_of
-from i2moe.mmoe.parts import Parts
+from i2moe.mmoe.parts.factories import category_names_of
+from i2moe.mmoe.parts.parts import Parts
 from i2moe.moe import InteractionMoE
+from i2moe.moe.inputs import bind
 
 __all__ = ["as_interaction_moe"]
 

@@ -9,19 +9,19 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from i2moe._arrays import Array
-from i2moe._types import leaves
+from i2moe._common.arrays import Array
+from i2moe._common.modalities import leaves
 from i2moe.categorization import Categories
-from i2moe.mmoe.aggregation import Aggregation, AggregationLike, as_aggregation
 from i2moe.mmoe.conversion import as_interaction_moe
-from i2moe.mmoe.factories import Factories, Router, category_names_of, check_factories, check_names
 from i2moe.mmoe.fitting import OnProgress, Recipe, check_categories, read_data, run_stages, stages_of
-from i2moe.mmoe.parts import Categorizer, Modalities, Parts
-from i2moe.mmoe.predictors import Predictor, predict
+from i2moe.mmoe.parts.aggregation import Aggregation, AggregationLike, as_aggregation
+from i2moe.mmoe.parts.factories import Factories, Router, category_names_of, check_factories, check_names
+from i2moe.mmoe.parts.parts import Categorizer, Modalities, Parts
+from i2moe.mmoe.parts.predictors import Predictor, predict
+from i2moe.mmoe.parts.routing import check_weights
+from i2moe.mmoe.parts.tasks import Classification, Task
+from i2moe.mmoe.parts.training import in_batches
 from i2moe.mmoe.report import MMoEReport, make_report
-from i2moe.mmoe.routing import check_weights
-from i2moe.mmoe.tasks import Classification, Task
-from i2moe.mmoe.training import in_batches
 from i2moe.moe import InteractionMoE, InteractionOutput
 
 __all__ = ["MMoE"]

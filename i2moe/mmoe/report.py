@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from i2moe.categorization import Categories
-from i2moe.mmoe.aggregation import AGGREGATIONS, oracle
-from i2moe.mmoe.tasks import Task
+from i2moe.mmoe.parts.aggregation import AGGREGATIONS, oracle
+from i2moe.mmoe.parts.tasks import Task
 from i2moe.moe import InteractionOutput
 
 __all__ = ["MMoEReport", "ReportRow", "make_report"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from i2moe import InteractionMoE, InteractionOutput
-from i2moe.experts import Execution
+from i2moe.moe.experts import Execution
 from tests.backbones.zoo import ALONE, BACKBONES, Case
 
 every = pytest.mark.parametrize("case", BACKBONES, ids=str)

@@ -24,8 +24,8 @@ from examples.reproduce.methods import METHODS
 from examples.reproduce.settings import Settings
 from examples.reproduce.training import epoch_batches, fit, predict, score
 from i2moe import ComputedReweighter, InteractionMoE
-from i2moe.experts import ExpertBank
 from i2moe.interpretation import InteractionReport
+from i2moe.moe.experts import ExpertBank
 
 SETTINGS = Settings(
     hidden_dim=8, n_layers=1, n_heads=2, dropout=0.1, reweighter_dim=8, lr=1e-2, batch_size=16, epochs=4

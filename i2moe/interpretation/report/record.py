@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from i2moe._tasks import Task, check_target, check_task
+from i2moe._common.tasks import Task, check_target, check_task
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.losses import Interaction
 

@@ -7,15 +7,15 @@ from typing import Self
 
 import torch
 
-from i2moe.interpretation.report.comparison import compare
-from i2moe.interpretation.report.diagnostics import Diagnostics
-from i2moe.interpretation.report.dropping import cost_of_dropping
 from i2moe.interpretation.report.html import to_html, to_notebook
-from i2moe.interpretation.report.samples import sample
+from i2moe.interpretation.report.measures.comparison import compare
+from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.measures.dropping import cost_of_dropping
 from i2moe.interpretation.report.storage import load_record, save_record
-from i2moe.interpretation.report.summary import summary
-from i2moe.interpretation.report.tables import to_dict, to_pandas
-from i2moe.interpretation.report.warning_rules import report_warnings
+from i2moe.interpretation.report.text.samples import sample
+from i2moe.interpretation.report.text.summary import summary
+from i2moe.interpretation.report.text.tables import to_dict, to_pandas
+from i2moe.interpretation.report.warnings.rules import report_warnings
 
 __all__ = ["InteractionReport"]
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from i2moe._files import replacing
+from i2moe._common.files import replacing
 from i2moe.interpretation.report.record import ReportRecord
 
 __all__ = ["load_record", "save_record"]

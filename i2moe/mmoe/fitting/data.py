@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._types import Modality, leaves
+from i2moe._common.modalities import Modality, leaves
 from i2moe.categorization import Categories
 from i2moe.mmoe.fitting.recipe import Recipe
 from i2moe.mmoe.fitting.stages import fingerprint_of
-from i2moe.mmoe.parts import Modalities, Parts
-from i2moe.mmoe.tasks import Task
+from i2moe.mmoe.parts.parts import Modalities, Parts
+from i2moe.mmoe.parts.tasks import Task
 
 __all__ = ["TrainingData", "check_categories", "check_some_kept", "read_data"]
 

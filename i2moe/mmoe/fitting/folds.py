@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from i2moe._types import Modality
-from i2moe.mmoe.predictors import Predictor, predict
-from i2moe.mmoe.training import OnEpoch, Training, select
+from i2moe._common.modalities import Modality
+from i2moe.mmoe.parts.predictors import Predictor, predict
+from i2moe.mmoe.parts.training import OnEpoch, Training, select
 
 __all__ = ["cross_predict"]
 

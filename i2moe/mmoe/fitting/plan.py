@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._types import Modality
+from i2moe._common.modalities import Modality
 from i2moe.categorization import Categories
 from i2moe.mmoe.fitting.data import TrainingData, check_categories, check_some_kept
 from i2moe.mmoe.fitting.folds import cross_predict
 from i2moe.mmoe.fitting.stages import Stage
-from i2moe.mmoe.parts import Parts
-from i2moe.mmoe.predictors import Predictor, predict
-from i2moe.mmoe.routing import train_router
-from i2moe.mmoe.training import OnEpoch, select
+from i2moe.mmoe.parts.parts import Parts
+from i2moe.mmoe.parts.predictors import Predictor, predict
+from i2moe.mmoe.parts.routing import train_router
+from i2moe.mmoe.parts.training import OnEpoch, select
 
 __all__ = ["stages_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from i2moe.mmoe.training import Training
+from i2moe.mmoe.parts.training import Training
 
 __all__ = ["Recipe"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._files import replacing, to_bytes
+from i2moe._common.files import replacing, to_bytes
 
 __all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages", "seeded"]
 

@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from i2moe._types import Modality, leaves, map_leaves
-from i2moe.mmoe.training import n_samples_of, select
+from i2moe._common.modalities import Modality, leaves, map_leaves
+from i2moe.mmoe.parts.training import n_samples_of, select
 
 __all__ = ["Exchange", "FewShotExpert"]
 

@@ -6,10 +6,10 @@ from html import escape
 
 import torch
 
-from i2moe.interpretation.colors import expert_colors
-from i2moe.interpretation.report.diagnostics import Diagnostics
+from i2moe.interpretation.report.colors import expert_colors
 from i2moe.interpretation.report.html.parts import paragraph, section, stacked, table
-from i2moe.interpretation.report.samples import in_words, sample
+from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.text.samples import in_words, sample
 from i2moe.interpretation.statistics import ranks
 
 __all__ = ["chosen_samples", "single_samples"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from html import escape
 
-from i2moe._files import replacing
-from i2moe.interpretation.colors import expert_colors
-from i2moe.interpretation.report.diagnostics import Diagnostics
+from i2moe._common.files import replacing
+from i2moe.interpretation.report.colors import expert_colors
 from i2moe.interpretation.report.html.examples import single_samples
 from i2moe.interpretation.report.html.parts import items, stacked, table
 from i2moe.interpretation.report.html.sections import (
@@ -19,7 +18,8 @@ from i2moe.interpretation.report.html.sections import (
     without_a_modality,
     words,
 )
-from i2moe.interpretation.report.warning_rules import report_warnings
+from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.warnings.rules import report_warnings
 
 __all__ = ["to_html", "to_notebook"]
 

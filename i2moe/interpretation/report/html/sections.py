@@ -7,13 +7,13 @@ from html import escape
 
 from torch import Tensor
 
-from i2moe.interpretation.colors import expert_colors
-from i2moe.interpretation.report.diagnostics import Diagnostics
-from i2moe.interpretation.report.dropping import cost_of_dropping
+from i2moe.interpretation.report.colors import expert_colors
 from i2moe.interpretation.report.html.parts import Bar, bars, items, legend, paragraph, section, stacked, table
-from i2moe.interpretation.report.quality import Quality, chance
-from i2moe.interpretation.report.samples import meaning
-from i2moe.interpretation.report.warning_rules import report_warnings
+from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.measures.dropping import cost_of_dropping
+from i2moe.interpretation.report.measures.quality import Quality, chance
+from i2moe.interpretation.report.text.samples import meaning
+from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
 __all__ = ["asked", "headline", "how_good", "how_sure", "what_drives", "without_a_modality", "words"]

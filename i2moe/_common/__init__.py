@@ -1,0 +1,1 @@
+"""What every room of the package builds on: the types of inputs and outputs, tasks, means, files."""

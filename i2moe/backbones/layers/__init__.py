@@ -1,0 +1,1 @@
+"""Layers that the fusions are made of."""

@@ -1,0 +1,119 @@
+"""Calibration of a model with computed weights: predictions no surer than they are right on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from i2moe._common.tasks import Task, check_target
+from i2moe.interpretation.observation.observe import (
+    call_by_signature,
+    find_moe,
+    generators_of,
+    move,
+    observe,
+    preserve_state,
+)
+from i2moe.moe.weights.computed import ComputedReweighter, mean_of_present
+
+__all__ = ["calibrate"]
+
+_RANGE = (0.05, 5.0)  # held-out data without an error would ask for any factor
+_N_STEPS = 40
+
+
+def calibrate(
+    model: nn.Module, data: Iterable[Any], *, call: Callable[[nn.Module, Any], object] | None = None
+) -> Tensor:
+    r"""Scale the predictions of a model with computed weights so that they fit held-out data.
+
+    A modality that is sure and wrong looks as if it had something to say. One factor for the predictions from each
+    modality alone, and one for those from several, minimize the loss on the data: the cross-entropy of
+    $s \cdot$ logits (s is one over a temperature), or for a regression the squared error of
+    $\bar{y} + s (\hat{y} - \bar{y})$. The mean of the targets becomes the model's `prior`. All predictions of the model
+    are scaled from then on, and the weights follow.
+
+    Args:
+        model: an `InteractionMoE` with computed weights, or a module that holds one.
+        data: batches `(modalities, target)`, as for `explain`, that the model was not trained on: those of early
+            stopping will do.
+        call: how to call the model with the modalities of a batch, as for `explain`.
+
+    Returns:
+        (M + 1,), the factors: of each modality alone, and of several.
+
+    Raises:
+        TypeError: if the model is no module.
+        ValueError: if it has no computed weights, the data is empty or a target does not fit.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
+        >>> held_out = [((torch.randn(16, 8), torch.randn(16, 4)), torch.randint(3, (16,)))]
+        >>> calibrate(model, held_out).shape
+        torch.Size([3])
+    """
+    moe = find_moe(model)
+    reweighter = moe.reweighter
+    if not isinstance(reweighter, ComputedReweighter):
+        raise ValueError(
+            "calibrate must be given a model with computed weights, however its weights come from a "
+            f"{type(reweighter).__name__}; build it with reweighter='computed'"
+        )
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+    call = call_by_signature if call is None else call
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):
+        reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
+        for modalities, target in data:
+            out = observe(moe, partial(call, model, move(modalities, device))).output
+            assert out.marginals is not None
+            assert out.available is not None
+            joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
+            outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
+            outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
+            answer = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1])
+            several = out.available.sum(1, keepdim=True) > 1
+            rows.append((outputs, answer, torch.cat((out.available, several), dim=1).cpu()))
+    if not rows:
+        raise ValueError("data must yield at least one batch, however it is empty")
+    outputs, answers, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    center = answers.mean(0) if reweighter.task == "regression" else 0
+    outputs, answers = outputs - center, answers - center
+    scale = torch.stack(
+        [_best_scale(reweighter.task, outputs[there, i], answers[there]) for i, there in enumerate(present.unbind(1))]
+    )
+    reweighter.scale.resize_(len(scale)).copy_(scale)
+    prior = one_hot(answers, outputs.shape[2]).double() if reweighter.task == "classification" else answers
+    reweighter.prior.resize_(outputs.shape[2]).copy_(prior.mean(0) + center)
+    return reweighter.scale.clone()
+
+
+def _best_scale(task: Task, outputs: Tensor, answer: Tensor) -> Tensor:
+    """Find the factor at which the loss, convex in it, stops falling: bisection of its logarithm."""
+    if not len(outputs):
+        return outputs.new_ones(())
+    low, high = torch.tensor(_RANGE, dtype=torch.float64).log()
+    for _ in range(_N_STEPS):
+        middle = (low + high) / 2
+        falls = _slope(task, outputs, answer, middle.exp()) < 0
+        low, high = torch.where(falls, middle, low), torch.where(falls, high, middle)
+    best: Tensor = ((low + high) / 2).exp()
+    return best
+
+
+def _slope(task: Task, outputs: Tensor, answer: Tensor, scale: Tensor) -> Tensor:
+    """Differentiate the loss of scaled outputs (n, C) by the factor."""
+    if task == "classification":
+        expected = (outputs * (outputs * scale).softmax(1)).sum(1)
+        return (expected - outputs.gather(1, answer.unsqueeze(1)).squeeze(1)).mean()
+    predicted = (outputs * scale).sigmoid() if task == "multilabel" else outputs * scale
+    return (outputs * (predicted - answer)).mean()

@@ -1,0 +1,173 @@
+"""Reading a batch: from what a loader gives to rows of a report, with the batch named in errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.modalities import Modality
+from i2moe._common.tasks import Task, check_target, score
+from i2moe.interpretation.faithfulness import score_drops
+from i2moe.interpretation.observation.observe import Observation, checksum, move, observe
+from i2moe.interpretation.observation.reduced import reduced_predictions, spread_of_members
+from i2moe.moe import InteractionMoE, InteractionOutput
+from i2moe.perturbations import Perturbation
+
+__all__ = ["BatchReader"]
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Turns each batch into rows of the report.
+
+    Args:
+        model: what is explained.
+        moe: the `InteractionMoE` in it.
+        call: how to call the model with a batch's modalities.
+        device: where to; None leaves batches where they are.
+        task: what the outputs are of.
+        perturbation: what replaces a modality.
+        n_draws: number of replacements; 0 measures no faithfulness.
+        outputs: which of the prediction's outputs.
+        drop_modalities: whether to predict without some of the modalities too, where the model can.
+    """
+
+    model: nn.Module
+    moe: InteractionMoE
+    call: Callable[[nn.Module, Any], object]
+    device: torch.device | None
+    task: Task
+    perturbation: Perturbation
+    n_draws: int
+    outputs: slice
+    drop_modalities: bool
+
+    def read(self, index: int, batch: Any) -> dict[str, Tensor]:
+        """Return the rows of batch number `index`, on the CPU."""
+        with _named(index):
+            modalities, target = _split(batch)
+        with _noted(index):
+            inputs = move(modalities, self.device)
+            seen = observe(self.moe, lambda: self.call(self.model, inputs))
+        with _named(index):
+            rows = _checked_rows(seen.output, self.outputs)
+            rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
+        with _noted(index):
+            rows["checksums"] = checksum(modalities, len(target))
+            if seen.available is not None:
+                rows["available"] = seen.available.cpu()
+            rows |= self._reduce(seen)
+            return rows | (self._measure(seen, rows) if self.n_draws > 0 else {})
+
+    def _reduce(self, seen: Observation) -> dict[str, Tensor]:
+        found = {"marginals": seen.output.marginals, "weight_spread": spread_of_members(self.moe, seen.output)}
+        if self.drop_modalities and self.moe.fill is not None:
+            found["marginals"], found["predictions_without"] = reduced_predictions(self.moe, seen)
+        rows = {name: _to_cpu(tensor) for name, tensor in found.items() if tensor is not None}
+        for name in {"marginals", "predictions_without"} & set(rows):
+            rows[name] = _as_rows(rows[name], n_leading=2)[..., self.outputs]
+        if "marginals" in rows and seen.available is not None:
+            rows["marginals"] = rows["marginals"].masked_fill(~seen.available.cpu().unsqueeze(-1), torch.nan)
+        return rows
+
+    def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        def score_of(modalities: tuple[Modality, ...]) -> Tensor:
+            args, kwargs = seen.arrange(modalities)
+            mask = {} if seen.available is None else {"available": seen.available}
+            prediction = _as_rows(_to_cpu(self.moe(*args, **kwargs, **mask).prediction))[:, self.outputs]
+            return score(self.task, prediction, rows["target"])
+
+        full = score(self.task, rows["prediction"], rows["target"])
+        comprehensiveness, sufficiency = score_drops(
+            score_of, full, seen.modalities, self.perturbation, self.n_draws, seen.available
+        )
+        return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
+
+
+def _split(batch: Any) -> tuple[Any, Tensor]:
+    """Take a batch apart, or say how to regroup it."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
+        keys = f" with the keys {tuple(batch)}" if isinstance(batch, Mapping) else ""
+        raise ValueError(
+            f"a batch must be (modalities, target), however it is a {found}{keys}; "
+            "regroup the batches: `(((a, b), y) for a, b, y in loader)`"
+        )
+    modalities, target = batch
+    try:
+        return modalities, torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"a batch must be (modalities, target) with a tensor as target, however the target is a "
+            f"{type(target).__name__}; number class names, regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
+        ) from error
+
+
+def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
+    """Return what the report keeps of an output, at least float32 and on the CPU.
+
+    Raises:
+        ValueError: if something is not finite, or the weights are no distribution.
+    """
+    rows = {
+        "weights": _to_cpu(output.weights),
+        "expert_predictions": _as_rows(_to_cpu(output.expert_predictions), n_leading=2)[..., outputs],
+        "prediction": _as_rows(_to_cpu(output.prediction))[..., outputs],
+    }
+    for name, tensor in rows.items():
+        broken = (~tensor.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if broken:
+            more = ", ..." if len(broken) > 10 else ""
+            raise ValueError(
+                f"{name} must be finite, however they hold NaN or infinity for {len(broken)} of {len(tensor)} samples "
+                f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, or for a diverged training"
+            )
+    weights = rows["weights"]
+    if weights.min() < -1e-6 or (weights.sum(1) - 1).abs().max() > 1e-2:
+        raise ValueError(
+            "weights must be at least 0 and sum to 1 for each sample, however they lie in "
+            f"[{weights.min():.3g}, {weights.max():.3g}] and sum to {weights.sum(1).min():.3g} to "
+            f"{weights.sum(1).max():.3g}; end the reweighter with a softmax"
+        )
+    return rows
+
+
+def _to_cpu(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _as_rows(prediction: Tensor, n_leading: int = 1) -> Tensor:
+    """Give predictions one output axis: (B,) becomes (B, 1)."""
+    if prediction.ndim == n_leading:
+        return prediction.unsqueeze(-1)
+    if prediction.ndim > n_leading + 1:
+        raise ValueError(
+            "predictions must be (B,) or (B, C) to be explained, however a sample's shape is "
+            f"{tuple(prediction.shape[n_leading:])}; flatten it in the backbone"
+        )
+    return prediction
+
+
+@contextmanager
+def _named(index: int) -> Iterator[None]:
+    """Put the batch into the message of our own errors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"in batch {index} of data: {error}") from error.__cause__
+
+
+@contextmanager
+def _noted(index: int) -> Iterator[None]:
+    """Note the batch on errors of the model, whose type and message are not ours to change."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in batch {index} of data, which must yield (modalities, target)")
+        raise

@@ -1,0 +1,205 @@
+"""Looking at a model without leaving a trace: how it is called, and what its InteractionMoE sees and says."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from i2moe._common.modalities import Modality
+from i2moe.moe import InteractionMoE, InteractionOutput
+from i2moe.moe.experts.buffers import borrowed_buffers
+from i2moe.moe.inputs import Arrange
+
+__all__ = [
+    "Observation",
+    "call_by_signature",
+    "checksum",
+    "find_moe",
+    "generators_of",
+    "move",
+    "observe",
+    "preserve_state",
+    "unwrap",
+]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What passed through an `InteractionMoE`: its modalities, how it was called with them, and its output.
+
+    Modalities are filled in where `available` (B, M) says that a sample lacks them; None where all are there.
+    """
+
+    modalities: tuple[Modality, ...]
+    arrange: Arrange
+    available: Tensor | None
+    output: InteractionOutput
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel, DataParallel or torch.compile."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    return model
+
+
+def find_moe(model: nn.Module) -> InteractionMoE:
+    """Return the one `InteractionMoE` that a model is or holds.
+
+    Raises:
+        TypeError: if `model` is no module.
+        ValueError: if there is none or several, or it has not been built yet.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, however it is a {type(model).__name__}")
+    found = {name: module for name, module in model.named_modules() if isinstance(module, InteractionMoE)}
+    if len(found) != 1:
+        raise ValueError(
+            f"model must be or hold one InteractionMoE, however {type(model).__name__} holds {len(found)} "
+            f"{tuple(found)}; explain the part of it that holds one"
+        )
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "model must be trained before it is explained, however some parameters wait for a first batch to be sized; "
+            "train it, or load its weights"
+        )
+    return next(iter(found.values()))
+
+
+def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
+    """Return what passes through `moe` while `run` runs the model around it.
+
+    Raises:
+        ValueError: if `moe` is not called exactly once.
+    """
+    calls: list[Observation] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: InteractionOutput) -> None:
+        named = {name: value for name, value in kwargs.items() if name != "available"}
+        calls.append(Observation(*moe._bind(args, named, kwargs.get("available")), output))
+
+    handle = moe.register_forward_hook(note, with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    if len(calls) != 1:
+        raise ValueError(
+            f"the model must call its InteractionMoE once per batch, however it did {len(calls)} times; "
+            "call the module itself, not its forward or interaction_views"
+        )
+    return calls[0]
+
+
+@contextmanager
+def preserve_state(
+    model: nn.Module, device: torch.device | None, generators: Iterable[torch.Generator], seed: int
+) -> Iterator[None]:
+    """Evaluate without gradient on a seeded random state, then put back modes, buffers and random states."""
+    modes = [(module, module.training) for module in model.modules()]
+    states = [(generator, generator.get_state()) for generator in generators]
+    on_cuda = device is not None and device.type == "cuda"
+    # no_grad, not inference_mode: a tensor that a module keeps (a cached mask) must stay usable in training.
+    # Eager, as compiled modules may ignore the hook that observes them; asking for it imports the compiler (seconds),
+    # so only where it has been imported already.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with (
+        torch.random.fork_rng(devices=[device] if on_cuda else []),
+        torch.no_grad(),
+        eager,
+        borrowed_buffers(model),
+    ):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for generator, state in states:
+                generator.set_state(state)
+
+
+def call_by_signature(model: nn.Module, modalities: Any) -> object:
+    """Call a model with what a batch holds: spread over the arguments of its forward, or whole.
+
+    A tuple or list is spread if the forward takes as many arguments without default, or `*args`; a dict if its keys
+    are the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and
+    leave modalities out.
+    """
+    mask = {}
+    if isinstance(model, InteractionMoE) and isinstance(modalities, Mapping) and "available" in modalities:
+        modalities = dict(modalities)
+        mask["available"] = modalities.pop("available")
+    parameters = inspect.signature(_outermost_backbone(model).forward).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if isinstance(modalities, Mapping):
+        named = {p.name for p in parameters}
+        optional = isinstance(model, InteractionMoE) and model.fill is not None
+        fits = (optional or set(required) <= set(modalities)) and set(modalities) <= named
+        spread = fits or any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return model(**modalities, **mask) if spread else model(modalities, **mask)
+    if isinstance(modalities, tuple | list):
+        spread = any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(required) == len(modalities)
+        return model(*modalities) if spread else model(modalities)
+    return model(modalities)
+
+
+def move(value: Any, device: torch.device | None) -> Any:
+    """Move everything that can be moved to a device; None leaves it where it is."""
+    if device is None:
+        return value
+    if hasattr(value, "to"):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        moved = [move(item, device) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
+
+
+def checksum(modalities: Any, n_samples: int) -> Tensor:
+    """Sum each sample's numbers, (B,) in float64, to recognize it in another report."""
+    total = torch.zeros(n_samples, dtype=torch.float64)
+    for tensor in _tensors(modalities):
+        if tensor.ndim > 0 and tensor.shape[0] == n_samples:
+            total += tensor.detach().cpu().double().reshape(n_samples, -1).nan_to_num().sum(1)
+    return total
+
+
+def generators_of(*owners: object) -> Sequence[torch.Generator]:
+    """The random generators that objects hold, a loader's samplers among them, each once."""
+    found: dict[int, torch.Generator] = {}
+    for owner in owners:
+        held = [value for value in getattr(owner, "__dict__", {}).values() if isinstance(value, torch.Generator)]
+        samplers = (getattr(owner, name, None) for name in ("sampler", "batch_sampler"))
+        held += generators_of(*(sampler for sampler in samplers if sampler is not None))
+        found |= {id(generator): generator for generator in held}
+    return list(found.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a loader gives, which may hold anything else beside them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
+def _outermost_backbone(model: nn.Module) -> nn.Module:
+    """The module whose forward says how modalities are handed over: an InteractionMoE is called as its backbones."""
+    return unwrap(model.example_backbone) if isinstance(model, InteractionMoE) else model

@@ -1,0 +1,148 @@
+"""How good predictions are, and whether they are as sure as they are right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from i2moe._common.tasks import Task, decide, probabilities, score
+from i2moe.interpretation.faithfulness import prior_outputs
+from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain
+
+__all__ = ["Quality", "calibration_error", "chance", "points", "quality"]
+
+_N_BINS = 15
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good predictions of one kind are, from all modalities or from one alone.
+
+    Args:
+        n_samples: number of samples.
+        score: accuracy, the share of labels right, or R².
+        low: lower end of the score's interval, Student's of the mean over samples; NaN for a single sample.
+        high: upper end.
+        nll: negative log-likelihood of the true class, or per label, in nats; None in regression.
+        calibration_error: how far the probabilities lie from how often they come true, in [0, 1], the expected
+            calibration error of 15 bins; None in regression.
+        calibration_noise: what the calibration error of so many samples would be on average if their probabilities were
+            right; None in regression.
+        better_than_chance: whether predictions are better than the targets' mean alone, by more than two standard
+            errors; None of fewer than 20 samples.
+    """
+
+    n_samples: int
+    score: float
+    low: float
+    high: float
+    nll: float | None
+    calibration_error: float | None
+    calibration_noise: float | None
+    better_than_chance: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers; None for NaN."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+
+def quality(task: Task, prediction: Tensor, target: Tensor, confidence: float) -> Quality:
+    """Return how good raw outputs (N, C) are for the targets, as reports hold them.
+
+    Example:
+        >>> found = quality("classification", torch.eye(2).repeat(10, 1), torch.tensor([0, 1]).repeat(10), 0.95)
+        >>> found.score, round(found.nll, 3), round(found.calibration_error, 3)
+        (1.0, 0.313, 0.269)
+    """
+    mean, low, high = mean_interval(points(task, prediction, target), confidence)
+    nll = error = noise = None
+    if task != "regression":
+        outputs = prediction.double()
+        if task == "classification":
+            nll = F.cross_entropy(outputs, target).item()
+        else:
+            nll = F.binary_cross_entropy_with_logits(outputs, target.double()).item()
+        sure, right = _confidence(task, prediction, target)
+        error, noise = calibration_error(sure, right)
+    return Quality(len(target), mean, low, high, nll, error, noise, _better_than_chance(task, prediction, target))
+
+
+def points(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
+    """What each sample adds to the score, (N,) in float64, whose mean it is.
+
+    1 for the right class, the share of labels right, or one minus the squared error in units of the target's variance.
+    """
+    if task == "classification":
+        return (decide(task, prediction) == target).double()
+    if task == "multilabel":
+        return (decide(task, prediction) == target).double().mean(1)
+    target = target.double()
+    variance = target.var(0, correction=0)
+    share = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
+    return 1 - share.mean(1)
+
+
+def chance(task: Task, target: Tensor) -> float:
+    """The score of always saying the same: the most frequent class or labels, or the mean value.
+
+    Example:
+        >>> chance("classification", torch.tensor([0, 1, 1, 1]))
+        0.75
+    """
+    if task == "classification":
+        return target.bincount().max().item() / len(target)
+    if task == "regression":
+        return 0.0
+    share = target.double().mean(0)
+    return torch.maximum(share, 1 - share).mean().item()
+
+
+def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tuple[float, float]:
+    r"""Return the expected calibration error, and what it is by chance.
+
+    Predictions are put into bins of equal width by their probability p. With n of N in a bin,
+
+    $$\mathrm{ECE} = \sum_b \frac{n_b}{N} \left| \overline{\mathrm{right}}_b - \bar p_b \right|, \qquad
+    \mathrm{chance} = \frac{1}{N} \sum_b \sqrt{\tfrac{2}{\pi} \textstyle\sum_{n \in b} p_n (1 - p_n)}$$
+
+    the second being its mean if each is right with probability p.
+
+    Args:
+        sure: (N,), the probability of what was predicted.
+        right: (N,) bool, whether it came true.
+        n_bins: number of bins.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    Example:
+        >>> round(calibration_error(torch.tensor([0.9, 0.9]), torch.tensor([True, False]))[0], 3)
+        0.4
+    """
+    sure = sure.double()
+    bins = (sure * n_bins).long().clamp(max=n_bins - 1)
+    too_sure, variance = (
+        sure.new_zeros(n_bins).index_add(0, bins, values) for values in (sure - right.double(), sure * (1 - sure))
+    )
+    return too_sure.abs().sum().item() / len(sure), (variance * 2 / math.pi).sqrt().sum().item() / len(sure)
+
+
+def _confidence(task: Task, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure each decision is, and whether it is right: of each sample, or of each label of each sample."""
+    probability = probabilities(task, prediction)
+    if task == "classification":
+        sure, predicted = probability.max(1)
+        return sure, predicted == target
+    return torch.maximum(probability, 1 - probability).flatten(), (decide(task, prediction) == target).flatten()
+
+
+def _better_than_chance(task: Task, prediction: Tensor, target: Tensor) -> bool | None:
+    if len(target) < FEW_SAMPLES:
+        return None
+    prior = prior_outputs(task, target, prediction.shape[1]).expand_as(prediction)
+    gain = score(task, prediction, target) - score(task, prior, target)
+    return bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)

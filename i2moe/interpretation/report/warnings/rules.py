@@ -1,0 +1,195 @@
+"""What is suspicious about weights: the rules behind the warnings of a report and of a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.warnings.marginal_rules import find_miscalibrated, find_uncarried
+from i2moe.interpretation.statistics import FEW_SAMPLES, explained_by_groups
+
+__all__ = ["find_collapsed", "find_constant", "find_unused", "report_warnings"]
+
+
+def report_warnings(
+    report: Diagnostics,
+    *,
+    unused_below: float = 0.1,
+    collapsed_above: float = 0.9,
+    constant_below: float = 0.01,
+    follow_class_above: float = 0.5,
+    near_identical_below: float = 0.01,
+    apart_above: float = 0.2,
+    agreement_below: float = 0.3,
+    homogeneous_above: float = 0.7,
+    miscalibrated_above: float = 0.1,
+    uncarried_above: float = 0.2,
+) -> tuple[str, ...]:
+    """Return what is suspicious about the weights, in sentences.
+
+    One expert with nearly all weight can mean that training failed, or that the data holds one interaction. Where
+    faithfulness was measured, the model's behavior tells the two apart: a report whose weights name the one
+    interaction that the model shows gets no warning for it. Computed weights are warned of only where the predictions
+    that they are computed from cannot carry them.
+
+    Args:
+        report: the report.
+        unused_below: (learned weights) an expert is unused if its mean weight is below this share of an even one,
+            1 / E, and it is the largest for no sample. No warning where the model behaves like its interaction for
+            less than a tenth.
+        collapsed_above: the weights have collapsed if one expert's mean weight is above.
+        constant_below: the weights are constant if no expert's standard deviation reaches this.
+        follow_class_above: (classification) the weights follow the predicted class if it explains more than this
+            share of their variance between samples, beyond chance. A reweighter that solves the task by itself does
+            so: an expert per class instead of an expert per interaction.
+        near_identical_below: (learned weights) the experts are near identical if their mean disagreement is below
+            (regression: in standard deviations of the predictions). The weights may then say truly which interaction a
+            sample is, if they were taught to, but not which expert the prediction rests on.
+        apart_above: the mean weights contradict the behavior if one of them is farther outside of its bounds
+            (`report.behavior`).
+        agreement_below: the weights do not follow the behavior of single samples if the rank correlation of an
+            expert's weight with its evidence is below (`report.agreement`, of learned weights), or with its share of
+            what the model predicts from each modality alone and from all (`report.faithfulness`). Not asked of fewer
+            than 20 samples, of constant weights and of experts with a mean weight below a tenth, where ranks are noise.
+        homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
+            weight are above. Then only a contradiction is warned of.
+        miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
+            are right, if the calibration error of a modality alone exceeds by this what it would be by chance.
+        uncarried_above: a mean weight above this contradicts what its modalities say alone: on the uniqueness of one
+            that predicts no better than chance, or on redundancy where fewer than two predict better.
+
+    Example:
+        >>> from i2moe.interpretation import InteractionReport
+        >>> InteractionReport.example().warnings(collapsed_above=0.3)[0]
+        "the weights have collapsed onto 'uniqueness/image': its mean weight is 0.350"
+    """
+    names = report.expert_names
+    if len(names) == 1:
+        return ()
+    found = _find_chance(report)
+    found += find_miscalibrated(report, miscalibrated_above)
+    found += find_uncarried(report, uncarried_above)
+    if report.computed:
+        # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
+        return (*found, *_find_unfaithful(report, agreement_below, constant_below))
+
+    mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
+    found += _find_apart(names, mean, lowest, highest, apart_above)
+    if bool((torch.minimum(mean, (lowest + highest) / 2) > homogeneous_above).any()):
+        return tuple(found)
+
+    collapsed = find_collapsed(names, mean.tolist(), collapsed_above)
+    constant = find_constant(float(report.overall.std.max()), constant_below) if len(report) > 1 else {}
+    if collapsed:
+        found += collapsed.values()  # which says that the others are unused, and the weights constant
+    else:
+        is_largest = [share > 0 for share in report.weights.argmax(1).bincount(minlength=len(names)).tolist()]
+        unused = find_unused(names, mean.tolist(), is_largest, unused_below)
+        found += [
+            unused[name] for name, absent in zip(names, highest < 0.1, strict=True) if name in unused and not absent
+        ]
+        found += constant.values()
+    found += _find_near_identical(report, near_identical_below)
+    if not constant:
+        found += _find_class_bound(report, follow_class_above)
+        found += _find_unfaithful(report, agreement_below, constant_below)
+    return tuple(found)
+
+
+def find_unused(
+    names: Sequence[str], mean: Sequence[float], is_largest: Sequence[bool], below: float
+) -> dict[str, str]:
+    """Return name -> sentence on experts of little weight that is the largest for no sample."""
+    return {
+        name: f"expert {name!r} is unused: its mean weight is {weight:.3f} and it is the largest for no sample; "
+        "training gave up on it, or the data holds no such interaction"
+        for name, weight, largest in zip(names, mean, is_largest, strict=True)
+        if weight < below / len(names) and not largest
+    }
+
+
+def find_collapsed(names: Sequence[str], mean: Sequence[float], above: float) -> dict[str, str]:
+    """Return kind -> sentence on an expert that has all weight."""
+    return {
+        f"collapsed/{name}": f"the weights have collapsed onto {name!r}: its mean weight is {weight:.3f}"
+        for name, weight in zip(names, mean, strict=True)
+        if weight > above
+    }
+
+
+def find_constant(spread: float, below: float) -> dict[str, str]:
+    """Return kind -> sentence on weights that do not depend on the sample."""
+    if spread >= below:
+        return {}
+    return {
+        "constant": f"the weights are the same for all samples (standard deviation at most {spread:.4f}): "
+        "they tell nothing about a single sample"
+    }
+
+
+def _find_chance(report: Diagnostics) -> list[str]:
+    if len(report) < FEW_SAMPLES or report.is_above_chance:
+        return []
+    return ["the predictions are no better than without any modality: there is nothing to interpret"]
+
+
+def _find_apart(names: Sequence[str], mean: Tensor, lowest: Tensor, highest: Tensor, above: float) -> list[str]:
+    parts = [
+        f"{name!r} {weight:.2f} against {low:.2f} to {high:.2f}"
+        for name, weight, low, high in zip(names, mean.tolist(), lowest.tolist(), highest.tolist(), strict=True)
+        if max(low - weight, weight - high) > above
+    ]
+    if not parts:
+        return []
+    return [
+        f"the mean weights contradict the model's behavior when modalities are replaced ({', '.join(parts)}): "
+        "do not interpret them"
+    ]
+
+
+def _find_near_identical(report: Diagnostics, below: float) -> list[str]:
+    mean = report.disagreement.mean()
+    unit = report.prediction.std() if report.task == "regression" and len(report) > 1 else 1.0
+    if mean >= below * unit:
+        return []
+    return [
+        f"the experts are near identical (mean disagreement {mean:.4f}): whatever the weights say of a sample, its "
+        "prediction would be the same with others"
+    ]
+
+
+def _find_class_bound(report: Diagnostics, above: float) -> list[str]:
+    if report.task != "classification":
+        return []
+    explained = explained_by_groups(report.weights, report.decision)
+    if not explained > above:
+        return []
+    return [
+        f"the weights follow the predicted class, which explains {explained:.0%} of their variance: "
+        "experts may stand for classes and not for interactions"
+    ]
+
+
+def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -> list[str]:
+    if len(report) < FEW_SAMPLES:
+        return []
+    measures: dict[str, Tensor] = {}
+    if report.marginals is not None:
+        measures["faithfulness"] = report.faithfulness
+    # Weights computed from predictions are judged by these; a single sample's score is noise beside them.
+    if report.comprehensiveness is not None and not report.computed:
+        measures["agreement"] = report.agreement
+    judged = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
+    found = []
+    for measure, values in measures.items():
+        low = ((values < below) & judged).tolist()
+        parts = [f"{name!r} {values[e]:+.2f}" for e, name in enumerate(report.expert_names) if low[e]]
+        if parts:
+            found.append(
+                f"weights do not follow the model's behavior from sample to sample ({measure}: {', '.join(parts)}): "
+                "do not interpret them for single samples"
+            )
+    return found

@@ -1,0 +1,132 @@
+"""Supervision: every expert, and each modality alone, learns to predict the target.
+
+The paper's objective trains the mixture alone, which any expert that predicts well satisfies. Computed weights compare
+predictions from each modality alone and from all, so each of these predictions must be as good as the data allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from i2moe._common.modalities import map_leaves
+from i2moe._common.output import InteractionOutput
+
+__all__ = ["InteractionSupervision"]
+
+
+class InteractionSupervision:
+    r"""Compute the task loss of all experts, and of the predictions from each modality alone.
+
+    $$L = \frac{1}{E} \sum_e \ell(y_e, y) + \frac{1}{M} \sum_i \ell(m_i, y)$$
+
+    with the experts' predictions $y_e$ and the marginals $m_i$. Where an expert is the mean of k members, the mean of
+    their losses stands for its loss. This is the whole loss of a model with computed weights; the mixture needs none of
+    its own. A modality that a sample lacks teaches nothing: the model's prediction, without gradient, takes the place
+    of its marginal.
+
+    With a learned `Reweighter` there are no marginals, and the first term is left. Weights known from elsewhere
+    (`shares`) teach its weights by a third term, their cross-entropy.
+
+    Args:
+        criterion: `criterion(prediction, target)` returns a scalar: the task loss of any predictions of the model,
+            such as `torch.nn.functional.cross_entropy`.
+        per_sample: the criterion is a mean over samples, so that it can be called once on the rows of all experts.
+            False calls it for each expert and member: for losses that compare samples, as a Cox loss does.
+
+    Attributes:
+        losses: the terms of the last call as detached scalars by name, for a log.
+
+    Raises:
+        TypeError: if the criterion is no callable.
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> from torch import nn
+        >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
+        >>> supervise = InteractionSupervision(nn.functional.cross_entropy)
+        >>> image, text, y = torch.randn(16, 8), torch.randn(16, 4), torch.randint(3, (16,))
+        >>> loss = supervise(model(image, text), y)
+        >>> loss.backward()
+        >>> sorted(supervise.losses)
+        ['experts', 'marginals', 'supervision']
+    """
+
+    def __init__(self, criterion: Callable[[Tensor, Any], Tensor], *, per_sample: bool = True) -> None:
+        if isinstance(criterion, type) or not callable(criterion):
+            raise TypeError(
+                "criterion must be a function of predictions and targets, such as torch.nn.functional.cross_entropy, "
+                f"however it is {criterion!r}"
+            )
+        self.criterion = criterion
+        self.per_sample = per_sample
+        self.losses: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self.criterion, '__name__', self.criterion)})"
+
+    def __call__(self, out: InteractionOutput, target: Any, *, shares: Tensor | None = None) -> Tensor:
+        """Return the loss.
+
+        Args:
+            out: what the model made of the batch.
+            target: what the criterion takes as target: a tensor of B rows, or a tuple, list or dict of such.
+            shares: (B, E), weights that a learned reweighter should give, `categorize(...).degrees` say. What a row
+                sums to, at most 1, is how much it counts.
+
+        Raises:
+            TypeError: if `out` is no output of an `InteractionMoE`.
+            ValueError: if the criterion returns no scalar, or the shares do not fit the weights.
+        """
+        if not isinstance(out, InteractionOutput):
+            raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
+        terms = {"experts": self._mean_loss(_members(out.expert_predictions, out.member_predictions), target)}
+        if out.marginals is not None:
+            marginals = _members(out.marginals, out.member_marginals)
+            if out.available is not None:
+                absent = out.available.logical_not().reshape(*out.available.shape, *(1,) * (marginals.ndim - 2))
+                instead = out.prediction.detach().reshape(len(marginals), 1, 1, *out.prediction.shape[1:])
+                marginals = torch.where(absent, instead, marginals)
+            terms["marginals"] = self._mean_loss(marginals, target)
+        if shares is not None:
+            terms["weights"] = _cross_entropy(out.weights, shares)
+        total = torch.stack(list(terms.values())).sum()
+        self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
+        return total
+
+    def _mean_loss(self, predictions: Tensor, target: Any) -> Tensor:
+        """Average the losses of predictions (B, X, k, ...) over X and k."""
+        each = predictions.flatten(1, 2).movedim(1, 0)  # (X * k, B, ...)
+        if self.per_sample:
+            repeated = map_leaves(lambda y: y.expand(len(each), *y.shape).flatten(0, 1), target)
+            return _check_scalar(self.criterion(each.flatten(0, 1), repeated))
+        return torch.stack([_check_scalar(self.criterion(prediction, target)) for prediction in each]).mean()
+
+
+def _members(predictions: Tensor, members: Tensor | None) -> Tensor:
+    """Return what to compare with the target, (B, X, k, ...)."""
+    return predictions.unsqueeze(2) if members is None else members
+
+
+def _check_scalar(loss: Tensor) -> Tensor:
+    if loss.ndim:
+        raise ValueError(
+            f"the criterion must return a scalar, however it returned shape {tuple(loss.shape)}; take its mean"
+        )
+    return loss
+
+
+def _cross_entropy(weights: Tensor, shares: Tensor) -> Tensor:
+    if shares.shape != weights.shape:
+        raise ValueError(
+            f"shares must be (B, E) = {tuple(weights.shape)} as the weights, however they are {tuple(shares.shape)}"
+        )
+    if not weights.requires_grad:
+        raise ValueError(
+            "shares must have weights to teach, however the model's weights have no gradient; use a learned Reweighter"
+        )
+    floor = torch.finfo(weights.dtype).tiny
+    return -(shares.detach().to(weights.dtype) * weights.clamp_min(floor).log()).sum(1).mean()

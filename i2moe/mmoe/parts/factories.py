@@ -1,0 +1,96 @@
+"""Factories: what builds the parts of an `MMoE`, and what the parts are called."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from torch import Tensor, nn
+
+from i2moe._common.modalities import Modality
+from i2moe.mmoe.parts.predictors import Predictor, as_predictor
+from i2moe.mmoe.parts.tasks import Task
+from i2moe.moe.weights.learned import Reweighter
+
+__all__ = ["Factories", "Router", "category_names_of", "check_factories", "check_names"]
+
+Router: TypeAlias = Callable[[tuple[Modality, ...]], Tensor]
+"""Maps M modalities to weights (B, K); usually a module."""
+
+
+@dataclass(frozen=True)
+class Factories:
+    """The functions given to `MMoE`, and what they are called with."""
+
+    task: Task
+    expert_names: tuple[str, ...]
+    baseline: Callable[[], object]
+    unimodal: tuple[Callable[[], object], ...]
+    experts: Callable[[str], object] | None
+    router: Callable[[], Router] | None
+
+    @property
+    def experts_start_from_baseline(self) -> bool:
+        """Whether experts are copies of the trained baseline."""
+        return self.experts is None
+
+    def build_unimodal(self, i: int) -> Predictor:
+        """Build an untrained classifier of modality i."""
+        return as_predictor(self.unimodal[i](), self.task, f"what unimodal[{i}] builds")
+
+    def build_baseline(self) -> Predictor:
+        """Build an untrained baseline."""
+        return as_predictor(self.baseline(), self.task, "what baseline builds")
+
+    def build_expert(self, k: int, baseline: nn.Module) -> Predictor:
+        """Build an expert of category k: a copy of the baseline as it is now, or what the factory builds."""
+        if self.experts is None:
+            return cast("Predictor", copy.deepcopy(baseline))
+        return as_predictor(self.experts(self.expert_names[k]), self.task, "what experts builds")
+
+    def build_router(self) -> Router:
+        """Build an untrained router."""
+        return Reweighter(len(self.expert_names)) if self.router is None else self.router()
+
+
+def check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return M different names, numbers if none are given."""
+    if n_modalities < 2:
+        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
+    found = tuple(str(i) for i in range(n_modalities)) if names is None else tuple(names)
+    if len(found) != n_modalities or len(set(found)) != n_modalities:
+        raise ValueError(f"modality_names must be {n_modalities} different names, however they are {found}")
+    return found
+
+
+def category_names_of(modality_names: tuple[str, ...], names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of the categories, those of `categorize` if none are given."""
+    if names is None:
+        return (*(f"uniqueness/{name}" for name in modality_names), "synergy", "redundancy")
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"category_names must be at least two different names, however they are {tuple(names)}")
+    return tuple(names)
+
+
+def check_factories(factories: Factories, n_modalities: int) -> Factories:
+    """Refuse what is no function, or not one per modality."""
+    unimodal = factories.unimodal
+    if unimodal and len(unimodal) != n_modalities:
+        raise ValueError(
+            f"unimodal must hold one function per modality, {n_modalities}, however it holds {len(unimodal)}"
+        )
+    named: dict[str, object] = {
+        "baseline": factories.baseline,
+        "experts": factories.experts,
+        "router": factories.router,
+    }
+    named |= {f"unimodal[{i}]": factory for i, factory in enumerate(unimodal)}
+    for name, factory in named.items():
+        if factory is not None and (isinstance(factory, nn.Module) or not callable(factory)):
+            raise TypeError(
+                f"{name} must be a function that builds a new model, however it is a {type(factory).__name__}; "
+                "pass `lambda: MyModel(...)`"
+            )
+    return factories

@@ -1,0 +1,153 @@
+"""Which modalities each sample has: calls made complete, and weights without the experts of what is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.means import renormalized
+from i2moe._common.modalities import Modality, leaves
+from i2moe.losses import Interaction
+from i2moe.missing import Fill, as_fill
+from i2moe.moe.inputs import check_modalities
+
+__all__ = ["Fills", "make_fills", "weigh_available"]
+
+
+class Fills(nn.ModuleList):
+    """Fill in what the samples of a call lack, with a `Fill` for each of M modalities."""
+
+    def __iter__(self) -> Iterator[Fill]:
+        return iter(self._modules.values())  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        names: tuple[str, ...],
+        modalities: tuple[Modality, ...],
+        available: Tensor | None,
+        *,
+        checked: bool = False,
+    ) -> tuple[tuple[Modality, ...], Tensor]:
+        """Return the modalities, whole, and which of them are real, (B, M) bool.
+
+        Args:
+            names: the M names.
+            modalities: M modalities, None where no sample of the batch has one.
+            available: (B, M) bool; None for all that is given.
+            checked: the modalities are whole and the mask is right: nothing is looked at again.
+
+        Raises:
+            TypeError: if `available` is no bool tensor.
+            ValueError: if no modality is given, a sample has none, or shapes or devices do not fit.
+        """
+        present = available if checked and available is not None else _check_call(names, modalities, available)
+        tensors = leaves(modalities)
+        n_samples, device = tensors[0].shape[0], tensors[0].device
+        near = next((x for x in tensors if x.is_floating_point()), torch.empty(0, device=device))
+        filled = []
+        for name, fill, modality, column in zip(names, self, modalities, present.unbind(1), strict=True):
+            try:
+                modality = fill.placeholder(n_samples, near) if modality is None else modality
+                filled.append(fill(modality, column))
+            except (TypeError, ValueError) as error:
+                error.add_note(f"in modality {name!r}")
+                raise
+        return tuple(filled), present
+
+
+def _check_call(names: tuple[str, ...], modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
+    """Check a call, and say which modalities each sample has, (B, M) bool."""
+    given = {name: modality for name, modality in zip(names, modalities, strict=True) if modality is not None}
+    if not given:
+        raise ValueError(f"a call must give at least one of the modalities {names}, however it gives none")
+    check_modalities(tuple(given), tuple(given.values()))
+    tensors = leaves(tuple(given.values()))
+    n_samples, device = tensors[0].shape[0], tensors[0].device
+    if available is not None:
+        _check(available, n_samples, len(names), device)
+    present = _combine(available, modalities, n_samples, device)
+    if available is not None:
+        _check_some(present)
+    return present
+
+
+def make_fills(
+    fill: str | Sequence[str | Fill] | None, n_modalities: int, feature_dims: Sequence[int] | None
+) -> Fills | None:
+    """Make a `Fill` for each modality, of one name or of M names and objects; None stays None."""
+    if fill is None:
+        return None
+    if isinstance(fill, Fill):
+        raise TypeError(
+            f"fill must be a name or one name or Fill for each of {n_modalities} modalities, however it is a single "
+            f"{type(fill).__name__}; give a list"
+        )
+    each = [fill] * n_modalities if isinstance(fill, str) else list(fill)
+    if len(each) != n_modalities:
+        raise ValueError(f"fill must give one Fill for each of {n_modalities} modalities, however it is {each}")
+    widths = [None] * n_modalities if feature_dims is None else feature_dims
+    return Fills([as_fill(one, width) for one, width in zip(each, widths, strict=True)])
+
+
+def weigh_available(weights: Tensor, available: Tensor, interactions: Sequence[Interaction]) -> Tensor:
+    """Take the weight of absent modalities' uniqueness away, as masking the logits before the softmax does.
+
+    Args:
+        weights: (B, E), rows that sum to 1.
+        available: (B, M) bool.
+        interactions: the E experts' interactions.
+
+    Returns:
+        (B, E), rows that sum to 1; unchanged where nothing is absent, or where no expert would be left.
+    """
+    everyone = torch.ones_like(available.select(1, 0))
+    counts = torch.stack([available.select(1, i) if isinstance(i, int) else everyone for i in interactions], dim=1)
+    counts = counts | counts.any(1, keepdim=True).logical_not()
+    return torch.where(counts.all(1, keepdim=True), weights, renormalized(weights, counts))
+
+
+def _combine(
+    available: Tensor | None, modalities: tuple[Modality, ...], n_samples: int, device: torch.device
+) -> Tensor:
+    """Which modalities are there (B, M): those that the mask says and the call gives."""
+    everyone = torch.ones(n_samples, dtype=torch.bool, device=device)
+    columns = [everyone] * len(modalities) if available is None else available.unbind(1)
+    nobody = torch.zeros_like(everyone)
+    given = [nobody if m is None else column for m, column in zip(modalities, columns, strict=True)]
+    return torch.stack(given, dim=1)
+
+
+def _check(available: Tensor, n_samples: int, n_modalities: int, device: torch.device) -> None:
+    if not isinstance(available, Tensor) or available.dtype != torch.bool:
+        found = available.dtype if isinstance(available, Tensor) else type(available).__name__
+        raise TypeError(f"available must be a bool tensor (B, M), however it is {found}; compare it: `mask == 1`")
+    if available.shape != (n_samples, n_modalities):
+        raise ValueError(
+            f"available must have shape (B, M) = {(n_samples, n_modalities)}, however its shape is "
+            f"{tuple(available.shape)}"
+        )
+    if available.device != device:
+        raise ValueError(
+            f"available must be on the modalities' device {device}, however it is on {available.device}; "
+            "move it with .to(device)"
+        )
+
+
+def _check_some(available: Tensor) -> None:
+    """Refuse a sample without any modality: on the CPU at once, elsewhere by an assertion of the device."""
+    cure = "drop these samples"
+    some = available.any(1).all()
+    if torch.compiler.is_compiling() or available.device.type != "cpu":
+        torch._assert_async(some, f"every sample must have a modality, however some have none; {cure}")
+        return
+    try:
+        torch._assert_async(some)
+    except RuntimeError as error:
+        rows = (~available.any(1)).nonzero().flatten().tolist()
+        more = ", ..." if len(rows) > 10 else ""
+        raise ValueError(
+            f"every sample must have a modality, however {len(rows)} of {len(available)} have none "
+            f"(rows {str(rows[:10])[1:-1]}{more}); {cure}"
+        ) from error

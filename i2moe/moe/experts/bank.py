@@ -1,0 +1,381 @@
+"""Running E experts on V views: by batch, by vmap or one by one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
+from i2moe.moe.experts.alike import unchanged, watched
+from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
+from i2moe.moe.experts.vmap import run_vmapped
+from i2moe.moe.inputs import Arrange
+from i2moe.perturbations import Views
+
+__all__ = [
+    "BackboneOutput",
+    "Execution",
+    "ExpertBank",
+    "ExpertOutputs",
+    "check_output",
+    "mixing_layer",
+    "split_views",
+    "stack_views",
+]
+
+Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertOutputs:
+    """What all experts made of the views of a batch.
+
+    Args:
+        predictions: (B, E, ...) of the real batch.
+        views: (B', E, V, ...) of the rows with perturbed views, None without perturbed views.
+        latent_views: the same of the latents, None if an expert returns none.
+        aux_loss: scalar, the experts' mean.
+        marginals: (B, M, ...), what the uniqueness experts predict from their modality alone; None if not asked for.
+        member_predictions: (B, E, k, ...), of each expert's members; None where an expert is one backbone.
+        member_marginals: (B, M, k, ...), the same of the marginals.
+    """
+
+    predictions: Tensor
+    views: Tensor | None
+    latent_views: Tensor | None
+    aux_loss: Tensor
+    marginals: Tensor | None = None
+    member_predictions: Tensor | None = None
+    member_marginals: Tensor | None = None
+
+
+class ExpertBank(nn.ModuleList):
+    """Hold the experts and run them on the views of a batch.
+
+    Whatever the execution, outputs and gradients are those of one pass per expert and view, dropout aside, and
+    perturbed views never change a buffer: running statistics come from the real batch.
+
+    * `"sequential"`: one pass per expert and view.
+    * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
+      the real batch and one for the perturbed views.
+    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
+      differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation,
+      after any change of an expert's attributes, layers or hooks, and when a model is compiled.
+    * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
+      or a layer with the attribute `mixes_samples = True`) sequential.
+
+    A layer of yours whose result for a sample depends on the rest of the batch, or an `aux_loss` that is no mean over
+    the samples, must say so by `mixes_samples = True`: stacked views would change it.
+
+    Args:
+        experts: E modules, called alike.
+        names: the E names, for errors; their numbers if not given.
+        execution: one of the above.
+        checkpoint: recompute each expert in the backward pass instead of keeping its activations.
+
+    Raises:
+        ValueError: if `execution` is unknown, or `"vmap"` together with `checkpoint`.
+    """
+
+    def __init__(
+        self,
+        experts: Sequence[nn.Module],
+        names: Sequence[str] | None = None,
+        *,
+        execution: Execution = "auto",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__(experts)
+        if execution not in get_args(Execution):
+            raise ValueError(f"execution must be one of {get_args(Execution)}, however it is {execution!r}")
+        if execution == "vmap" and checkpoint:
+            raise ValueError(
+                "checkpoint=True must run one expert at a time, however execution='vmap' runs all at once; "
+                "use execution='auto'"
+            )
+        self.names: tuple[str, ...] = tuple(str(e) for e in range(len(self))) if names is None else tuple(names)
+        self.execution = execution
+        self.checkpoint = checkpoint
+        self.vmap_refusals: dict[str, str] = {}
+        """Why `"auto"` does not use vmap, for "training" and "evaluation", once found out."""
+        self._vmap_proven: dict[str, list[object]] = {}
+
+    def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
+        """Run every expert on every view.
+
+        Args:
+            arrange: turns modalities into the arguments of an expert's call.
+            views: the real batch and its perturbed views.
+            alone: for each of the first experts the batch in which all modalities but its own are filled in; empty
+                where no marginals are needed.
+
+        Raises:
+            TypeError: if an expert returns neither a tensor nor a `BackboneOutput`.
+            ValueError: if experts disagree in shape, or the execution asked for would mix views.
+        """
+        output = self._run_vmap(arrange, views)
+        if output is None:
+            output = self._run_each(arrange, views)
+        predictions, prediction_views = split_views(output.prediction, views)
+        latent_views = None if output.latent is None else split_views(output.latent, views)[1]
+        aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
+        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss, self._run_alone(arrange, alone))
+
+    def _run_alone(self, arrange: Arrange, alone: Sequence[tuple[Modality, ...]]) -> Tensor | None:
+        """Return the marginals (B, M, ...); no buffer changes."""
+        if not alone:
+            return None
+        outputs = [
+            self._run_pass(self.names[i], self[i], (i + 1,), arrange, modalities).prediction
+            for i, modalities in enumerate(alone)
+        ]
+        return _stack_alike("prediction", self.names, outputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what the experts were when they last ran: a copy is looked at anew."""
+        return vars(self) | {"_vmap_proven": {}}
+
+    def run_one(self, expert: int, arrange: Arrange, modalities: tuple[Modality, ...]) -> BackboneOutput:
+        """Run one expert on the real batch, or on some of its rows.
+
+        Args:
+            expert: its index.
+            arrange: turns the modalities into the arguments of the expert's call.
+            modalities: M modalities.
+        """
+        return self._run_pass(self.names[expert], self[expert], (0,), arrange, modalities)
+
+    def _run_each(self, arrange: Arrange, views: Views) -> BackboneOutput:
+        """Return predictions and latents of all rows of all views, (N, E, ...)."""
+        every_view = (views.real, *views.perturbed)
+        plans = [self._plan(name, expert, len(every_view)) for name, expert in zip(self.names, self, strict=True)]
+        stacked = {
+            passed: stack_views([every_view[v] for v in passed]) for passed in dict.fromkeys(chain.from_iterable(plans))
+        }
+        outputs = [
+            _join([self._run_pass(name, expert, passed, arrange, stacked[passed]) for passed in plan])
+            for name, expert, plan in zip(self.names, self, plans, strict=True)
+        ]
+        return _across_experts(self.names, outputs)
+
+    def _plan(self, name: str, expert: nn.Module, n_views: int) -> list[tuple[int, ...]]:
+        """Group the views of an expert into passes."""
+        each: list[tuple[int, ...]] = [(v,) for v in range(n_views)]
+        if self.execution == "sequential" or n_views == 1:
+            return each
+        mixing = mixing_layer(expert)
+        if mixing is None:
+            buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
+            return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
+        if self.execution == "batched":
+            raise ValueError(
+                f"execution='batched' must be able to stack real and perturbed samples in one pass, however {mixing} "
+                f"of expert {name!r} lets the samples of a batch influence each other; use execution='auto'"
+            )
+        return each
+
+    def _run_pass(
+        self,
+        name: str,
+        expert: nn.Module,
+        passed: tuple[int, ...],
+        arrange: Arrange,
+        modalities: tuple[Modality, ...],
+    ) -> BackboneOutput:
+        args, kwargs = arrange(modalities)
+        versions = versions_of(modalities)
+        # NOTE[DIFF] running statistics come from the real batch alone.
+        with nullcontext() if 0 in passed else borrowed_buffers(expert):
+            try:
+                output = self._call(expert, args, kwargs)
+            except Exception as error:
+                shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
+                error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
+                raise
+        check_untouched(name, modalities, versions)
+        return check_output(name, output, leaves(modalities)[0].shape[0])
+
+    def _call(self, expert: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if not (self.checkpoint and torch.is_grad_enabled()):
+            return expert(*args, **kwargs)
+        return checkpointed(expert, expert, args, kwargs)
+
+    def _run_vmap(self, arrange: Arrange, views: Views) -> BackboneOutput | None:
+        """Run all experts at once, or return None where that is not asked for or cannot be done."""
+        if self.execution == "vmap":
+            return self._vmap_pass(arrange, views)
+        if not self._auto_vmap(arrange, views):
+            return None
+        try:
+            return self._vmap_pass(arrange, views)
+        except RuntimeError as error:  # what went well once need not with another batch
+            self._vmap_proven.pop(self._mode, None)
+            self.vmap_refusals[self._mode] = str(error)
+            return None
+
+    def _vmap_pass(self, arrange: Arrange, views: Views) -> BackboneOutput:
+        modalities = stack_views((views.real, *views.perturbed))
+        n_rows = leaves(modalities)[0].shape[0]
+        mixing = mixing_layer(self[0]) if views.perturbed else None
+        if mixing is not None:
+            raise RuntimeError(
+                "execution='vmap' must be able to stack real and perturbed samples in one pass, however "
+                f"{mixing} lets the samples of a batch influence each other; use execution='auto'"
+            )
+        versions = versions_of(modalities)
+        watching = [] if torch.compiler.is_compiling() else watched(self)
+        output = run_vmapped(
+            self,
+            *arrange(modalities),
+            lambda output: check_output("all", output, n_rows),
+            trusted=bool(watching) and unchanged(self._vmap_proven.get(self._mode, []), watching),
+        )
+        check_untouched("all", modalities, versions)
+        if watching:
+            self._vmap_proven[self._mode] = watching
+        return output
+
+    @property
+    def _mode(self) -> str:
+        return "training" if self.training else "evaluation"
+
+    def _auto_vmap(self, arrange: Arrange, views: Views) -> bool:
+        """Whether `"auto"` runs all experts at once: on CUDA, after one trial per mode has gone well."""
+        device = leaves(views.real)[0].device
+        if self.execution != "auto" or self.checkpoint or not _is_launch_bound(device):
+            return False
+        mode = self._mode
+        if mode in self._vmap_proven or mode in self.vmap_refusals:
+            return mode in self._vmap_proven
+        if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
+            return False
+        with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
+            try:
+                with warnings.catch_warnings():
+                    # A layer without a batching rule runs expert by expert, slower than batched.
+                    warnings.filterwarnings("error", message="There is a performance drop")
+                    self._vmap_pass(arrange, views)
+            except Exception as error:
+                self.vmap_refusals[mode] = str(error)
+        return mode in self._vmap_proven
+
+
+def _is_launch_bound(device: torch.device) -> bool:
+    """Whether starting a kernel costs more than running it, so that one pass for all experts pays."""
+    return device.type == "cuda"
+
+
+def stack_views(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:
+    """Concatenate views along the batch; a single one stays what it is."""
+    if len(views) == 1:
+        return views[0]
+    return tuple(map_leaves(lambda *rows: torch.cat(rows), *same) for same in zip(*views, strict=True))
+
+
+def split_views(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
+    """Split rows into predictions and views.
+
+    Args:
+        rows: (N, E, ...), those of the real batch first.
+        views: the views that they come from.
+
+    Returns:
+        Predictions (B, E, ...), and views (B', E, V, ...) or None.
+    """
+    n_perturbed = len(views.perturbed)
+    if n_perturbed == 0:
+        return rows, None
+    n_samples = leaves(views.real)[0].shape[0]
+    real, perturbed = rows.tensor_split([n_samples])
+    kept = real if views.rows is None else real.index_select(0, views.rows)
+    perturbed = perturbed.reshape(n_perturbed, -1, *rows.shape[1:])  # (V - 1, B', E, ...)
+    return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
+
+
+def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
+    """Return what an expert returned as a `BackboneOutput`.
+
+    Args:
+        name: of the expert, for errors.
+        output: what it returned.
+        n_rows: rows of its input.
+
+    Raises:
+        TypeError: if it is neither a tensor nor a `BackboneOutput` of tensors.
+        ValueError: if a shape is wrong.
+    """
+    if isinstance(output, Tensor):
+        output = BackboneOutput(output)
+    if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
+        raise TypeError(
+            f"a backbone must return a tensor or a BackboneOutput, however expert {name!r} returned a "
+            f"{type(output).__name__}; wrap several results as BackboneOutput(prediction, aux_loss, latent)"
+        )
+    for what, tensor in (("prediction", output.prediction), ("latent", output.latent)):
+        if tensor is not None and (tensor.ndim == 0 or tensor.shape[0] != n_rows):
+            raise ValueError(
+                f"a backbone's {what} must keep the batch of {n_rows} on axis 0, "
+                f"however expert {name!r} returned shape {tuple(tensor.shape)}"
+            )
+    if output.aux_loss is not None and not isinstance(output.aux_loss, Tensor):
+        raise TypeError(
+            f"a backbone's aux_loss must be a scalar tensor, however expert {name!r} returned a "
+            f"{type(output.aux_loss).__name__}; return None where there is none"
+        )
+    if output.aux_loss is not None and output.aux_loss.ndim > 0:
+        raise ValueError(
+            f"a backbone's aux_loss must be a scalar, however expert {name!r} returned shape "
+            f"{tuple(output.aux_loss.shape)}; take its mean"
+        )
+    return output
+
+
+def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
+    """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
+    if len(passes) == 1:
+        return passes[0]
+    n_rows = [output.prediction.shape[0] for output in passes]
+    aux_losses = [output.aux_loss * n for output, n in zip(passes, n_rows, strict=True) if output.aux_loss is not None]
+    latents = [output.latent for output in passes if output.latent is not None]
+    return BackboneOutput(
+        torch.cat([output.prediction for output in passes]),
+        torch.stack(aux_losses).sum() / sum(n_rows) if aux_losses else None,
+        torch.cat(latents) if len(latents) == len(passes) else None,
+    )
+
+
+def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> BackboneOutput:
+    """Stack the experts on axis 1; the auxiliary loss is the mean over all experts."""
+    aux_losses = [output.aux_loss for output in outputs if output.aux_loss is not None]
+    latents = [output.latent for output in outputs if output.latent is not None]
+    return BackboneOutput(
+        _stack_alike("prediction", names, [output.prediction for output in outputs]),
+        torch.stack(aux_losses).sum() / len(outputs) if aux_losses else None,
+        _stack_alike("latent", names, latents) if len(latents) == len(outputs) else None,
+    )
+
+
+def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
+    if any(tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
+        shapes = {name: ("B", *tensor.shape[1:]) for name, tensor in zip(names, tensors, strict=True)}
+        raise ValueError(f"all experts must return the same shape, however their {what}s are {shapes}")
+    return torch.stack(list(tensors), dim=1)
+
+
+def mixing_layer(expert: nn.Module) -> str | None:
+    """Name a layer through which the samples of a batch influence each other."""
+    for path, layer in expert.named_modules():
+        normalizes = isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
+        if normalizes or getattr(layer, "mixes_samples", False):
+            return f"layer {path!r} ({type(layer).__name__})"
+    return None

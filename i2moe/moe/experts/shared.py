@@ -1,0 +1,109 @@
+"""Running experts that share one backbone's weights: all members of all experts in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
+from i2moe.moe.experts.bank import (
+    ExpertOutputs,
+    check_output,
+    split_views,
+    stack_views,
+)
+from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
+from i2moe.moe.experts.sharing import share
+from i2moe.moe.inputs import Arrange
+from i2moe.perturbations import Views
+
+__all__ = ["SharedExperts"]
+
+
+class SharedExperts(nn.Module):
+    """Run E experts of k members each, which share the weights of one backbone.
+
+    An expert's prediction is the mean of its members'. The members of the uniqueness experts come first.
+
+    Args:
+        backbone: the module to share, see `share`.
+        names: the E names.
+        n_members: members k of each expert.
+        checkpoint: recompute a pass in the backward pass instead of keeping its activations.
+
+    Raises:
+        ValueError: if a layer of the backbone cannot be shared.
+    """
+
+    def __init__(self, backbone: nn.Module, names: Sequence[str], n_members: int, *, checkpoint: bool = False) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = tuple(names)
+        self.n_members = n_members
+        self.checkpoint = checkpoint
+        self.backbone = backbone
+        self.members = share(backbone, n_members * len(self.names))
+
+    def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
+        """Run every member on every view, and the first M experts on one modality each.
+
+        Args:
+            arrange: turns modalities into the arguments of the backbone's call.
+            views: the real batch and its perturbed views.
+            alone: for each modality the batch in which all others are filled in; empty where not needed.
+        """
+        n_experts = len(self.names)
+        everyone = stack_views((views.real, *views.perturbed))
+        output = self._run(arrange, [everyone] * n_experts)
+        member_predictions = self._by_expert(output.prediction, n_experts)  # (N, E, k, ...)
+        predictions, prediction_views = split_views(member_predictions.mean(2), views)
+        latent = None if output.latent is None else self._by_expert(output.latent, n_experts).mean(2)
+        marginals = None
+        if alone:
+            with borrowed_buffers(self.backbone):
+                marginals = self._by_expert(self._run(arrange, alone).prediction, len(alone))
+        return ExpertOutputs(
+            predictions,
+            prediction_views,
+            None if latent is None else split_views(latent, views)[1],
+            predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
+            None if marginals is None else marginals.mean(2),
+            member_predictions[: predictions.shape[0]],
+            marginals,
+        )
+
+    def _run(self, arrange: Arrange, inputs: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
+        """Run the members of the first experts, each on the inputs of its expert."""
+        n_rows = leaves(inputs[0])[0].shape[0]
+        active = self.n_members * len(inputs)
+        rows = _repeat(inputs, self.n_members)
+        args, kwargs = arrange(rows)
+        versions = versions_of(rows)
+
+        def call(*args: object, **kwargs: object) -> object:
+            with self.members.running(active, active * n_rows):
+                return self.backbone(*args, **kwargs)
+
+        if self.checkpoint and torch.is_grad_enabled():
+            output = checkpointed(call, self.backbone, args, kwargs)
+        else:
+            output = call(*args, **kwargs)
+        check_untouched("shared", rows, versions)
+        return check_output("shared", output, active * n_rows)
+
+    def _by_expert(self, rows: Tensor, n_experts: int) -> Tensor:
+        """Turn (E * k * N, ...) into (N, E, k, ...)."""
+        return rows.reshape(n_experts, self.n_members, -1, *rows.shape[1:]).movedim(2, 0)
+
+
+def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Modality, ...]:
+    """Order the rows by expert, then member: (E * k * N, ...) from E inputs (N, ...)."""
+
+    def repeat(*each: Tensor) -> Tensor:
+        if all(x is each[0] for x in each):
+            return each[0].expand(len(each) * n_members, *each[0].shape).flatten(0, 1)
+        stacked = torch.stack(each).unsqueeze(1)  # (E, 1, N, ...)
+        return stacked.expand(-1, n_members, *stacked.shape[2:]).flatten(0, 2)
+
+    return tuple(map_leaves(repeat, *same) for same in zip(*inputs, strict=True))

@@ -1,0 +1,380 @@
+"""InteractionMoE: a fusion backbone turned into interaction experts that a reweighter mixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from i2moe._common.lazy import sizes_parameters
+from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
+from i2moe._common.modalities import Modality, leaves
+from i2moe._common.output import InteractionOutput
+from i2moe.losses import Interaction, InteractionLosses, Losses
+from i2moe.missing import Fill
+from i2moe.moe.available import Fills, make_fills, weigh_available
+from i2moe.moe.experts.bank import Execution, ExpertBank, ExpertOutputs
+from i2moe.moe.experts.shared import SharedExperts
+from i2moe.moe.inputs import Arrange, bind, check_modalities
+from i2moe.moe.names import check_names, select_experts
+from i2moe.moe.weights.computed import ComputedReweighter
+from i2moe.moe.weights.learned import Reweighter
+from i2moe.perturbations import Perturbation, Views, as_perturbation
+
+__all__ = ["InteractionMoE"]
+
+Weigh: TypeAlias = Callable[..., Tensor]
+"""Maps the tuple of modalities to weights (B, E); a `ComputedReweighter` maps the experts' outputs."""
+
+
+class InteractionMoE(nn.Module):
+    r"""Mix experts that each learn one kind of interaction between modalities.
+
+    For M modalities there are E = M + 2 experts, all of the backbone's architecture: one for what is unique to each
+    modality, one for synergy, one for redundancy. The prediction is the sum of theirs, weighted per sample:
+
+    .. math:: y(x) = \sum_e w_e(x)\, y_e(x)
+
+    In training every expert also predicts M views in which one modality is replaced, and a loss on these views makes it
+    the expert of its interaction. Train with ``criterion(out.prediction, y) + 0.1 * out.interaction_loss +
+    0.01 * out.aux_loss``.
+
+    In evaluation the model makes E forward passes, draws no random number and returns no interaction loss. Computed
+    weights take M passes more, in training and in evaluation, and no perturbed views.
+
+    Source: Xin et al., I2MoE: Interpretable Multimodal Interaction-aware Mixture-of-Experts, ICML 2025.
+
+    Args:
+        backbone_factory: called without arguments once per expert, so that experts start different. What it returns is
+            called with the modalities exactly as this model is and returns a tensor (B, ...) or a `BackboneOutput`.
+        n_modalities: number of modalities M, at least 2.
+        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default.
+        feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
+            forward pass.
+        reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
+            with `InteractionSupervision`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the
+            paper's, by default.
+        losses: what the views are judged by; `InteractionLosses()` (classification) by default.
+        perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
+            perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
+        fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
+            of these or a `Fill` per modality. None: every sample must have all modalities; with computed
+            weights "zero".
+        members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
+            see `i2moe.moe.experts.sharing.share`, and each is the mean of k members.
+        experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
+        execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
+        checkpoint: recompute each expert in the backward pass instead of keeping its activations.
+
+    Attributes:
+        expert_names: the E names, ("uniqueness/<name 0>", ..., "synergy", "redundancy").
+        interactions: the E interactions, (0, ..., "synergy", "redundancy"), a number being a modality's uniqueness.
+
+    Raises:
+        TypeError: if the factory is no callable or returns no module.
+        ValueError: if an argument is out of range or unknown; the message says what must hold.
+
+    Example:
+        >>> class Fusion(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(8 + 4, 3)
+        ...     def forward(self, image, text):
+        ...         return self.head(torch.cat([image, text], dim=-1))
+        >>> model = InteractionMoE(Fusion, 2, modality_names=("image", "text"), feature_dims=(8, 4))
+        >>> model.expert_names
+        ('uniqueness/image', 'uniqueness/text', 'synergy', 'redundancy')
+        >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
+        >>> out = model(image=image, text=text)  # or model(image, text), model([image, text]), a dict
+        >>> out.prediction.shape, out.weights.shape, out.views.shape
+        (torch.Size([16, 3]), torch.Size([16, 4]), torch.Size([16, 4, 3, 3]))
+        >>> (out.prediction.sum() + 0.1 * out.interaction_loss).backward()
+    """
+
+    accepts_loss_kwargs = False
+    """For the Hugging Face Trainer, which takes `**kwargs` for a loss that is divided already."""
+
+    process_group: dist.ProcessGroup | None = None
+    """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
+
+    def __init__(
+        self,
+        backbone_factory: Callable[[], nn.Module],
+        n_modalities: int,
+        *,
+        modality_names: Sequence[str] | None = None,
+        feature_dims: Sequence[int] | None = None,
+        reweighter: Literal["computed"] | Weigh | None = None,
+        losses: Losses | None = None,
+        perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None = "auto",
+        fill: str | Sequence[str | Fill] | None = None,
+        members: int | None = None,
+        experts: Literal["all"] | Sequence[str] = "all",
+        execution: Execution = "auto",
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.modality_names: tuple[str, ...] = check_names(n_modalities, modality_names)
+        self.expert_names: tuple[str, ...]
+        self.interactions: tuple[Interaction, ...]
+        self.expert_names, self.interactions = select_experts(self.modality_names, experts)
+        reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
+        computed = isinstance(reweighter, ComputedReweighter)
+        if perturbation == "auto":
+            perturbation = None if computed else "gaussian"
+        self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
+        self._check_per_step()
+        self.losses: Losses = _check_losses(losses)
+        _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
+        self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
+        self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
+        self.experts: Any = _make_experts(  # an `ExpertBank`, or `SharedExperts` with members
+            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
+        )
+
+    @property
+    def n_modalities(self) -> int:
+        """Number of modalities M."""
+        return len(self.modality_names)
+
+    @property
+    def example_backbone(self) -> nn.Module:
+        """A backbone as the factory built it, to see how it is called."""
+        return self.experts.backbone if isinstance(self.experts, SharedExperts) else self.experts[0]
+
+    @sizes_parameters
+    def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
+        """Predict, in training with perturbed views and interaction losses.
+
+        What an absent modality holds, NaN included, changes neither outputs nor gradients: it is filled in, never
+        perturbed, its views leave the losses, its uniqueness expert has weight 0.
+
+        Args:
+            *args: the M modalities, or one list, tuple or dict of them. Where the model has a `fill`, one that no
+                sample of the batch has may be None, or left out if modalities go by name.
+            available: (B, M) bool, which modalities each sample has; None for all that are given.
+            **kwargs: the modalities by name.
+
+        Raises:
+            TypeError: if a modality is not made of tensors or cannot be perturbed or filled, or the mask is not bool.
+            ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all: on the
+                CPU at once; elsewhere and in compiled code an assertion of the device fails, without waiting for it.
+        """
+        modalities, arrange, available = self._bind(args, kwargs, available)
+        return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
+
+    @sizes_parameters
+    def interaction_views(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
+        """Predict with perturbed views and interaction losses in any mode, for validation curves.
+
+        Train with the model itself: wrappers like DDP synchronize gradients in its forward pass only.
+
+        Args:
+            *args: as for the model itself.
+            available: as for the model itself.
+            **kwargs: as for the model itself.
+
+        Raises:
+            ValueError: if the model has no perturbation.
+        """
+        if self.perturbation is None:
+            raise ValueError(
+                "interaction views must have a perturbation, however perturbation=None; give the model one"
+            )
+        return self._mix(*self._bind(args, kwargs, available), perturb=True)
+
+    def extra_repr(self) -> str:
+        """Show the experts' names."""
+        return f"expert_names={self.expert_names}, losses={self.losses}"
+
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None = None
+    ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
+        modalities, arrange = bind(self.modality_names, args, kwargs, optional=self.fill is not None)
+        if self.fill is not None:
+            modalities, available = self.fill(self.modality_names, modalities, available)
+            return modalities, arrange, available
+        if available is not None or any(modality is None for modality in modalities):
+            raise ValueError(
+                "a model must have a fill to take samples that lack modalities, however fill=None; build it with "
+                "InteractionMoE(..., fill='learned')"
+            )
+        check_modalities(self.modality_names, modalities)
+        return modalities, arrange, None
+
+    def _mix(
+        self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
+    ) -> InteractionOutput:
+        views = Views(modalities)
+        if perturb and self.perturbation is not None:
+            views = self.perturbation.draw(modalities, available)
+        if isinstance(self.reweighter, ComputedReweighter):
+            outputs = self.experts(arrange, views, self._each_alone(modalities))
+            outputs = self.reweighter.calibrated(outputs, available)
+            weights = self.reweighter(outputs, available, self.interactions)
+        else:
+            weights = self.weigh(modalities, available)
+            outputs = self.experts(arrange, views)
+        losses = None if outputs.views is None else self._losses_of(outputs, views, available)
+        return InteractionOutput(
+            prediction=weighted_sum(outputs.predictions, weights),
+            weights=weights,
+            expert_predictions=outputs.predictions,
+            aux_loss=outputs.aux_loss,
+            interaction_loss=None if losses is None else losses.mean(),
+            interaction_losses={} if losses is None else dict(zip(self.expert_names, losses.unbind(), strict=True)),
+            views=outputs.views,
+            marginals=outputs.marginals,
+            available=available,
+            member_predictions=outputs.member_predictions,
+            member_marginals=outputs.member_marginals,
+        )
+
+    def weigh(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
+        """Return the weights (B, E) of a reweighter that reads the modalities.
+
+        Args:
+            modalities: M modalities, filled in where absent.
+            available: (B, M) bool, which modalities are there; None for all.
+
+        Raises:
+            ValueError: if the reweighter returns another shape.
+        """
+        weights: Tensor = self.reweighter(modalities)
+        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
+        return weights if available is None else weigh_available(weights, available, self.interactions)
+
+    def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+        """Return for each modality the batch in which all others are filled in."""
+        assert self.fill is not None
+        n_samples, device = leaves(modalities)[0].shape[0], leaves(modalities)[0].device
+        only = torch.eye(self.n_modalities, dtype=torch.bool, device=device)
+        return [self.fill(self.modality_names, modalities, row.expand(n_samples, -1), checked=True)[0] for row in only]
+
+    def _losses_of(self, outputs: ExpertOutputs, views: Views, available: Tensor | None) -> Tensor:
+        """Return the interaction loss of each expert (E,)."""
+        compared = outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
+        if compared is None:
+            raise ValueError(
+                "losses on the latent must have one, however a backbone returned none; "
+                "return BackboneOutput(prediction, latent=...)"
+            )
+        missing = {} if views.available is None else {"available": views.available}
+        losses = self.losses(compared, self.interactions, views.replaced, **missing)
+        if losses.shape != (len(self.expert_names),):
+            raise ValueError(
+                f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
+                f"returned shape {tuple(losses.shape)}"
+            )
+        if available is None or views.available is None:
+            return losses
+        group = joined_processes(self.process_group) if self.training else None
+        return scaled_to_all(losses, self.interactions, views.available, available, group)
+
+    def _check_per_step(self) -> None:
+        per_step = None if self.perturbation is None else self.perturbation.per_step
+        contrasting = any(isinstance(interaction, int) for interaction in self.interactions)
+        lowest = 2 if contrasting else 1
+        if per_step is not None and not lowest <= per_step <= self.n_modalities:
+            raise ValueError(
+                f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
+                f"modalities {self.n_modalities}, however it is {per_step}"
+            )
+
+
+def _check_losses(losses: Losses | None) -> Losses:
+    if losses is None:
+        return InteractionLosses()
+    if isinstance(losses, type) or not callable(losses):
+        raise TypeError(
+            "losses must be an object called with the views, such as InteractionLosses('regression'), "
+            f"however they are {losses!r}"
+        )
+    return losses
+
+
+def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, needed: bool) -> None:
+    if feature_dims is None:
+        return
+    if not isinstance(feature_dims, Sequence) or len(feature_dims) != n_modalities:
+        raise ValueError(
+            f"feature_dims must give one width for each of {n_modalities} modalities, however it is {feature_dims}"
+        )
+    if not needed:
+        raise ValueError(
+            "feature_dims must be left out with a reweighter, however both are given; "
+            "pass them to the reweighter: Reweighter(n_experts, feature_dims)"
+        )
+
+
+def _check_reweighter(
+    reweighter: Weigh | None,
+    interactions: tuple[Interaction, ...],
+    n_modalities: int,
+    feature_dims: Sequence[int] | None,
+) -> Weigh:
+    n_experts = len(interactions)
+    if isinstance(reweighter, str):
+        raise ValueError(f"reweighter must be 'computed', an object or None, however it is {reweighter!r}")
+    if isinstance(reweighter, ComputedReweighter) and interactions[:n_modalities] != tuple(range(n_modalities)):
+        raise ValueError(
+            "computed weights must have the uniqueness expert of every modality, which predicts from it alone, however "
+            f"the experts are of the interactions {interactions}; add 'uniqueness' to the experts"
+        )
+    if reweighter is None:
+        return Reweighter(n_experts, feature_dims)
+    if getattr(reweighter, "n_experts", n_experts) != n_experts:
+        raise ValueError(
+            f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]
+        )
+    return reweighter
+
+
+def _make_experts(
+    backbone_factory: Callable[[], nn.Module],
+    names: tuple[str, ...],
+    members: int | None,
+    *,
+    execution: Execution,
+    checkpoint: bool,
+) -> ExpertBank | SharedExperts:
+    if members is None:
+        return ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
+    if members < 1 or execution != "auto":
+        raise ValueError(
+            f"members must be at least 1, with execution='auto', however they are {members} with {execution!r}"
+        )
+    return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
+
+
+def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
+    if isinstance(backbone_factory, nn.Module) or not callable(backbone_factory):
+        raise TypeError(
+            "backbone_factory must be a function that builds a backbone, however it is a "
+            f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
+        )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
+    backbones = [backbone_factory() for _ in names]
+    for name, backbone in zip(names, backbones, strict=True):
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"backbone_factory must return a torch.nn.Module, however for expert {name!r} it returned a "
+                f"{type(backbone).__name__}"
+            )
+    if len({id(backbone) for backbone in backbones}) < len(backbones):
+        raise ValueError(
+            "backbone_factory must return a new module at each call, however it returned the same one twice; "
+            "build the module inside: `lambda: MyFusion(...)`"
+        )
+    return backbones
+
+
+def _check_weights(weights: Tensor, n_samples: int, n_experts: int) -> None:
+    if weights.shape != (n_samples, n_experts):
+        raise ValueError(
+            f"a reweighter must return weights (B, E) = {(n_samples, n_experts)}, "
+            f"however it returned {tuple(weights.shape)}"
+        )

@@ -1,0 +1,206 @@
+"""Computed weights: how much each expert counts follows from the model's own predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.means import renormalized, weighted_sum
+from i2moe._common.tasks import Task, check_task
+from i2moe.losses import Interaction
+from i2moe.moe.experts.bank import ExpertOutputs
+from i2moe.moe.weights.shares import columns, interaction_shares
+
+__all__ = ["ComputedReweighter", "mean_of_present"]
+
+_MOMENTUM = 0.01
+
+
+class ComputedReweighter(nn.Module):
+    r"""Weigh the experts by what the model itself predicts from each modality alone and from all.
+
+    The uniqueness expert of modality i, given modality i alone, says what this modality says. The mean of the experts,
+    given everything, is what all modalities say together. The weights are the `interaction_shares` of these
+    predictions. No parameter is learned for them: they are as right as the predictions are. So train with
+    `InteractionSupervision`, and `calibrate` on data that the model was not trained on.
+
+    Args:
+        task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
+            "regression" (values).
+        n_outputs: number of outputs C, which the first batch tells otherwise. Give it where the model is copied or
+            wrapped before: for `AveragedModel(..., use_buffers=True)`, several processes, or a compiled first step.
+
+    Attributes:
+        prior: (C,), what is predicted from nothing: a running mean of the predictions in training, and after
+            `calibrate` the mean of the held-out targets. Empty before the first batch where C is not known.
+        scale: (M + 1,), factors of the predictions from each modality alone, and from several. Empty before
+            `calibrate`.
+
+    Raises:
+        ValueError: if the task is unknown.
+
+    Note:
+        The first batch in training sizes `prior`. Copies of a model that follow it, such as
+        `torch.optim.swa_utils.AveragedModel`, must be made after it.
+
+    Example:
+        >>> from i2moe import InteractionMoE
+        >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter=ComputedReweighter()).eval()
+        >>> out = model(torch.randn(5, 8), torch.randn(5, 4))
+        >>> out.weights.shape, out.marginals.shape
+        (torch.Size([5, 4]), torch.Size([5, 2, 3]))
+    """
+
+    prior: Tensor
+    scale: Tensor
+    n_batches: Tensor
+
+    def __init__(self, task: Task = "classification", n_outputs: int | None = None) -> None:
+        super().__init__()
+        check_task(task)
+        if n_outputs is not None and n_outputs < 1:
+            raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
+        self.task: Task = task
+        prior = torch.zeros(0) if n_outputs is None else self._know_nothing(torch.zeros(n_outputs))
+        self.register_buffer("prior", prior)
+        self.register_buffer("scale", torch.ones(0))
+        self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
+
+    def forward(self, outputs: ExpertOutputs, available: Tensor | None, interactions: Sequence[Interaction]) -> Tensor:
+        """Return the weights.
+
+        Args:
+            outputs: predictions (B, E, ...) of all experts, and marginals (B, M, ...).
+            available: (B, M) bool, which modalities are there; None for all.
+            interactions: the E experts' interactions.
+
+        Returns:
+            (B, E), rows on the probability simplex. In training no gradient flows through them.
+        """
+        assert outputs.marginals is not None
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            n_modalities = outputs.marginals.shape[1]
+            joint = self._comparable(
+                mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
+            ).squeeze(1)
+            marginals = self._comparable(outputs.marginals)  # (B, M, C)
+            if self.training:
+                self._update(joint)
+            prior = self._prior(joint)
+            if available is not None:  # what is absent says nothing
+                marginals = torch.where(available.unsqueeze(-1), marginals, prior)
+            shares, _ = interaction_shares(marginals, joint, prior)
+            if len(interactions) < shares.shape[1]:
+                shares = shares[:, columns(interactions, n_modalities)]
+            elif available is None:
+                return shares
+            counts = (
+                torch.ones_like(shares, dtype=torch.bool) if available is None else _counts(available, interactions)
+            )
+            return renormalized(shares, counts)
+
+    def calibrated(self, outputs: ExpertOutputs, available: Tensor | None) -> ExpertOutputs:
+        """Scale all predictions by the factors that `calibrate` found.
+
+        Args:
+            outputs: what the experts made of a batch.
+            available: (B, M) bool, which modalities are there; None for all.
+        """
+        if self.scale.numel() == 0:
+            return outputs
+        assert outputs.marginals is not None
+        alone, several = self.scale[:-1], self.scale[-1]
+        of_rows = several.expand(outputs.predictions.shape[0], 1)
+        if available is not None:
+            single = available.sum(1, keepdim=True) == 1
+            of_rows = torch.where(single, (available * alone).sum(1, keepdim=True), several)
+        return replace(
+            outputs,
+            predictions=self._scaled(outputs.predictions, of_rows),
+            member_predictions=_map(self._scaled, outputs.member_predictions, of_rows.unsqueeze(-1)),
+            marginals=self._scaled(outputs.marginals, alone.unsqueeze(0)),
+            member_marginals=_map(self._scaled, outputs.member_marginals, alone.view(1, -1, 1)),
+        )
+
+    def extra_repr(self) -> str:
+        """Show the task."""
+        return f"task={self.task!r}"
+
+    def _comparable(self, outputs: Tensor) -> Tensor:
+        """Turn outputs (B, X, ...) into probabilities, or the values themselves, (B, X, C), in float32 at least."""
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if self.task == "classification":
+            if outputs.ndim < 3 or outputs.shape[2] < 2:
+                raise ValueError(
+                    "classification must have the logits (B, C) of at least two classes, however an expert returned "
+                    f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
+                )
+            outputs = outputs.softmax(2)
+        elif self.task == "multilabel":
+            outputs = outputs.sigmoid()
+        return outputs.flatten(2) if outputs.ndim > 2 else outputs.unsqueeze(-1)
+
+    @torch.no_grad()
+    def _update(self, joint: Tensor) -> None:
+        if self.prior.numel() == 0 and torch.compiler.is_compiling():  # a trace cannot resize
+            self.prior = self.prior.new_zeros(joint.shape[1])
+        elif self.prior.numel() == 0:  # in place, for those who hold the buffer, as DistributedDataParallel does
+            self.prior.resize_(joint.shape[1]).zero_()
+        self.n_batches += 1
+        rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
+        self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
+
+    def _prior(self, joint: Tensor) -> Tensor:
+        return self.prior.to(joint.dtype) if self.prior.numel() else self._know_nothing(joint[0])
+
+    def _know_nothing(self, like: Tensor) -> Tensor:
+        """Return the prediction (C,) of somebody who has seen no target: even, or 0."""
+        return self._comparable(torch.zeros_like(like).view(1, 1, -1))[0, 0]
+
+    def _scaled(self, outputs: Tensor, scale: Tensor) -> Tensor:
+        """Scale outputs (B, X, ...) by factors (B, X), or with one more axis each; a regression's about the prior."""
+        center = torch.zeros((), dtype=outputs.dtype, device=outputs.device)
+        if self.task == "regression" and self.prior.numel():
+            center = self.prior.reshape(outputs.shape[scale.ndim :]).to(outputs.dtype)
+        scale = scale.reshape(*scale.shape, *(1,) * (outputs.ndim - scale.ndim)).to(outputs.dtype)
+        return center + (outputs - center) * scale
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("prior", "scale"):
+            if prefix + name in state_dict:
+                getattr(self, name).resize_(state_dict[prefix + name].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def mean_of_present(predictions: Tensor, available: Tensor | None, interactions: Sequence[Interaction]) -> Tensor:
+    """Average the predictions of the experts that count for a sample.
+
+    Args:
+        predictions: (B, E, ...).
+        available: (B, M) bool, which modalities are there; None for all.
+        interactions: the E experts' interactions.
+
+    Returns:
+        (B, ...).
+    """
+    if available is None:
+        return predictions.mean(1)
+    counts = _counts(available, interactions).to(predictions.dtype)
+    return weighted_sum(predictions, counts / counts.sum(1, keepdim=True))
+
+
+def _counts(available: Tensor, interactions: Sequence[Interaction]) -> Tensor:
+    """Say which experts count for a sample, (B, E) bool.
+
+    That of an absent modality does not. Where a single modality is there, no interaction is left but its uniqueness.
+    """
+    several = available.sum(1) > 1
+    return torch.stack([available[:, i] if isinstance(i, int) else several for i in interactions], dim=1)
+
+
+def _map(function: Any, tensor: Tensor | None, *args: Any) -> Tensor | None:
+    return None if tensor is None else function(tensor, *args)
