@@ -187,16 +187,17 @@ def test_rows_of_one_member_reach_no_other(name: str) -> None:
             assert not parameter.grad[[0, 2]].any()
 
 
-def test_members_start_different_by_signs_alone() -> None:
+def test_members_start_different_by_signs_alone_and_experts_alike() -> None:
     network = nn.Linear(50, 4)
-    share(network, K)
+    share(network, K, n_experts=2)
     factors = network.member_factors
     assert isinstance(factors, nn.Module)
     assert isinstance(factors.inputs, Tensor)
-    assert torch.equal(factors.inputs.abs(), torch.ones(K, 50))
-    assert factors.inputs.unique(dim=0).shape == (K, 50)
+    assert torch.equal(factors.inputs.abs(), torch.ones(2 * K, 50))
+    assert factors.inputs[:K].unique(dim=0).shape == (K, 50)
+    assert torch.equal(factors.inputs[:K], factors.inputs[K:])
     assert isinstance(factors.outputs, Tensor)
-    assert torch.equal(factors.outputs, torch.ones(K, 4))
+    assert torch.equal(factors.outputs, torch.ones(2 * K, 4))
 
 
 def test_a_layer_under_two_names_is_shared_once() -> None:
@@ -229,9 +230,12 @@ def test_every_backbone_is_shared_or_refused(case: Case) -> None:
         return
     model = make().eval()
     with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "member_factors" in name:  # else the experts are alike
+                parameter.add_(torch.randn_like(parameter) / 4)
         out = call(model, case, modalities)
         each = []
-        for k in range(model.experts.members.n_members):
+        for k in range(model.experts.members.active):
             twin = copy.deepcopy(model)
             with torch.no_grad():
                 for name, parameter in twin.named_parameters():

@@ -43,7 +43,7 @@ class SharedExperts(nn.Module):
         self.n_members = n_members
         self.checkpoint = checkpoint
         self.backbone = backbone
-        self.members = share(backbone, n_members * len(self.names))
+        self.members = share(backbone, n_members, n_experts=len(self.names))
 
     def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
         """Run every member on every view, and the first M experts on one modality each.

@@ -17,16 +17,17 @@ _LAST_AXIS = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.LSTM, nn.GRU, n
 
 
 class Members:
-    """Which members the rows of a pass belong to: the first `active` of n, each with as many consecutive rows.
+    """Which members the rows of a pass belong to: the first `active` of all, each with as many consecutive rows.
 
     Args:
-        n_members: number of members n.
+        n_members: number of members of an expert.
+        n_experts: number of experts.
     """
 
-    def __init__(self, n_members: int) -> None:
+    def __init__(self, n_members: int, n_experts: int) -> None:
         self.n_members = n_members
-        self.active = n_members
-        self.n_rows = n_members
+        self.n_experts = n_experts
+        self.active = self.n_rows = n_experts * n_members
 
     @contextmanager
     def running(self, active: int, n_rows: int) -> Iterator[None]:
@@ -44,20 +45,22 @@ class Members:
             self.active, self.n_rows = before
 
 
-def share(module: nn.Module, n_members: int) -> Members:
-    r"""Make a module serve many members at once, in place.
+def share(module: nn.Module, n_members: int, *, n_experts: int = 1) -> Members:
+    r"""Make a module serve the members of one or more experts at once, in place.
 
     With weights W of a layer, member k computes
 
     $$y_k = s_k \odot W (r_k \odot x_k) + b_k$$
 
-    The factors r start as random signs, so that members start different, s as ones and b as zeros. Linear layers,
+    The factors r start as random signs, so that members start different, s as ones and b as zeros. Member k of all
+    experts starts with the same signs: it is one network until training tells the experts apart. Linear layers,
     convolutions, embeddings, attention and recurrent layers get factors; all other parameters are common to all
-    members. Rows of the input are ordered by member.
+    members. Rows of the input are ordered by expert, then member.
 
     Args:
         module: any module that treats the rows of a batch (the first axis) independently of each other.
-        n_members: number of members.
+        n_members: number of members of each expert.
+        n_experts: number of experts.
 
     Returns:
         What says which members run, to be entered around each pass.
@@ -75,7 +78,7 @@ def share(module: nn.Module, n_members: int) -> Members:
         ...     network(x.repeat(4, 1)).shape  # (members * B, C)
         torch.Size([20, 2])
     """
-    members = Members(n_members)
+    members = Members(n_members, n_experts)
     layers = {layer: path for path, layer in _layers(module)}  # a layer may have several paths
     shared = [_share_layer(path, layer, members) for layer, path in layers.items()]
     if not shared:
@@ -102,13 +105,10 @@ class _Factors(nn.Module):
         self.path = path
         self.members = members
         self.axis = axis
-        n = members.n_members
+        n = members.n_experts * members.n_members
         options: Any = {"dtype": like.dtype, "device": like.device}
-        self.inputs: nn.Parameter | None = (
-            nn.Parameter(2 * torch.randint(2, (n, n_inputs), device=like.device).to(like.dtype) - 1)
-            if n_inputs
-            else None
-        )
+        signs = 2 * torch.randint(2, (members.n_members, n_inputs), device=like.device).to(like.dtype) - 1
+        self.inputs = nn.Parameter(signs.repeat(members.n_experts, 1)) if n_inputs else None
         self.outputs: nn.Parameter = nn.Parameter(torch.ones(n, n_outputs, **options))
         self.bias: nn.Parameter = nn.Parameter(torch.zeros(n, n_outputs, **options))
 
