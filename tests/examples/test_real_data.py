@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import brier_score_loss, log_loss
 from torch import Tensor
 
-from examples.benchmarks._behavior import coalition_benefit, observe_behavior, shares_of
-from examples.benchmarks.real_data import (
-    METHODS,
-    Measured,
-    Settings,
-    _collect,
-    mean_shares_apart,
-    measure,
-    predict,
-    train,
-)
+from examples.benchmarks.real_data import running
+from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
+from examples.benchmarks.real_data.contenders import CONTENDERS, predict, train
+from examples.benchmarks.real_data.measuring import mean_shares_apart, measure
+from examples.benchmarks.real_data.robustness import NOISE, robustness
+from examples.benchmarks.real_data.running import run_all
+from examples.benchmarks.real_data.scores import likelihood_scores
+from examples.benchmarks.real_data.settings import Settings
+from examples.benchmarks.real_data.table import differences, print_tables
 from examples.datasets._interface import MultimodalData, Split, Task
 
 SETTINGS = Settings(steps=60, batch_size=32, splits=1)
@@ -41,10 +43,10 @@ def data(task: Task) -> MultimodalData:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CONTENDERS)
 def test_every_method_learns_and_is_measured(name: str, task: Task) -> None:
     problem = data(task)
-    found = measure(train(problem, METHODS[name], 0, SETTINGS), problem.test, problem.metrics[0], task)
+    found = measure(train(problem, CONTENDERS[name], 0, SETTINGS), problem, 1)
     assert found.values["score"] > 0.7
     assert found.values["missing"] < found.values["score"]
     assert (found.weights is None) == (name not in ("paper", "computed"))
@@ -107,21 +109,94 @@ def test_weights_that_know_where_a_modality_harms() -> None:
 
 def test_members_of_the_ensemble_are_trained_for_themselves() -> None:
     problem = data("classification")
-    model = METHODS["ensemble"].build(problem).eval()
+    model = CONTENDERS["ensemble"].build(problem).eval()
     batch = problem.train[[0, 1, 2, 3]]
     out = model(*batch.modalities, batch.available)
     each = [torch.nn.functional.cross_entropy(out[1][:, e], batch.targets) for e in range(4)]
-    loss = METHODS["ensemble"].loss_of(torch.nn.functional.cross_entropy)(out, batch.targets)
+    loss = CONTENDERS["ensemble"].loss_of(torch.nn.functional.cross_entropy)(out, batch.targets)
     torch.testing.assert_close(loss, torch.stack(each).mean())
     torch.testing.assert_close(predict(model, batch.modalities, batch.available), out[1].mean(1))
 
 
-def test_starts_are_compared_and_values_kept_apart() -> None:
-    weights = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
-    runs = [Measured({"score": value}, each) for value, each in ((0.5, weights), (0.7, weights.flip(0)))]
-    found = {("d", 0, seed, method): run for method in METHODS for seed, run in enumerate(runs)}
-    apart = {("d", 0, seed, None): weights.mean(0) + torch.tensor([0.1, -0.1, 0.0, 0.0]) for seed in (0, 1)}
-    results = _collect("d", {**found, **apart}, SETTINGS)["computed"]
-    assert results["score"] == [0.5, 0.7]
-    assert results["apart"] == pytest.approx([0.1, 0.1], abs=1e-6)
-    assert -1 <= results["stable"][0] < 1
+def test_finished_runs_are_kept_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, int, str]] = []
+
+    def measured(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
+        name, split, method, settings = job
+        calls.append((name, split, method))
+        trained = [settings.steps, settings.patience, settings.batch_size, settings.noise_draws, settings.starts]
+        keys = ["steps", "patience", "batch_size", "noise_draws", "starts"]
+        values = {"score": 0.5 + 0.1 * split + 0.01 * split * (method == "computed")}
+        return {
+            "data": name,
+            "split": split,
+            "method": method,
+            **dict(zip(keys, trained, strict=True)),
+            "values": values,
+        }
+
+    monkeypatch.setattr(running, "_run", measured)
+    monkeypatch.setattr(running, "ProcessPoolExecutor", lambda *args, **options: ThreadPoolExecutor(1))
+    settings = Settings(data=("d",), methods=("fusion", "computed"), splits=2, runs=tmp_path / "runs.jsonl")
+    first = run_all(settings)
+    assert len(calls) == 4
+    assert run_all(settings) == first
+    assert len(calls) == 4
+    run_all(replace(settings, steps=7))
+    assert len(calls) == 8
+    print_tables(first)
+    assert "+0.005" in capsys.readouterr().out
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="methods must be names out of .* however they hold 'magic'"):
+        run_all(Settings(methods=("magic",), runs=tmp_path / "runs.jsonl"))
+
+
+def test_a_difference_is_marked_where_its_interval_holds_no_zero() -> None:
+    def runs(*values: float) -> dict[int, dict[str, float]]:
+        return {split: {"nll": value} for split, value in enumerate(values)}
+
+    methods = {"computed": runs(0.50, 0.51, 0.52), "fusion": runs(0.60, 0.62, 0.61), "paper": runs(0.5, 0.6, 0.4)}
+    assert differences(methods, "fusion", "nll").endswith("*")
+    assert differences(methods, "paper", "nll").endswith("]")
+    assert differences(methods, "late fusion", "nll") == "-"
+
+
+def test_noise_and_masks_change_one_modality_by_the_same_draws() -> None:
+    problem = data("classification")
+    seen: list[list[Tensor]] = []
+
+    def score(modalities: list[Tensor]) -> float:
+        seen.append(modalities)
+        return float(len(seen))
+
+    found = robustness(score, problem, n_draws=1)
+    levels = 2 * len(NOISE)
+    assert found["noise"] == pytest.approx((levels + 1) / 2)
+    batch = problem.test[torch.arange(len(problem.test))]
+    unchanged = [[torch.equal(x, y) for x, y in zip(changed, batch.modalities, strict=True)] for changed in seen]
+    assert (
+        unchanged
+        == [[False, True]] * len(NOISE) + [[True, False]] * len(NOISE) + [[False, True]] * 3 + [[True, False]] * 3
+    )
+    again: list[list[Tensor]] = []
+    robustness(lambda modalities: again.append(modalities) or 0.0, problem, n_draws=1)  # type: ignore[func-returns-value]
+    assert all(
+        torch.equal(x, y) for one, other in zip(seen, again, strict=True) for x, y in zip(one, other, strict=True)
+    )
+
+
+def test_likelihoods_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(50, 2, generator=generator), torch.randint(2, (50,), generator=generator)
+    found = likelihood_scores(logits, targets, logits, targets, is_regression=False)
+    probabilities = logits.double().softmax(1)
+    assert found["nll"] == pytest.approx(log_loss(targets, probabilities))
+    assert found["brier"] == pytest.approx(2 * brier_score_loss(targets, probabilities[:, 1]))
+    assert found["nll, scaled"] <= found["nll"]
+    values = torch.randn(50, 1, generator=generator)
+    gaussian = likelihood_scores(values, values + 0.1, values, values + 0.1, is_regression=True)["nll"]
+    assert gaussian == pytest.approx(-torch.distributions.Normal(0.0, 0.1).log_prob(torch.tensor(0.1)).item(), abs=1e-5)

@@ -1,0 +1,214 @@
+"""The contenders: one network, ensembles, late fusion, experts. All have the same encoders and the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from examples.benchmarks.real_data.settings import Settings
+from examples.common.modules import Ensemble
+from examples.common.modules import Fusion as PlainFusion
+from examples.common.recipe import Batches, fit, paper_objective
+from examples.datasets._interface import MultimodalData
+from examples.quickstart import WIDTH, Encoder
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
+from i2moe.missing import ModalityDropout
+from i2moe.moe.experts.sharing import share
+
+__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "train"]
+
+DROPOUT = 0.3
+"""Share of the modalities that is dropped in training, where a contender has modality dropout."""
+MEMBERS = 4
+"""Members of each expert with computed weights."""
+
+Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """Encode the modalities and fuse the embeddings.
+
+    Args:
+        data: says the shapes.
+        fusion: what fuses; None for one hidden layer on the embeddings side by side.
+    """
+
+    def __init__(self, data: MultimodalData, fusion: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList([_encoder(shape) for shape in data.shapes])
+        self.fusion = _fusion(data) if fusion is None else fusion
+
+    def forward(self, *modalities: Tensor, **options: Tensor) -> Any:
+        """Return what the fusion makes of the embeddings."""
+        return self.fusion(*(encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)), **options)
+
+
+class LateFusion(nn.Module):
+    """Average the outputs of one network per modality, of those that are available."""
+
+    def __init__(self, data: MultimodalData) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(_encoder(shape), PlainFusion(WIDTH, len(data.output_names), dropout=0.2))
+            for shape in data.shapes
+        )
+
+    def forward(self, *modalities: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean (B, C), and the outputs (B, M, C) of each modality, the mean where it is absent."""
+        each = torch.stack([head(x) for head, x in zip(self.heads, modalities, strict=True)], dim=1)
+        there = available.unsqueeze(-1)
+        mean = (each * there).sum(1) / there.sum(1)
+        return mean, torch.where(there, each, mean.unsqueeze(1))
+
+
+class SharedEnsemble(nn.Module):
+    """Average the members of one network that share its weights, without interactions."""
+
+    def __init__(self, data: MultimodalData, n_members: int) -> None:
+        super().__init__()
+        self.n_members = n_members
+        self.network = Network(data)
+        self.members = share(self.network, n_members)
+
+    def forward(self, *modalities: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean (B, C) and the members' outputs (B, k, C)."""
+        n_rows = self.n_members * len(modalities[0])
+        with self.members.running(self.n_members, n_rows):
+            rows = self.network(*(x.repeat(self.n_members, *(1,) * (x.ndim - 1)) for x in modalities))
+        each = rows.reshape(self.n_members, -1, rows.shape[-1]).movedim(0, 1)
+        return each.mean(1), each
+
+
+class Model(nn.Module):
+    """A body, told which modalities are available. A body without fill of its own gets zeros for the others.
+
+    Args:
+        body: what predicts.
+        takes_available: whether it takes `available` by keyword.
+        has_experts: whether it returns weights.
+        dropout: the share of modalities dropped in training.
+    """
+
+    def __init__(
+        self, body: nn.Module, *, takes_available: bool = False, has_experts: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.body, self.takes_available, self.has_experts = body, takes_available or has_experts, has_experts
+        self.drop = ModalityDropout(dropout)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
+        *modalities, available = inputs
+        available = self.drop(available)
+        present = [
+            torch.where(available[:, i].reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for i, x in enumerate(modalities)
+        ]
+        return self.body(*present, available=available) if self.takes_available else self.body(*present)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model and its loss.
+
+    Args:
+        build: builds the model for data.
+        loss_of: makes the loss of what the model returns of the task's criterion.
+    """
+
+    build: Callable[[MultimodalData], Model]
+    loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
+
+
+def _loss_of_members(criterion: Loss) -> Loss:
+    return lambda out, target: torch.stack([criterion(member, target) for member in out[1].unbind(1)]).mean()
+
+
+def _ensemble(data: MultimodalData, dropout: float = 0.0) -> Model:
+    return Model(Ensemble(lambda: Network(data), _n_experts(data)), dropout=dropout)
+
+
+def _paper(data: MultimodalData) -> Model:
+    n_modalities = len(data.shapes)
+    experts = InteractionMoE(
+        lambda: _fusion(data),
+        n_modalities,
+        feature_dims=[WIDTH] * n_modalities,
+        losses=InteractionLosses("regression" if data.task == "regression" else "classification"),
+        fill="learned",
+    )
+    return Model(Network(data, experts), has_experts=True)
+
+
+def _computed(data: MultimodalData) -> Model:
+    n_modalities = len(data.shapes)
+    reweighter = ComputedReweighter(data.task)
+    experts = InteractionMoE(lambda: Network(data), n_modalities, reweighter=reweighter, members=MEMBERS)
+    # Of two modalities, each alone is trained anyway.
+    return Model(experts, has_experts=True, dropout=DROPOUT if n_modalities > 2 else 0.0)
+
+
+CONTENDERS = MappingProxyType(
+    {
+        "fusion": Contender(lambda data: Model(Network(data))),
+        "fusion, dropout": Contender(lambda data: Model(Network(data), dropout=DROPOUT)),
+        "ensemble": Contender(_ensemble, _loss_of_members),
+        "ensemble, dropout": Contender(lambda data: _ensemble(data, DROPOUT), _loss_of_members),
+        "late fusion": Contender(lambda data: Model(LateFusion(data), takes_available=True), _loss_of_members),
+        "shared ensemble, dropout": Contender(
+            lambda data: Model(SharedEnsemble(data, _n_experts(data)), dropout=DROPOUT), _loss_of_members
+        ),
+        "paper": Contender(_paper, paper_objective),
+        "computed": Contender(_computed, InteractionSupervision),
+    }
+)
+"""By name. Ensembles have as many members as there are experts, M + 2."""
+
+
+def train(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Model:
+    """Train a model by the recipe; it is returned in evaluation mode."""
+    torch.manual_seed(seed)
+    model = contender.build(data)
+    whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
+    fit(
+        model,
+        Batches((*whole.modalities, whole.available), whole.targets, settings.batch_size, seed),
+        [((*held_out.modalities, held_out.available), held_out.targets)],
+        contender.loss_of(criterion_of(data)),
+        ceil(settings.steps * settings.batch_size / len(data.train)),
+        patience=settings.patience,
+    )
+    return model.eval()
+
+
+def predict(model: nn.Module, modalities: Sequence[Tensor], available: Tensor) -> Tensor:
+    """Return the outputs (n, C)."""
+    out = model(*modalities, available)
+    prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
+    return prediction
+
+
+def criterion_of(data: MultimodalData) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the task's loss of outputs and targets."""
+    return F.mse_loss if data.task == "regression" else F.cross_entropy
+
+
+def _n_experts(data: MultimodalData) -> int:
+    return len(data.shapes) + 2
+
+
+def _fusion(data: MultimodalData) -> nn.Module:
+    return PlainFusion(len(data.shapes) * WIDTH, len(data.output_names), dropout=0.2)
+
+
+def _encoder(shape: Sequence[int]) -> nn.Module:
+    """Embed signals (T, 3) as the quickstart does, vectors by one layer; both as vectors (B, 64) of unit scale."""
+    if len(shape) == 2:
+        return Encoder()
+    return nn.Sequential(nn.Linear(shape[0], WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))

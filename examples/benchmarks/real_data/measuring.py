@@ -1,0 +1,120 @@
+"""All that one trained contender shows on a split."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from examples.benchmarks.real_data.behavior import (
+    Behavior,
+    coalition_benefit,
+    correlations,
+    observe_behavior,
+    shares_of,
+)
+from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, Model, predict, train
+from examples.benchmarks.real_data.robustness import robustness
+from examples.benchmarks.real_data.scores import likelihood_scores, main_score
+from examples.benchmarks.real_data.settings import Settings
+from examples.datasets._interface import MultimodalData, Split
+
+__all__ = ["Measured", "mean_shares_apart", "measure", "run"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one trained model shows.
+
+    Args:
+        values: by name.
+        weights: (n, E), of the test samples; None for a model without experts.
+    """
+
+    values: dict[str, float]
+    weights: Tensor | None
+
+
+def run(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Measured:
+    """Train and measure; `training` is in seconds of CPU time."""
+    start = time.process_time()
+    model = train(data, contender, seed, settings)
+    seconds = time.process_time() - start
+    found = measure(model, data, settings.noise_draws)
+    return replace(found, values=found.values | {"training": seconds})
+
+
+@torch.no_grad()
+def measure(model: Model, data: MultimodalData, n_noise_draws: int) -> Measured:
+    """Measure all that needs one model; `inference` is in milliseconds of CPU time for 1,000 samples."""
+    test, metric = data.test, data.metrics[0]
+    batch, held_out = (split[torch.arange(len(split))] for split in (test, data.validation))
+    start = time.process_time()
+    outputs = predict(model, batch.modalities, batch.available)
+    seconds = time.process_time() - start
+
+    seen = observe_behavior(lambda modalities, available: predict(model, modalities, available), test)
+    values = {
+        "score": main_score(outputs, batch.targets, metric),
+        "missing": fmean(_scores_without(seen, test, metric)),
+        "missing, worst": min(_scores_without(seen, test, metric)),
+        "subsets": fmean(main_score(x, batch.targets, metric) for x in seen.subsets.unbind(1)),
+        "parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
+        "inference": 1e6 * seconds / len(test),
+        **robustness(
+            lambda changed: main_score(predict(model, changed, batch.available), batch.targets, metric),
+            data,
+            n_noise_draws,
+        ),
+        **likelihood_scores(
+            outputs,
+            batch.targets,
+            predict(model, held_out.modalities, held_out.available),
+            held_out.targets,
+            data.task == "regression",
+        ),
+    }
+    weights: Tensor | None = None
+    if model.has_experts:
+        weights = model(*batch.modalities, batch.available).weights
+        faithful = correlations(weights, shares_of(seen.alone, seen.full, test.available, data.task))
+        values |= {"faithful": fmean(faithful), "faithful, worst": min(faithful)}
+    if data.task == "classification":
+        benefit = coalition_benefit(seen, test, weights)
+        values |= {f"benefit, {name}": value for name, value in benefit.items()}
+    return Measured(values, weights)
+
+
+def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Tensor:
+    """Return the mean shares (M + 2,) in predictions by networks of their own, for each modality and for all."""
+
+    def outputs(chosen: Sequence[int]) -> Tensor:
+        some = _only(data, chosen)
+        model, test = train(some, CONTENDERS["fusion"], seed, settings), some.test[torch.arange(len(some.test))]
+        with torch.no_grad():
+            return predict(model, test.modalities, test.available)
+
+    n_modalities = len(data.shapes)
+    alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)
+    return shares_of(alone, outputs(range(n_modalities)), data.test.available, data.task).mean(0)
+
+
+def _scores_without(seen: Behavior, test: Split, metric: str) -> list[float]:
+    """Return for each modality the score without it, of the samples that have another."""
+    pairs = zip(seen.without, seen.has_more.unbind(1), strict=True)
+    return [main_score(outputs[rows], test.targets[rows], metric) for outputs, rows in pairs]
+
+
+def _only(data: MultimodalData, chosen: Sequence[int]) -> MultimodalData:
+    """Return data of some modalities."""
+
+    def some(split: Split) -> Split:
+        return Split([split.modalities[i] for i in chosen], split.targets, split.available[:, list(chosen)])
+
+    names = tuple(data.modality_names[i] for i in chosen)
+    train, validation, test = (some(split) for split in data.splits.values())
+    return replace(data, train=train, validation=validation, test=test, modality_names=names)

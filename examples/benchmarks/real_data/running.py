@@ -1,0 +1,94 @@
+"""Running all contenders on all splits, each finished run kept in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import product
+from multiprocessing import get_context
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from examples.benchmarks.real_data.behavior import correlations
+from examples.benchmarks.real_data.contenders import CONTENDERS
+from examples.benchmarks.real_data.measuring import mean_shares_apart, run
+from examples.benchmarks.real_data.settings import Settings
+from examples.datasets import find
+
+__all__ = ["Results", "run_all"]
+
+Results = dict[str, dict[str, dict[int, dict[str, float]]]]
+"""Data -> contender -> split -> what was measured, a mean over starts."""
+
+_WITH_EXPERTS = ("paper", "computed")
+
+
+def run_all(settings: Settings) -> Results:
+    """Run what the file of runs does not hold yet, and return all."""
+    if settings.quick:
+        settings = replace(settings, splits=2, steps=100, noise_draws=1)
+    unknown = [name for name in settings.methods if name not in CONTENDERS]
+    if unknown:
+        raise ValueError(f"methods must be names out of {tuple(CONTENDERS)}, however they hold {unknown[0]!r}")
+    torch.set_num_threads(1)
+    settings.runs.parent.mkdir(parents=True, exist_ok=True)
+    done = {_key(found): found for found in _read(settings)}
+    jobs = [
+        (data, split, method, settings)
+        for data, split, method in product(settings.data, range(settings.splits), settings.methods or CONTENDERS)
+        if (data, split, method, *_trained(settings)) not in done
+    ]
+    with (
+        ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool,
+        settings.runs.open("a") as file,
+    ):
+        for found in _with_progress(pool.map(_run, jobs), len(jobs)):
+            file.write(json.dumps(found) + "\n")
+            file.flush()
+            done[_key(found)] = found
+    results: Results = {}
+    for name, split, method in product(settings.data, range(settings.splits), settings.methods or CONTENDERS):
+        found = done[(name, split, method, *_trained(settings))]
+        results.setdefault(name, {}).setdefault(method, {})[split] = found["values"]
+    return results
+
+
+def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
+    name, split, method, settings = job
+    torch.set_num_threads(1)
+    data = find(name).open(split=split)
+    starts = settings.starts if method in _WITH_EXPERTS else 1
+    found = [run(data, CONTENDERS[method], 100 * split + start, settings) for start in range(starts)]
+    values = {key: fmean(one.values[key] for one in found) for key in found[0].values}
+    weights = [one.weights for one in found if one.weights is not None]
+    if len(weights) > 1:
+        values["stable"] = fmean(correlations(weights[0], weights[1]))
+    if weights:
+        apart = mean_shares_apart(data, split, settings)
+        values["apart"] = fmean(float((each.mean(0) - apart).abs().sum()) / 2 for each in weights)
+    trained = dict(zip(("steps", "patience", "batch_size", "noise_draws", "starts"), _trained(settings), strict=True))
+    return {"data": name, "split": split, "method": method, **trained, "values": values}
+
+
+def _trained(settings: Settings) -> tuple[int, ...]:
+    """Return the settings on which a run's values depend."""
+    return settings.steps, settings.patience, settings.batch_size, settings.noise_draws, settings.starts
+
+
+def _key(found: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(value for name, value in found.items() if name != "values")
+
+
+def _read(settings: Settings) -> Iterator[dict[str, Any]]:
+    if settings.runs.exists():
+        yield from (json.loads(line) for line in settings.runs.read_text().splitlines())
+
+
+def _with_progress(runs: Any, total: int) -> Iterator[dict[str, Any]]:
+    from rich.progress import track
+
+    yield from track(runs, "Training", total=total)
