@@ -1,4 +1,4 @@
-"""Missing modalities: what stands for a modality that a sample does not have, and learning to do without."""
+"""Missing modalities: the fills of absent modalities, and training with modalities taken away."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Views:
 
 
 class Perturbation(nn.Module):
-    """Replace modalities one by one by something that tells nothing about the sample.
+    """Replace modalities one by one by values without information about the sample.
 
     Subclasses say what by `replace`. The floating-point tensors of a modality are replaced, others (masks, lengths)
     kept.

@@ -124,10 +124,10 @@ def categorize(
     task: Task = "classification",
     modality_names: Sequence[str] | None = None,
 ) -> Categories:
-    r"""Say of each sample which interaction it is, from what each modality and all together predict.
+    r"""Assign each sample to an interaction, by the predictions from each modality and from all together.
 
-    One rule for any number of modalities M. A modality is *near* if it says what the reference says. None near is
-    synergy (only together do the modalities tell), one the uniqueness of that modality, two or more redundancy.
+    One rule for any number of modalities M. A modality is *near* if its prediction is that of the reference. None near
+    is synergy, one the uniqueness of that modality, two or more redundancy.
 
     What near means is the `threshold`. By default predictions are `Calibrated` and compared with what all modalities
     together predict. With a distance as threshold, near means $d(r, u_i) \le \theta$, and the reference r is the label,
@@ -140,8 +140,8 @@ def categorize(
     $$q_M = \underbrace{(q_M - q_{(1)})}_{synergy} + \underbrace{(q_{(1)} - q_{(2)})}_{uniqueness\ of\ the\ best}
     + \underbrace{q_{(2)}}_{redundancy}$$
 
-    Use predictions on samples that the classifiers were not trained on (`i2moe.mmoe.cross_predict`): on the others they
-    are right too often, and all looks redundant.
+    Use predictions on samples that the classifiers were not trained on (`i2moe.mmoe.cross_predict`). On their training
+    samples classifiers are right too often, and every sample looks redundant.
 
     Source: Yu et al., MMoE, EMNLP 2024, for two modalities; the count, the grading for more and `Calibrated` are ours.
 

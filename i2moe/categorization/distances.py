@@ -1,4 +1,4 @@
-"""Distances between predictions: how far apart what two models say about a sample is."""
+"""Distances between two models' predictions of a sample."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def calibrate(
 ) -> Tensor:
     r"""Scale the predictions of a model with computed weights so that they fit held-out data.
 
-    A modality that is sure and wrong looks as if it had something to say. One factor for the predictions from each
-    modality alone, and one for those from several, minimize the loss on the data: the cross-entropy of
+    A modality whose predictions are sure and wrong gets too much weight. So each modality alone gets a factor s, and
+    predictions from several modalities get one. The factors minimize the loss on the data. It is the cross-entropy of
     $s \cdot$ logits (s is one over a temperature), or for a regression the squared error of
     $\bar{y} + s (\hat{y} - \bar{y})$. The mean of the targets becomes the model's `prior`. All predictions of the model
     are scaled from then on, and the weights follow.

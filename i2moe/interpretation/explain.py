@@ -44,25 +44,25 @@ def explain(
 ) -> InteractionReport:
     r"""Run a model over data and report which interactions its predictions come from.
 
-    Besides the weights, their statistics and the experts' contributions, the report says whether the weights are
-    *faithful*: how much the score of a sample, the probability of its true class, drops when a modality is replaced
-    (comprehensiveness) or kept alone (sufficiency), and whether each expert's weight is high where the model behaves
-    like the expert's interaction.
+    The report has the weights, their statistics and the experts' contributions. It also tests whether the weights are
+    *faithful*. The score of a sample is the probability of its true class. It may drop when a modality is replaced
+    (comprehensiveness) or kept alone (sufficiency). An expert's weight should be high where these drops show its
+    interaction.
 
-    The model is an `InteractionMoE` or any module that calls one once per batch, with encoders before it, say. Its
-    `InteractionMoE` is observed where it stands: modalities are replaced at its inputs (the embeddings), encoders run
-    once, and what the outer model makes of the output is left aside.
+    The model is an `InteractionMoE`, or any module that calls one once per batch, for example with encoders before it.
+    Modalities are replaced at the inputs of the `InteractionMoE` (the embeddings), and encoders run once. What the
+    outer model makes of the output is ignored.
 
     Everything is left as it was: the training mode of each submodule, buffers, torch's random state on the CPU and the
     model's GPU, the generators of the perturbation and the loader. Results are on the CPU.
 
     Args:
         model: what to explain. Wrappers for several GPUs are unwrapped: each process explains its own data.
-        data: batches `(modalities, target)`, from a `DataLoader` that does not shuffle, say. The modalities are what
-            the model is called with: a tuple or list is spread if the model's forward takes as many arguments, a dict
-            if its keys are their names; all else is handed over whole. A dict with the key "available" says which
-            modalities each sample has. Targets are integers (B,) for classification,
-            0 or 1 (B, C) for multilabel, values (B,) or (B, C) for regression.
+        data: batches `(modalities, target)`, for example from a `DataLoader` that does not shuffle. The model is called
+            with the modalities. A tuple or list is spread if the model's forward takes as many arguments, a dict if its
+            keys are their names; all else is passed whole. The key "available" of a dict marks which modalities each
+            sample has. Targets are integers (B,) for classification, 0 or 1 (B, C) for multilabel, values (B,) or
+            (B, C) for regression.
         task: "classification" (outputs are logits of classes), "multilabel" (logits of labels; with one logit, binary
             classification) or "regression".
         outputs: which outputs of the prediction to explain, `heads["age"]` of a model with several `Heads`, say; the
@@ -85,9 +85,9 @@ def explain(
 
     Raises:
         TypeError: if the model is no module.
-        ValueError: if an argument is out of range, the model holds no or several `InteractionMoE`, the data is empty, a
-            batch is not `(modalities, target)`, a target does not fit the task, or weights or predictions are not
-            finite. The message names the batch. Errors of the model itself carry the batch as a note.
+        ValueError: if an argument is out of range, or the model holds no or several `InteractionMoE`. Also if the data
+            is empty, a batch is not `(modalities, target)`, a target does not fit the task, or weights or predictions
+            are not finite. The message names the batch. Errors of the model itself carry the batch as a note.
 
     Warns:
         UserWarning: if samples came in batches of one and were replaced by themselves, by the mean of one sample say.

@@ -1,4 +1,4 @@
-"""Faithfulness: what predictions lose without a modality, and whether the weights said so."""
+"""Faithfulness: what predictions lose without a modality, and whether the weights agree with it."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ _FAINT = "#BBBBBB"
 def plot_weights(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     """Draw how each expert's weight is distributed over the samples.
 
-    The outline's height is the square root of the share of samples at that weight, scaled to each expert's highest; the
-    dot is the mean, the bar its interval, the dotted line an even share, 1 / E.
+    The outline's height is the square root of the share of samples at that weight, scaled to each expert's highest. The
+    dot is the mean and the bar its interval. The dotted line is an even share, 1 / E.
 
     Args:
         report: the report.

@@ -1,4 +1,4 @@
-"""Do models trained from different seeds tell the same story?"""
+"""Stability: whether models trained from different seeds have the same weights."""
 
 from __future__ import annotations
 

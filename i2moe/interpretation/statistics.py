@@ -95,8 +95,8 @@ def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confiden
 def explained_by_groups(values: Tensor, groups: Tensor) -> float:
     """The share of the variance of values (N, E), summed over columns, that lies between groups (N,) of integers.
 
-    Groups at random explain something too, all of it where each has one sample: the share is adjusted for the number
-    of groups, as an adjusted R² is, and is 0 on average where groups say nothing.
+    Random groups explain something too, and everything if each has one sample. So the share is adjusted for the number
+    of groups, as an adjusted R² is. For random groups it is 0 on average.
 
     Returns:
         At most 1; NaN where the values are constant, or no group has two samples.

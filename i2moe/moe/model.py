@@ -57,7 +57,7 @@ class InteractionMoE(nn.Module):
         reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
             with `InteractionSupervision`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the
             paper's, by default.
-        losses: what the views are judged by; `InteractionLosses()` (classification) by default.
+        losses: the losses of the views; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
             perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
         fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
@@ -160,8 +160,8 @@ class InteractionMoE(nn.Module):
 
         Raises:
             TypeError: if a modality is not made of tensors or cannot be perturbed or filled, or the mask is not bool.
-            ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all: on the
-                CPU at once; elsewhere and in compiled code an assertion of the device fails, without waiting for it.
+            ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all. On other
+                devices than the CPU, and in compiled code, an assertion of the device fails for the latter.
         """
         modalities, arrange, available = self._bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)

@@ -22,16 +22,16 @@ SYMBOLS = ("R", "U1", "U2", "S")
 
 @dataclass(frozen=True)
 class PID:
-    r"""What two modalities tell about a target, in bits.
+    r"""The information of two modalities about a target, in bits.
 
     .. math::
         I(X_1; Y) = R + U_1, \qquad I(X_2; Y) = R + U_2, \qquad I(X_1, X_2; Y) = R + U_1 + U_2 + S
 
     Args:
-        redundancy: R >= 0, what either modality tells alone.
-        uniqueness_1: U1 >= 0, what only modality 1 tells.
-        uniqueness_2: U2 >= 0, what only modality 2 tells.
-        synergy: S >= 0, what only both together tell.
+        redundancy: R >= 0, the information in each modality alone.
+        uniqueness_1: U1 >= 0, the information in modality 1 only.
+        uniqueness_2: U2 >= 0, the information in modality 2 only.
+        synergy: S >= 0, the information in both together only.
 
     Example:
         >>> print(PID(redundancy=0.25, uniqueness_1=0.5, uniqueness_2=0.0, synergy=0.25))
@@ -82,8 +82,8 @@ class PID:
 def pid(joint: Values) -> PID:
     r"""Decompose a discrete joint distribution exactly.
 
-    Among the distributions that agree with p on how each modality goes with the target, take the one in
-    which the two together tell least about it:
+    Among the distributions that agree with p on each modality and the target, take the one in which the two
+    together have the least information about the target:
 
     .. math::
         I^* = \min_{q:\; q(x_1, y) = p(x_1, y),\; q(x_2, y) = p(x_2, y)} I_q(X_1, X_2; Y)
@@ -92,10 +92,10 @@ def pid(joint: Values) -> PID:
     convex program is solved as an exponential-cone program, to about 1e-6 bits, with a variable per cell of
     the table (0.02 s for 10 x 10 x 2, 1 s for 50 x 50 x 4).
 
-    The uniqueness of a modality depends on p(x1, y) and p(x2, y) alone. Data in which modality 1 decides
-    half of the samples and modality 2 the other half, both seeing which half it is, therefore has no
-    uniqueness at all, but R = S = 1/2 bit: each knows the target half of the time. Where the halves can be
-    told apart, decompose them one by one and average with `PID.mean`.
+    The uniqueness of a modality depends on p(x1, y) and p(x2, y) alone. Say that modality 1 decides half of
+    the samples and modality 2 the other half, and that both show which half it is. Such data has no
+    uniqueness, but R = S = 1/2 bit: each modality decides half of the time. If the halves can be separated,
+    decompose each on its own and average with `PID.mean`.
 
     There is no agreed decomposition of more than two modalities. Decompose each pair (sum the others out of
     the table), or one modality against the rest (`against_rest`).

@@ -31,10 +31,9 @@ Clustering: TypeAlias = Callable[[Tensor, int], Tensor]
 class PIDEstimate:
     """Estimates of a decomposition, one per number of clusters.
 
-    Clusters lose information (few of them) or invent it (many of them for few samples), and they do so term
-    by term: an estimate is worth as much as it stays put. `spread` says how far it moves, `chance` how much
-    of it appears without any relation to the target. Their printed table belongs beside every number that
-    is quoted.
+    Few clusters lose information. Many clusters for few samples invent it. So trust an estimate only if it
+    is the same for several numbers of clusters. `spread` is how far it moves between them. `chance` is the
+    estimate for shuffled targets. Quote the printed table beside every number.
 
     Args:
         n_samples: samples behind the estimates.

@@ -33,9 +33,11 @@ class MoEPlusPlusLayer(nn.Module):
 
     :math:`W_g s_\mathrm{prev}` is the gating residual from the previous layer's scores; :math:`\eta` is 1
     for SwiGLU experts and tau for the others; :math:`f_i` is the share of tokens that choose expert i
-    (before any is dropped) and :math:`P_i` the mean of :math:`g_i`. With N_f SwiGLU experts and N_z others,
-    a group of S tokens finds factor * K * S * tau / (tau N_f + N_z) places at a SwiGLU expert and
-    factor * K * S / (tau N_f + N_z) at another, rounded up; what comes too late adds nothing to y.
+    (before any is dropped) and :math:`P_i` the mean of :math:`g_i`.
+
+    Places are limited. With N_f SwiGLU experts and N_z others, a SwiGLU expert has
+    factor * K * S * tau / (tau N_f + N_z) places for a group of S tokens. Another expert has
+    factor * K * S / (tau N_f + N_z). Both are rounded up. Tokens without a place add nothing to y.
 
     **Samples influence one another** with ``group="batch"``, as in `SwitchLayer` (which see).
 

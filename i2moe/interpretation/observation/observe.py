@@ -1,4 +1,4 @@
-"""Looking at a model without leaving a trace: how it is called, and what its InteractionMoE sees and says."""
+"""Observing a model without changing it: how it is called, and what its InteractionMoE gets and returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InteractionReport: what a model's weights say about each sample and about the data, and whether it is true."""
+"""InteractionReport: a model's weights, of each sample and of the data, with tests of them."""
 
 from __future__ import annotations
 

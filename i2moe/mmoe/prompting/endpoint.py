@@ -62,10 +62,11 @@ class _RetryableError(Exception):
 class ChatEndpoint:
     """Ask a server that speaks the OpenAI-compatible chat protocol; call it with a prompt.
 
-    Every attempt has a time limit, from the connection to the last byte. Attempts that time out, lose the connection,
-    bring no valid answer, or are refused for now (429, 5xx) are repeated up to `n_attempts` in all, after the wait that
-    the server asks for or a growing one. Other refusals (a wrong key, an unknown model) are final, and redirects are
-    not followed, which would carry the key away. It can be called from several threads.
+    Every attempt has a time limit, from the connection to the last byte. A failed attempt is repeated, up to
+    `n_attempts` in all: after a timeout, a lost connection, an invalid answer, or a refusal for now (429, 5xx). The
+    wait is that of the server's `Retry-After`, or grows. Other refusals (a wrong key, an unknown model) are final.
+    Redirects are not followed, because they would send the key to another server. It can be called from several
+    threads.
 
     Args:
         model: the model's name, as the server calls it.

@@ -73,8 +73,8 @@ class ExpertBank(nn.ModuleList):
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
-    A layer of yours whose result for a sample depends on the rest of the batch, or an `aux_loss` that is no mean over
-    the samples, must say so by `mixes_samples = True`: stacked views would change it.
+    Set `mixes_samples = True` on a layer of yours whose result for a sample depends on the rest of the batch. Set it
+    too if its `aux_loss` is not a mean over the samples. Stacked views would change both.
 
     Args:
         experts: E modules, called alike.

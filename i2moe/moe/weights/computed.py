@@ -23,10 +23,10 @@ _MOMENTUM = 0.01
 class ComputedReweighter(nn.Module):
     r"""Weigh the experts by what the model itself predicts from each modality alone and from all.
 
-    The uniqueness expert of modality i, given modality i alone, says what this modality says. The mean of the experts,
-    given everything, is what all modalities say together. The weights are the `interaction_shares` of these
-    predictions. No parameter is learned for them: they are as right as the predictions are. So train with
-    `InteractionSupervision`, and `calibrate` on data that the model was not trained on.
+    The uniqueness expert of modality i predicts from modality i alone. The mean of the experts is the prediction from
+    all modalities. The weights are the `interaction_shares` of these predictions. No parameter is learned for them:
+    they are as right as the predictions are. So train with `InteractionSupervision`, and `calibrate` on data that the
+    model was not trained on.
 
     Args:
         task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or

@@ -1,4 +1,4 @@
-"""Reweighters: how much each expert counts for a sample."""
+"""Learned weights: reweighters, which map the modalities to the experts' weights."""
 
 from __future__ import annotations
 

@@ -13,23 +13,23 @@ __all__ = ["columns", "interaction_shares"]
 
 
 def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Split what all modalities together say into uniqueness, synergy and redundancy.
+    r"""Split the prediction from all modalities into uniqueness, synergy and redundancy.
 
-    Let $\delta_i$ be how far the prediction from modality i alone moves away from the prior, $\delta_M$ how far that
-    from all modalities does. Modality i alone covers the share
+    Let $\delta_i$ be the difference between the prediction from modality i alone and the prior. Let $\delta_M$ be that
+    of the prediction from all modalities. Modality i alone covers the share
 
     $$r_i = \operatorname{clip}_{[0, 1]} \frac{\langle \delta_i, \delta_M \rangle}{\lVert \delta_M \rVert^2},
     \qquad a_i = 6 r_i^5 - 15 r_i^4 + 10 r_i^3$$
 
-    of this way: 0 when it is at chance, 1 when it says all there is to say, 0 also when it points elsewhere. Sorted,
-    $a_{(1)} \ge a_{(2)} \ge \dots$, the shares telescope to 1:
+    of $\delta_M$. It is 0 when the modality is at chance or points elsewhere, and 1 when it gives the joint prediction.
+    Sorted, $a_{(1)} \ge a_{(2)} \ge \dots$, the shares sum to 1:
 
     $$1 = \underbrace{1 - a_{(1)}}_{\text{synergy}} + \underbrace{a_{(1)} - a_{(2)}}_{\text{uniqueness of the best}}
     + \underbrace{a_{(2)}}_{\text{redundancy}}$$
 
     $a$ keeps 0, 1/2 and 1 of $r$ and is flat at both ends. No prediction is exact, and errors at the ends do not
-    cancel: without $a$, a modality that strays from chance would count as redundant, one that falls a little short of
-    all there is to say as synergy. So the shares name the interaction that prevails; they are not bits.
+    cancel. Without $a$, a modality slightly off chance would count as redundant. One slightly off the joint prediction
+    would count as synergy. The shares name the strongest interaction; they are not bits.
 
     Args:
         unimodal: (B, M, C), predictions from each modality alone: probabilities, or numbers.

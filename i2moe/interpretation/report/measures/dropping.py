@@ -1,4 +1,4 @@
-"""Can we stop collecting a modality? What predictions lose without one or two of them."""
+"""The cost of dropping modalities: what predictions lose without one or two of them."""
 
 from __future__ import annotations
 

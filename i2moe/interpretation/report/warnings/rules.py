@@ -1,4 +1,4 @@
-"""What is suspicious about weights: the rules behind the warnings of a report and of a monitor."""
+"""The rules behind the warnings of a report and of a monitor."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def report_warnings(
     """Return what is suspicious about the weights, in sentences.
 
     One expert with nearly all weight can mean that training failed, or that the data holds one interaction. Where
-    faithfulness was measured, the model's behavior tells the two apart: a report whose weights name the one
-    interaction that the model shows gets no warning for it. Computed weights are warned of only where the predictions
-    that they are computed from cannot carry them.
+    faithfulness was measured, the model's behavior decides. If the model shows the interaction that the weights name,
+    there is no warning. Computed weights are warned of only if the predictions that they come from are bad.
 
     Args:
         report: the report.
@@ -46,20 +45,19 @@ def report_warnings(
             share of their variance between samples, beyond chance. A reweighter that solves the task by itself does
             so: an expert per class instead of an expert per interaction.
         near_identical_below: (learned weights) the experts are near identical if their mean disagreement is below
-            (regression: in standard deviations of the predictions). The weights may then say truly which interaction a
-            sample is, if they were taught to, but not which expert the prediction rests on.
+            (regression: in standard deviations of the predictions). The weights may still name a sample's interaction,
+            if they were trained to. They do not show which expert the prediction depends on.
         apart_above: the mean weights contradict the behavior if one of them is farther outside of its bounds
             (`report.behavior`).
-        agreement_below: the weights do not follow the behavior of single samples if the rank correlation of an
-            expert's weight with its evidence is below (`report.agreement`, of learned weights), or with its share of
-            what the model predicts from each modality alone and from all (`report.faithfulness`). Not asked of fewer
-            than 20 samples, of constant weights and of experts with a mean weight below a tenth, where ranks are noise.
+        agreement_below: the weights do not follow the behavior of single samples if an expert's rank correlation is
+            below: `report.faithfulness`, or `report.agreement` of learned weights. Not checked where ranks are noise:
+            for fewer than 20 samples, constant weights, and experts with a mean weight below a tenth.
         homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
             weight are above. Then only a contradiction is warned of.
         miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
             are right, if the calibration error of a modality alone exceeds by this what it would be by chance.
-        uncarried_above: a mean weight above this contradicts what its modalities say alone: on the uniqueness of one
-            that predicts no better than chance, or on redundancy where fewer than two predict better.
+        uncarried_above: a mean weight above this contradicts the predictions from each modality alone. It is on the
+            uniqueness of one that predicts no better than chance, or on redundancy where fewer than two predict better.
 
     Example:
         >>> from i2moe.interpretation import InteractionReport
