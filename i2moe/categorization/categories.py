@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from i2moe._common.arrays import Array, as_tensor
+from i2moe._common.tasks import Task
 from i2moe.categorization.calibration import Calibrated, calibrated_near
-from i2moe.categorization.checks import Predictions, Task, read_predictions
+from i2moe.categorization.checks import Predictions, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
 from i2moe.categorization.thresholds import Halfway, LikeliestClass, Quantile, Threshold, to_reference, value_of
 

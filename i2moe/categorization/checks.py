@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from i2moe._common.arrays import Array, as_tensor
+from i2moe._common.tasks import Task, check_target, check_task
 
-__all__ = ["Predictions", "Task", "check_labels", "check_probabilities", "read_predictions"]
+__all__ = ["TASKS", "Predictions", "check_probabilities", "read_predictions"]
 
-Task: TypeAlias = Literal["classification", "regression"]
+TASKS = ("classification", "regression")
 
 # A softmax in bfloat16 rounds each probability by up to 0.4%, and so their sum.
 TOLERANCE = 1e-2
@@ -50,8 +50,7 @@ def read_predictions(
         TypeError: if something is not made of numbers.
         ValueError: if shapes disagree, probabilities do not sum to 1 or labels are out of range.
     """
-    if task not in get_args(Task):
-        raise ValueError(f"task must be one of {get_args(Task)}, however it is {task!r}")
+    check_task(task, TASKS)
     each, together = _numbers(unimodal, "unimodal"), _numbers(multimodal, "multimodal")
     if each.ndim != 3 or each.shape[1] < 2 or each.shape[0] == 0:
         raise ValueError(
@@ -73,10 +72,10 @@ def read_predictions(
     if target is None:
         return Predictions(each, together, together, None, task, names)
     truth = torch.as_tensor(as_tensor(target)).detach().to(each.device)
+    truth = check_target(task, truth, together.shape, each.dtype)
     if task == "regression":
-        return Predictions(each, together, _values(truth, each), None, task, names)
-    check_labels(truth, each.shape[0], each.shape[2])
-    return Predictions(each, together, F.one_hot(truth.long(), each.shape[2]).to(each), truth.long(), task, names)
+        return Predictions(each, together, truth, None, task, names)
+    return Predictions(each, together, F.one_hot(truth, each.shape[2]).to(each), truth, task, names)
 
 
 def check_probabilities(probabilities: Tensor, name: str) -> None:
@@ -99,36 +98,6 @@ def check_probabilities(probabilities: Tensor, name: str) -> None:
             f"{name} must hold probabilities, >= 0 and summing to 1 over the last axis, however the smallest is "
             f"{float(probabilities.min()):g} and one sum is {float(worst):g}; logits go through torch.softmax first"
         )
-
-
-def check_labels(target: Tensor, n_samples: int, n_classes: int) -> None:
-    """Check that labels are one integer in [0, n_classes) per sample.
-
-    Raises:
-        TypeError: if they are no integers.
-        ValueError: if they are not one per sample or out of range.
-    """
-    if target.is_floating_point() or target.is_complex():
-        raise TypeError(f"target must hold integer classes, however its dtype is {target.dtype}")
-    if target.shape != (n_samples,):
-        raise ValueError(f"target must be ({n_samples},), one class per sample, however it is {tuple(target.shape)}")
-    if bool((target < 0).any()) or bool((target >= n_classes).any()):
-        raise ValueError(
-            f"target must lie in [0, {n_classes}), however it lies in [{int(target.min())}, {int(target.max())}]"
-        )
-
-
-def _values(target: Tensor, unimodal: Tensor) -> Tensor:
-    n_samples, _, n_outputs = unimodal.shape
-    if target.ndim == 1:
-        target = target.unsqueeze(-1)
-    if target.shape != (n_samples, n_outputs):
-        raise ValueError(
-            f"a regression's target must be (B, C) = {(n_samples, n_outputs)}, however it is {tuple(target.shape)}"
-        )
-    if not bool(target.isfinite().all()):
-        raise ValueError("target must be finite, however some values are not; leave those samples out")
-    return target.to(unimodal)
 
 
 def _numbers(values: Array, name: str) -> Tensor:

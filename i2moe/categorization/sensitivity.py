@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from i2moe._common.arrays import Array
+from i2moe._common.tasks import Task
 from i2moe.categorization.categories import categorize
-from i2moe.categorization.checks import Task
 from i2moe.categorization.distances import DistanceLike, as_distance
 from i2moe.categorization.thresholds import Quantile, Threshold
 

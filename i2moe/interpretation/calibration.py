@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from i2moe._common.tasks import Task, check_target
+from i2moe._common.tasks import Task, check_target, probabilities
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -80,7 +80,7 @@ def calibrate(
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
             outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
             outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
-            answer = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1])
+            answer = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1].shape, outputs.dtype)
             several = out.available.sum(1, keepdim=True) > 1
             rows.append((outputs, answer, torch.cat((out.available, several), dim=1).cpu()))
     if not rows:
@@ -112,8 +112,7 @@ def _best_scale(task: Task, outputs: Tensor, answer: Tensor) -> Tensor:
 
 def _slope(task: Task, outputs: Tensor, answer: Tensor, scale: Tensor) -> Tensor:
     """Differentiate the loss of scaled outputs (n, C) by the factor."""
+    predicted = probabilities(task, outputs * scale)
     if task == "classification":
-        expected = (outputs * (outputs * scale).softmax(1)).sum(1)
-        return (expected - outputs.gather(1, answer.unsqueeze(1)).squeeze(1)).mean()
-    predicted = (outputs * scale).sigmoid() if task == "multilabel" else outputs * scale
+        return ((outputs * predicted).sum(1) - outputs.gather(1, answer.unsqueeze(1)).squeeze(1)).mean()
     return (outputs * (predicted - answer)).mean()

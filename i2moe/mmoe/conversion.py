@@ -38,7 +38,7 @@ def as_interaction_moe(parts: Parts) -> InteractionMoE:
         raise ValueError(f"the categories must be {expected}, however they are {parts.expert_names}")
     if not isinstance(parts.router, nn.Module):
         raise TypeError(f"the router must be a torch.nn.Module, however it is a {type(parts.router).__name__}")
-    logits = parts.task.kind == "classification"
+    logits = parts.objective.task == "classification"
     experts = [
         parts.baseline if falls_back else expert
         for expert, falls_back in zip(parts.experts, parts.fallback.tolist(), strict=True)
@@ -49,5 +49,5 @@ def as_interaction_moe(parts: Parts) -> InteractionMoE:
         parts.n_modalities,
         modality_names=parts.modality_names,
         reweighter=copy.deepcopy(parts.router),
-        losses=InteractionLosses(parts.task.kind),
+        losses=InteractionLosses(parts.objective.task),
     ).train(parts.training)

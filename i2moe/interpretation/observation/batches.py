@@ -56,7 +56,9 @@ class BatchReader:
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with _named(index):
             rows = _checked_rows(seen.output, self.outputs)
-            rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
+            rows["target"] = check_target(
+                self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
+            )
         with _noted(index):
             rows["checksums"] = checksum(modalities, len(target))
             if seen.available is not None:

@@ -177,9 +177,9 @@ def _too_rare(parts: Parts, data: TrainingData, categories: Categories) -> Tenso
     """Say of each category (K,) whether it cannot have an expert."""
     kept = _unambiguous(categories)
     rare = kept.count() < max(data.recipe.min_samples, 1)
-    if parts.task.kind == "classification":
+    if parts.objective.task == "classification":
         target = data.target.to(categories.category.device)[~categories.ambiguous]
-        rare |= (kept.count(target, parts.task.n_outputs) > 0).sum(1) < 2
+        rare |= (kept.count(target, parts.objective.n_outputs) > 0).sum(1) < 2
     return rare.to(data.device)
 
 

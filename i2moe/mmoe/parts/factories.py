@@ -10,8 +10,8 @@ from typing import TypeAlias, cast
 from torch import Tensor, nn
 
 from i2moe._common.modalities import Modality
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.predictors import Predictor, as_predictor
-from i2moe.mmoe.parts.tasks import Task
 from i2moe.moe.weights.learned import Reweighter
 
 __all__ = ["Factories", "Router", "category_names_of", "check_factories", "check_names"]
@@ -24,7 +24,7 @@ Router: TypeAlias = Callable[[tuple[Modality, ...]], Tensor]
 class Factories:
     """The functions given to `MMoE`, and what they are called with."""
 
-    task: Task
+    objective: Objective
     expert_names: tuple[str, ...]
     baseline: Callable[[], object]
     unimodal: tuple[Callable[[], object], ...]
@@ -38,17 +38,17 @@ class Factories:
 
     def build_unimodal(self, i: int) -> Predictor:
         """Build an untrained classifier of modality i."""
-        return as_predictor(self.unimodal[i](), self.task, f"what unimodal[{i}] builds")
+        return as_predictor(self.unimodal[i](), self.objective, f"what unimodal[{i}] builds")
 
     def build_baseline(self) -> Predictor:
         """Build an untrained baseline."""
-        return as_predictor(self.baseline(), self.task, "what baseline builds")
+        return as_predictor(self.baseline(), self.objective, "what baseline builds")
 
     def build_expert(self, k: int, baseline: nn.Module) -> Predictor:
         """Build an expert of category k: a copy of the baseline as it is now, or what the factory builds."""
         if self.experts is None:
             return cast("Predictor", copy.deepcopy(baseline))
-        return as_predictor(self.experts(self.expert_names[k]), self.task, "what experts builds")
+        return as_predictor(self.experts(self.expert_names[k]), self.objective, "what experts builds")
 
     def build_router(self) -> Router:
         """Build an untrained router."""

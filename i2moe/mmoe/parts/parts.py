@@ -13,8 +13,8 @@ from i2moe._common.arrays import Nested, as_tensor
 from i2moe._common.modalities import Modality, map_leaves
 from i2moe.categorization import Categories, categorize
 from i2moe.mmoe.parts.factories import Factories, Router, category_names_of
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.tasks import Task
 from i2moe.moe.inputs import bind, check_modalities
 
 __all__ = ["Categorizer", "Modalities", "Parts"]
@@ -43,7 +43,7 @@ class Parts(nn.Module):
     ) -> None:
         super().__init__()
         self.factories = factories
-        self.task: Task = factories.task
+        self.objective: Objective = factories.objective
         self.modality_names = modality_names
         self.expert_names: tuple[str, ...] = factories.expert_names
         self.categorizer = categorizer
@@ -70,7 +70,7 @@ class Parts(nn.Module):
         if self.categorizer is not None:
             found = self.categorizer(unimodal, multimodal, target)
         else:
-            found = categorize(unimodal, multimodal, target, task=self.task.kind)
+            found = categorize(unimodal, multimodal, target, task=self.objective.task)
         numbered = category_names_of(tuple(str(i) for i in range(self.n_modalities)))
         return replace(found, names=category_names_of(self.modality_names)) if found.names == numbered else found
 

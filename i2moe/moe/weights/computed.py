@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.means import renormalized, weighted_sum
-from i2moe._common.tasks import Task, check_task
+from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.losses import Interaction
 from i2moe.moe.experts.bank import ExpertOutputs
 from i2moe.moe.weights.shares import columns, interaction_shares
@@ -133,15 +133,12 @@ class ComputedReweighter(nn.Module):
     def _comparable(self, outputs: Tensor) -> Tensor:
         """Turn outputs (B, X, ...) into probabilities, or the values themselves, (B, X, C), in float32 at least."""
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        if self.task == "classification":
-            if outputs.ndim < 3 or outputs.shape[2] < 2:
-                raise ValueError(
-                    "classification must have the logits (B, C) of at least two classes, however an expert returned "
-                    f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
-                )
-            outputs = outputs.softmax(2)
-        elif self.task == "multilabel":
-            outputs = outputs.sigmoid()
+        if self.task == "classification" and (outputs.ndim < 3 or outputs.shape[2] < 2):
+            raise ValueError(
+                "classification must have the logits (B, C) of at least two classes, however an expert returned "
+                f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
+            )
+        outputs = probabilities(self.task, outputs, dim=2)
         return outputs.flatten(2) if outputs.ndim > 2 else outputs.unsqueeze(-1)
 
     @torch.no_grad()

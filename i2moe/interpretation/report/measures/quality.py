@@ -133,7 +133,7 @@ def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tup
 
 def _confidence(task: Task, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """How sure each decision is, and whether it is right: of each sample, or of each label of each sample."""
-    probability = probabilities(task, prediction)
+    probability = probabilities(task, prediction.double())
     if task == "classification":
         sure, predicted = probability.max(1)
         return sure, predicted == target

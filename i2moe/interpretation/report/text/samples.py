@@ -69,7 +69,7 @@ def meaning(interaction: Interaction, modality_names: tuple[str, ...]) -> str:
 def in_words(report: Diagnostics, prediction: Tensor) -> str:
     """Say what raw outputs (C,) predict."""
     names, decided = report.output_names, decide(report.task, prediction)
-    probability = probabilities(report.task, prediction)
+    probability = probabilities(report.task, prediction.double())
     if report.task == "classification":
         return f"'{names[int(decided)]}' at {probability[decided]:.2f}"
     if report.task == "regression":
