@@ -12,8 +12,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from typing_extensions import override
 
+from i2moe._common.checks import check_rate, look_up
+from i2moe._common.means import pool_tokens
 from i2moe._common.modalities import Modality, leaves, map_leaves
-from i2moe._common.pooling import pool_tokens
 
 __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
 
@@ -243,8 +244,7 @@ class ModalityDropout(nn.Module):
 
     def __init__(self, p: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"p must lie in [0, 1), however it is {p}")
+        check_rate(p=p)
         self.p = p
         self.generator = generator
 
@@ -319,9 +319,7 @@ def as_fill(fill: str | Fill, width: int | None = None) -> Fill:
         return fill
     if not isinstance(fill, str):
         raise TypeError(f"a fill must be a name or a Fill object such as LearnedFill(like=x), however it is {fill!r}")
-    if fill not in _BY_NAME:
-        raise ValueError(f"fill must be one of {sorted(_BY_NAME)}, however it is {fill!r}")
-    lazy, sized = _BY_NAME[fill]
+    lazy, sized = look_up("fill", fill, _BY_NAME)
     return lazy() if width is None else sized(torch.empty(0, width))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from i2moe._common.checks import check_at_least_one, look_up
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
@@ -61,8 +62,8 @@ class Perturbation(nn.Module):
         super().__init__()
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], however it is {fraction}")
-        if per_step is not None and per_step < 1:
-            raise ValueError(f"per_step must be at least 1, however it is {per_step}")
+        if per_step is not None:
+            check_at_least_one(per_step=per_step)
         self.fraction = fraction
         self.per_step = per_step
         self.generator = generator
@@ -278,9 +279,7 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
     if isinstance(perturbation, Perturbation):
         return perturbation
     if isinstance(perturbation, str):
-        if perturbation not in _BY_NAME:
-            raise ValueError(f"perturbation must be one of {sorted(_BY_NAME)}, however it is {perturbation!r}")
-        return _BY_NAME[perturbation]()
+        return look_up("perturbation", perturbation, _BY_NAME)()
     if isinstance(perturbation, type) or not callable(perturbation):
         raise TypeError(
             "perturbation must be a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a "

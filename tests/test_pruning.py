@@ -126,7 +126,7 @@ def test_kept_weights_that_have_rounded_to_zero_are_even(dtype: torch.dtype, gap
     ],
 )
 def test_unknown_experts_are_refused(keep: Any) -> None:
-    with pytest.raises(ValueError, match=r"keep must list some of the experts .*however it is"):
+    with pytest.raises(ValueError, match=r"keep must list some of the experts .*however they are"):
         prune(make(), keep)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers import dispatch
 from i2moe.backbones.layers.attention import SelfAttention
-from i2moe.backbones.layers.checks import check_at_least_one
 from i2moe.backbones.layers.moepp import MoEPlusPlusLayer
 from i2moe.backbones.layers.tokens import JointTokens
 

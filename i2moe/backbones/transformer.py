@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers.attention import TransformerLayer
-from i2moe.backbones.layers.checks import check_at_least_one
 from i2moe.backbones.layers.tokens import JointTokens
 
 __all__ = ["FusionTransformer"]

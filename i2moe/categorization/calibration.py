@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction
 from i2moe.categorization.checks import Predictions
 
 __all__ = ["Calibrated", "calibrated_near"]
@@ -53,8 +54,7 @@ class Calibrated:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of Calibrated must lie in [0, 1], however it is {self.share}")
+        check_fraction(share=self.share)
 
 
 def calibrated_near(given: Predictions, share: float) -> Tensor:

@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._common.arrays import Array, as_tensor
+from i2moe._common.checks import check_probabilities
+from i2moe._common.modalities import Array, as_tensor
+from i2moe._common.names import check_modality_names
 from i2moe._common.tasks import Task, check_target, check_task
 
-__all__ = ["TASKS", "Predictions", "check_probabilities", "read_predictions"]
+__all__ = ["TASKS", "Predictions", "read_predictions"]
 
 TASKS = ("classification", "regression")
-
-# A softmax in bfloat16 rounds each probability by up to 0.4%, and so their sum.
-TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def read_predictions(
             f"however its shape is {tuple(together.shape)}"
         )
     if task == "classification":
-        check_probabilities(each, "unimodal")
-        check_probabilities(together, "multimodal")
+        check_probabilities("unimodal", each)
+        check_probabilities("multimodal", together)
     elif not bool(each.isfinite().all() and together.isfinite().all()):
         raise ValueError("predictions must be finite, however some are not")
     together = together.to(each)
-    names = _names(each.shape[1], modality_names)
+    names = check_modality_names(each.shape[1], modality_names)
     if target is None:
         return Predictions(each, together, together, None, task, names)
     truth = torch.as_tensor(as_tensor(target)).detach().to(each.device)
@@ -76,28 +75,6 @@ def read_predictions(
     if task == "regression":
         return Predictions(each, together, truth, None, task, names)
     return Predictions(each, together, F.one_hot(truth, each.shape[2]).to(each), truth, task, names)
-
-
-def check_probabilities(probabilities: Tensor, name: str) -> None:
-    """Check that the last axis holds class probabilities.
-
-    Raises:
-        ValueError: if it has fewer than two classes, or some are not finite, negative, or do not sum to 1.
-    """
-    if probabilities.shape[-1] < 2:
-        raise ValueError(
-            f"{name} must hold the probabilities of at least two classes, however it holds "
-            f"{probabilities.shape[-1]}; a binary p becomes torch.stack([1 - p, p], dim=-1)"
-        )
-    if not bool(probabilities.isfinite().all()):
-        raise ValueError(f"{name} must be finite, however some probabilities are not")
-    totals = probabilities.float().sum(-1)
-    worst = totals.flatten()[(totals - 1).abs().argmax()]
-    if float(probabilities.min()) < -TOLERANCE or abs(float(worst) - 1) > TOLERANCE:
-        raise ValueError(
-            f"{name} must hold probabilities, >= 0 and summing to 1 over the last axis, however the smallest is "
-            f"{float(probabilities.min()):g} and one sum is {float(worst):g}; logits go through torch.softmax first"
-        )
 
 
 def _numbers(values: Array, name: str) -> Tensor:
@@ -108,10 +85,3 @@ def _numbers(values: Array, name: str) -> Tensor:
             f"{name} must be a tensor or an array of numbers, however torch cannot read it: {error}"
         ) from error
     return found if found.dtype in (torch.float32, torch.float64) else found.float()
-
-
-def _names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    found = tuple(str(i) for i in range(n_modalities)) if names is None else tuple(names)
-    if len(found) != n_modalities or len(set(found)) != n_modalities:
-        raise ValueError(f"modality_names must be {n_modalities} different names, however they are {found}")
-    return found

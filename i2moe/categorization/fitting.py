@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from i2moe._common.arrays import Array
+from i2moe._common.modalities import Array
 from i2moe.categorization.categories import categorize
 from i2moe.categorization.checks import read_predictions
 from i2moe.categorization.distances import DistanceLike, as_distance

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from i2moe._common.arrays import Array
+from i2moe._common.modalities import Array
 from i2moe._common.tasks import Task
 from i2moe.categorization.categories import categorize
 from i2moe.categorization.distances import DistanceLike, as_distance

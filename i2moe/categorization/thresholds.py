@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction
 from i2moe.categorization.calibration import Calibrated
 from i2moe.categorization.checks import Predictions
 from i2moe.categorization.distances import Distance, measure
@@ -29,8 +30,7 @@ class Quantile:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
+        check_fraction(share=self.share)
 
 
 @dataclass(frozen=True)

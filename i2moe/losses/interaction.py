@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.means import view_weights
+from i2moe._common.names import Interaction
 from i2moe._common.tasks import Task, check_task
 from i2moe.losses.functions import (
     cosine_redundancy,
@@ -26,9 +27,6 @@ from i2moe.losses.functions import (
 )
 
 __all__ = ["Interaction", "InteractionLosses", "Losses"]
-
-Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
-"""The interaction an expert stands for: the index of a modality (its uniqueness), synergy or redundancy."""
 
 Row: TypeAlias = Task | Literal["released_regression"]
 """A row of the table of losses: a task, or the formula that was published for one."""

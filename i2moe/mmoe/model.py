@@ -9,17 +9,17 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from i2moe._common.arrays import Array
-from i2moe._common.modalities import leaves
+from i2moe._common.checks import check_shape
+from i2moe._common.modalities import Array, leaves
+from i2moe._common.names import check_modality_names, check_names, interaction_names
 from i2moe.categorization import Categories
 from i2moe.mmoe.conversion import as_interaction_moe
 from i2moe.mmoe.fitting import OnProgress, Recipe, check_categories, read_data, run_stages, stages_of
 from i2moe.mmoe.parts.aggregation import Aggregation, AggregationLike, as_aggregation
-from i2moe.mmoe.parts.factories import Factories, Router, category_names_of, check_factories, check_names
+from i2moe.mmoe.parts.factories import Factories, Router, check_factories
 from i2moe.mmoe.parts.objectives import Classification, Objective
 from i2moe.mmoe.parts.parts import Categorizer, Modalities, Parts
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.routing import check_weights
 from i2moe.mmoe.parts.training import in_batches
 from i2moe.mmoe.report import MMoEReport, make_report
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -106,9 +106,11 @@ class MMoE(Parts):
         modality_names: Sequence[str] | None = None,
         category_names: Sequence[str] | None = None,
     ) -> None:
-        names = check_names(n_modalities, modality_names)
+        names = check_modality_names(n_modalities, modality_names)
         objective = Classification(objective) if isinstance(objective, int) else objective
-        categories = category_names_of(names, category_names)
+        categories = interaction_names(names)
+        if category_names is not None:
+            categories = check_names("category_names", category_names, max(len(category_names), 2))
         factories = Factories(objective, categories, baseline, tuple(unimodal or ()), experts, router)
         super().__init__(check_factories(factories, n_modalities), names, categorizer)
         self.aggregation: Aggregation = as_aggregation(aggregation)
@@ -198,7 +200,7 @@ class MMoE(Parts):
             ],
             dim=1,
         )
-        check_weights(weights, predictions.shape[0], len(self.expert_names))
+        check_shape("the weights of a router", weights, tuple(predictions.shape[:2]), "(B, K)")
         return self._output(predictions, weights)
 
     def predict(self, modalities: Modalities, *, batch_size: int = 1024) -> InteractionOutput:

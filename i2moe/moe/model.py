@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_shape
 from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
 from i2moe._common.modalities import Modality, leaves
+from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
@@ -19,7 +21,7 @@ from i2moe.moe.available import Fills, make_fills, weigh_available
 from i2moe.moe.experts.bank import Execution, ExpertBank, ExpertOutputs
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange, bind, check_modalities
-from i2moe.moe.names import check_names, select_experts
+from i2moe.moe.names import select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -117,7 +119,7 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.modality_names: tuple[str, ...] = check_names(n_modalities, modality_names)
+        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, modality_names)
         self.expert_names: tuple[str, ...]
         self.interactions: tuple[Interaction, ...]
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
@@ -244,7 +246,8 @@ class InteractionMoE(nn.Module):
             ValueError: if the reweighter returns another shape.
         """
         weights: Tensor = self.reweighter(modalities)
-        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
+        shape = leaves(modalities)[0].shape[0], len(self.expert_names)
+        check_shape("the weights of a reweighter", weights, shape, "(B, E)")
         return weights if available is None else weigh_available(weights, available, self.interactions)
 
     def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
@@ -370,11 +373,3 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
             "build the module inside: `lambda: MyFusion(...)`"
         )
     return backbones
-
-
-def _check_weights(weights: Tensor, n_samples: int, n_experts: int) -> None:
-    if weights.shape != (n_samples, n_experts):
-        raise ValueError(
-            f"a reweighter must return weights (B, E) = {(n_samples, n_experts)}, "
-            f"however it returned {tuple(weights.shape)}"
-        )

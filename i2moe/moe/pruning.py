@@ -15,6 +15,7 @@ from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
+from i2moe.moe.names import choose_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["TopExperts", "experts_above", "prune"]
@@ -83,8 +84,8 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         torch.Size([5, 2])
     """
     bank = _separate_experts(model)
-    wanted = _expanded(model, keep)
-    kept = [e for e, name in enumerate(model.expert_names) if name in wanted]
+    names = choose_experts("keep must list", keep, model.expert_names)
+    kept = [model.expert_names.index(name) for name in names]
     remaining = iter([bank[e] for e in kept])
     computed = isinstance(model.reweighter, ComputedReweighter)
     smaller = InteractionMoE(
@@ -94,7 +95,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         reweighter=model.reweighter if computed or len(kept) == len(bank) else _Selected(model.reweighter, kept),
         losses=model.losses,
         perturbation=model.perturbation,
-        experts=[model.expert_names[e] for e in kept],
+        experts=names,
         execution=bank.execution,
         checkpoint=bank.checkpoint,
     )
@@ -226,16 +227,3 @@ def _separate_experts(model: object) -> ExpertBank:
             "(members=...); there is nothing to save"
         )
     return model.experts
-
-
-def _expanded(model: InteractionMoE, keep: Sequence[str]) -> list[str]:
-    """Put the names of all modalities' experts for "uniqueness"."""
-    uniqueness = [name for name in model.expert_names if name.startswith("uniqueness/")]
-    names = [] if isinstance(keep, str) else list(keep)
-    names = [each for name in names for each in (uniqueness if name == "uniqueness" else [name])]
-    if not names or len(set(names)) < len(names) or not set(model.expert_names).issuperset(names):
-        raise ValueError(
-            f"keep must list some of the experts {model.expert_names}, each once ('uniqueness' stands for those of all "
-            f"modalities), however it is {keep!r}"
-        )
-    return names

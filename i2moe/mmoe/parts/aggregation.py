@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction, look_up
+
 __all__ = [
     "AGGREGATIONS",
     "Aggregation",
@@ -110,8 +112,7 @@ class Cascade:
     confidence: float = 0.8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1:
-            raise ValueError(f"confidence must lie in [0, 1], however it is {self.confidence}")
+        check_fraction(confidence=self.confidence)
 
     def __call__(self, predictions: Tensor, weights: Tensor) -> Tensor:
         """Return (B, C) of predictions (B, E, C) and weights (B, E)."""
@@ -161,9 +162,7 @@ def as_aggregation(aggregation: AggregationLike) -> Aggregation:
         ValueError: if the name is unknown.
     """
     if isinstance(aggregation, str):
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation must be one of {tuple(AGGREGATIONS)}, however it is {aggregation!r}")
-        return AGGREGATIONS[aggregation]
+        return look_up("aggregation", aggregation, AGGREGATIONS)
     if isinstance(aggregation, type) or not callable(aggregation):
         raise TypeError(
             f"aggregation must be a name or called with predictions and weights, however it is {aggregation!r}"

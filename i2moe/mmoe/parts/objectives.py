@@ -8,8 +8,8 @@ from typing import ClassVar, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2moe._common.checks import check_probabilities, check_shape
 from i2moe._common.tasks import Task, check_target, is_correct, probabilities, score_name
-from i2moe.categorization.checks import check_probabilities
 
 __all__ = ["Classification", "Objective", "Regression"]
 
@@ -80,8 +80,8 @@ class Classification:
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not one probability per class and sample."""
-        _check_shape(predictions, (n_samples, self.n_outputs), name)
-        check_probabilities(predictions, name)
+        check_shape(name, predictions, (n_samples, self.n_outputs), "(B, C)")
+        check_probabilities(name, predictions)
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,6 @@ class Regression:
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not C finite numbers per sample."""
-        _check_shape(predictions, (n_samples, self.n_outputs), name)
+        check_shape(name, predictions, (n_samples, self.n_outputs), "(B, C)")
         if not bool(predictions.isfinite().all()):
             raise ValueError(f"{name} must be finite, however some predictions are not; lower the learning rate")
-
-
-def _check_shape(predictions: Tensor, shape: tuple[int, ...], name: str) -> None:
-    if tuple(predictions.shape) != shape:
-        raise ValueError(f"{name} must be (B, C) = {shape}, however its shape is {tuple(predictions.shape)}")

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.arrays import Nested, as_tensor
-from i2moe._common.modalities import Modality, map_leaves
+from i2moe._common.modalities import Modality, Nested, as_tensor, map_leaves
+from i2moe._common.names import interaction_names
 from i2moe.categorization import Categories, categorize
-from i2moe.mmoe.parts.factories import Factories, Router, category_names_of
+from i2moe.mmoe.parts.factories import Factories, Router
 from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.predictors import Predictor, predict
 from i2moe.moe.inputs import bind, check_modalities
@@ -71,8 +71,8 @@ class Parts(nn.Module):
             found = self.categorizer(unimodal, multimodal, target)
         else:
             found = categorize(unimodal, multimodal, target, task=self.objective.task)
-        numbered = category_names_of(tuple(str(i) for i in range(self.n_modalities)))
-        return replace(found, names=category_names_of(self.modality_names)) if found.names == numbered else found
+        numbered = interaction_names([str(i) for i in range(self.n_modalities)])
+        return replace(found, names=interaction_names(self.modality_names)) if found.names == numbered else found
 
     def predict_unimodal(self, modalities: Modalities) -> Tensor:
         """Return the predictions (B, M, C) of the unimodal classifiers.

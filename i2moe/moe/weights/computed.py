@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.losses import Interaction
@@ -62,8 +63,8 @@ class ComputedReweighter(nn.Module):
     def __init__(self, task: Task = "classification", n_outputs: int | None = None) -> None:
         super().__init__()
         check_task(task)
-        if n_outputs is not None and n_outputs < 1:
-            raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
+        if n_outputs is not None:
+            check_at_least_one(n_outputs=n_outputs)
         self.task: Task = task
         prior = torch.zeros(0) if n_outputs is None else self._know_nothing(torch.zeros(n_outputs))
         self.register_buffer("prior", prior)
