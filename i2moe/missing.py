@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 from typing_extensions import override
 
 from i2moe._common.checks import check_rate, look_up
-from i2moe._common.means import pool_tokens
+from i2moe._common.means import pool_tokens, update_running_mean
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
 __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
@@ -163,10 +163,7 @@ class MeanFill(_VectorFill):
         _split(self.vector, modality)  # checks the width
         rows = [_where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
         means = torch.cat([x.sum(0) for x in rows]) / present.sum().clamp(min=1)
-        some = present.any()
-        self.n_batches += some
-        rate = (1 / self.n_batches.clamp(min=1)).clamp(min=self.momentum) * some
-        self.vector += rate.to(self.vector.dtype) * (means.to(self.vector.dtype) - self.vector)
+        update_running_mean(self.vector, self.n_batches, means, momentum=self.momentum, counts=present.any())
 
 
 class ZeroFill(Fill):

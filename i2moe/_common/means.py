@@ -17,6 +17,7 @@ __all__ = [
     "pool_tokens",
     "renormalized",
     "scaled_to_all",
+    "update_running_mean",
     "view_weights",
     "weighted_sum",
 ]
@@ -101,6 +102,26 @@ def of_rows(weights: Tensor, n_rows: int) -> Tensor:
     """Turn weights of samples (B, V - 1) into those of their rows, (V - 1, R)."""
     n_samples, n_views = weights.shape
     return weights.mT.unsqueeze(-1).expand(-1, -1, n_rows // n_samples).reshape(n_views, n_rows)
+
+
+@torch.no_grad()
+def update_running_mean(
+    running: Tensor, n_batches: Tensor, batch: Tensor, *, momentum: float, counts: Tensor | int = 1
+) -> None:
+    """Move an exponential average, in place, towards the mean of a batch.
+
+    The first batches weigh the same: the average is unbiased from the first one on.
+
+    Args:
+        running: (C,), the average.
+        n_batches: scalar, the batches it has seen.
+        batch: (C,), the mean of the newest batch.
+        momentum: least weight of the newest batch.
+        counts: scalar, whether the batch counts; where it does not, nothing changes.
+    """
+    n_batches += counts
+    rate = (1 / n_batches.clamp(min=1)).clamp(min=momentum) * counts
+    running.lerp_(batch.to(running), rate.to(running))
 
 
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:

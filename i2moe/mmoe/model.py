@@ -272,7 +272,4 @@ class MMoE(Parts):
             weights=weights,
             expert_predictions=predictions,
             aux_loss=predictions.new_zeros(()),
-            interaction_loss=None,
-            interaction_losses={},
-            views=None,
         )

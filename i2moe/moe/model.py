@@ -128,7 +128,7 @@ class InteractionMoE(nn.Module):
         if perturbation == "auto":
             perturbation = None if computed else "gaussian"
         self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
-        self._check_per_step()
+        _check_per_step(self.perturbation, self.interactions, n_modalities)
         self.losses: Losses = _check_losses(losses)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
@@ -165,7 +165,7 @@ class InteractionMoE(nn.Module):
             ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all: on the
                 CPU at once; elsewhere and in compiled code an assertion of the device fails, without waiting for it.
         """
-        modalities, arrange, available = self._bind(args, kwargs, available)
+        modalities, arrange, available = self.bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
     @sizes_parameters
@@ -186,15 +186,16 @@ class InteractionMoE(nn.Module):
             raise ValueError(
                 "interaction views must have a perturbation, however perturbation=None; give the model one"
             )
-        return self._mix(*self._bind(args, kwargs, available), perturb=True)
+        return self._mix(*self.bind(args, kwargs, available), perturb=True)
 
     def extra_repr(self) -> str:
         """Show the experts' names."""
         return f"expert_names={self.expert_names}, losses={self.losses}"
 
-    def _bind(
+    def bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None = None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
+        """Find the modalities, filled in, in the arguments of a call, and how to call an expert likewise."""
         modalities, arrange = bind(self.modality_names, args, kwargs, optional=self.fill is not None)
         if self.fill is not None:
             modalities, available = self.fill(self.modality_names, modalities, available)
@@ -277,15 +278,17 @@ class InteractionMoE(nn.Module):
         group = joined_processes(self.process_group) if self.training else None
         return scaled_to_all(losses, self.interactions, views.available, available, group)
 
-    def _check_per_step(self) -> None:
-        per_step = None if self.perturbation is None else self.perturbation.per_step
-        contrasting = any(isinstance(interaction, int) for interaction in self.interactions)
-        lowest = 2 if contrasting else 1
-        if per_step is not None and not lowest <= per_step <= self.n_modalities:
-            raise ValueError(
-                f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
-                f"modalities {self.n_modalities}, however it is {per_step}"
-            )
+
+def _check_per_step(
+    perturbation: Perturbation | None, interactions: tuple[Interaction, ...], n_modalities: int
+) -> None:
+    per_step = None if perturbation is None else perturbation.per_step
+    lowest = 2 if any(isinstance(interaction, int) for interaction in interactions) else 1
+    if per_step is not None and not lowest <= per_step <= n_modalities:
+        raise ValueError(
+            f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
+            f"modalities {n_modalities}, however it is {per_step}"
+        )
 
 
 def _check_losses(losses: Losses | None) -> Losses:

@@ -84,7 +84,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         torch.Size([5, 2])
     """
     bank = _separate_experts(model)
-    names = choose_experts("keep must list", keep, model.expert_names)
+    names = choose_experts("keep must list", () if isinstance(keep, str) else keep, model.expert_names)
     kept = [model.expert_names.index(name) for name in names]
     remaining = iter([bank[e] for e in kept])
     computed = isinstance(model.reweighter, ComputedReweighter)
@@ -154,7 +154,7 @@ class TopExperts(nn.Module):
             ValueError: in training, and if an expert lets the samples of a batch influence each other.
         """
         self._check()
-        modalities, arrange, available = self.model._bind(args, kwargs, available)
+        modalities, arrange, available = self.model.bind(args, kwargs, available)
         weights = self._heaviest(self.model.weigh(modalities, available))
 
         predictions: Tensor | None = None
@@ -173,9 +173,6 @@ class TopExperts(nn.Module):
             weights=weights,
             expert_predictions=predictions,
             aux_loss=weights.new_zeros(()),
-            interaction_loss=None,
-            interaction_losses={},
-            views=None,
         )
 
     def extra_repr(self) -> str:

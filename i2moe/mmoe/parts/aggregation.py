@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.checks import check_fraction, look_up
+from i2moe._common.means import weighted_sum
 
 __all__ = [
     "AGGREGATIONS",
@@ -43,7 +44,7 @@ def weighted(predictions: Tensor, weights: Tensor) -> Tensor:
         >>> weighted(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[0.25, 0.75]]))
         tensor([[0.2500, 0.7500]])
     """
-    return (weights.unsqueeze(-1) * predictions).sum(1)
+    return weighted_sum(predictions, weights)
 
 
 def hard(predictions: Tensor, weights: Tensor) -> Tensor:

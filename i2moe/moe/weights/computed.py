@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one
-from i2moe._common.means import renormalized, weighted_sum
+from i2moe._common.means import renormalized, update_running_mean, weighted_sum
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.losses import Interaction
 from i2moe.moe.experts.bank import ExpertOutputs
@@ -148,9 +148,7 @@ class ComputedReweighter(nn.Module):
             self.prior = self.prior.new_zeros(joint.shape[1])
         elif self.prior.numel() == 0:  # in place, for those who hold the buffer, as DistributedDataParallel does
             self.prior.resize_(joint.shape[1]).zero_()
-        self.n_batches += 1
-        rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
-        self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
+        update_running_mean(self.prior, self.n_batches, joint.mean(0), momentum=_MOMENTUM)
 
     def _prior(self, joint: Tensor) -> Tensor:
         return self.prior.to(joint.dtype) if self.prior.numel() else self._know_nothing(joint[0])
