@@ -490,7 +490,7 @@ def test_sensitivity_compares_settings() -> None:
     found = sensitivity(by_name, multimodal, distances=("l1", TotalVariation()), thresholds=(0.5, Quantile(0.4)))
     assert len(found.settings) == 8
     assert found.category.shape == (8, 200)
-    torch.testing.assert_close(found.shares.sum(-1), torch.ones(8))
+    torch.testing.assert_close(found.fractions.sum(-1), torch.ones(8))
     torch.testing.assert_close(found.agreement, found.agreement.T)
     assert (found.agreement.diagonal() == 1).all()
     assert (found.kappa.diagonal() == 1).all()
@@ -554,8 +554,8 @@ GOOD = probabilities(25, 6, 2, 3), probabilities(26, 6, 3), torch.tensor([0, 1, 
         (lambda u, m, y: categorize(u, m, y.unsqueeze(1).expand(6, 3) / 0.0, task="regression"), "target must be fin"),
         (lambda u, m, y: interaction_degrees(u[:, :, 0], m), "confidences must be"),
         (lambda u, m, y: sensitivity(u, m, distances=()), "at least one"),
-        (lambda u, m, y: Quantile(1.5), "share"),
-        (lambda u, m, y: Calibrated(-0.1), "share"),
+        (lambda u, m, y: Quantile(1.5), "q must lie"),
+        (lambda u, m, y: Calibrated(-0.1), "fraction must lie"),
         (lambda u, m, y: categorize(u, m, task="regression", threshold=Halfway()), "classes to compare"),
     ],
 )

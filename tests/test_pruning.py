@@ -154,7 +154,7 @@ def test_all_experts_are_the_model() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_heaviest_experts_of_each_sample_decide(k: int) -> None:
+def test_the_highest_weighted_experts_of_each_sample_decide(k: int) -> None:
     model, (x, y) = make(), batch()
     out, full = TopExperts(model, k).eval()(x, y), model(x, y)
     for sample in range(16):

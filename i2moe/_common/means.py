@@ -11,9 +11,9 @@ from torch import Tensor
 from i2moe._common.modalities import Modality
 
 __all__ = [
+    "expand_to_rows",
     "joined_processes",
     "mean",
-    "of_rows",
     "pool_tokens",
     "renormalized",
     "scaled_to_all",
@@ -94,12 +94,12 @@ def mean(terms: Tensor, weights: Tensor | None) -> Tensor:
     """Average terms (V - 1, R) or (V - 1, R, C) of R rows; weights are (B, V - 1)."""
     if weights is None:
         return terms.mean()
-    rows = of_rows(weights, terms.shape[1])
+    rows = expand_to_rows(weights, terms.shape[1])
     return (terms * rows.reshape(*rows.shape, *(1,) * (terms.ndim - 2))).mean()
 
 
-def of_rows(weights: Tensor, n_rows: int) -> Tensor:
-    """Turn weights of samples (B, V - 1) into those of their rows, (V - 1, R)."""
+def expand_to_rows(weights: Tensor, n_rows: int) -> Tensor:
+    """Repeat the weights (B, V - 1) of samples for each of their rows: (V - 1, R)."""
     n_samples, n_views = weights.shape
     return weights.mT.unsqueeze(-1).expand(-1, -1, n_rows // n_samples).reshape(n_views, n_rows)
 
@@ -132,12 +132,12 @@ def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
 def renormalized(weights: Tensor, counts: Tensor) -> Tensor:
     """Scale the weights (B, E) of the experts that count, (B, E) bool, to sum to 1 in each row; the others get 0.
 
-    Where all weights that count have rounded to 0, the experts that count share evenly. One must count in each row.
+    Where all weights that count have rounded to 0, the experts that count weigh the same. One must count in each row.
     """
-    kept = weights * counts
-    total = kept.sum(1, keepdim=True)
+    counted = weights * counts
+    total = counted.sum(1, keepdim=True)
     even = counts / counts.sum(1, keepdim=True)
-    return torch.where(total > 0, kept / torch.where(total > 0, total, 1), even.to(kept.dtype))
+    return torch.where(total > 0, counted / torch.where(total > 0, total, 1), even.to(counted.dtype))
 
 
 def pool_tokens(modality: Modality) -> list[Tensor]:
@@ -177,5 +177,5 @@ def _pooled(x: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
     kept = masks[0].reshape(*masks[0].shape, *(1,) * (x.ndim - masks[0].ndim)).expand(*x.shape[:-1], 1).flatten(1, -2)
     # NOTE[DIFF] the released code averages all tokens.
     # Not a sum over their number, neither of which half precision may hold; exactly the mean where all are kept.
-    share = kept.to(torch.promote_types(x.dtype, torch.float32)).mean(1).clamp(min=1 / tokens.shape[1])
-    return [torch.where(kept, tokens, 0).mean(1) / share.to(x.dtype)]
+    fraction = kept.to(torch.promote_types(x.dtype, torch.float32)).mean(1).clamp(min=1 / tokens.shape[1])
+    return [torch.where(kept, tokens, 0).mean(1) / fraction.to(x.dtype)]

@@ -100,8 +100,8 @@ class SwitchLayer(dispatch.RoutedLayer):
         outputs = gates * self.experts(dispatch.send(groups, source, self.n_experts))
         output = dispatch.collect(torch.zeros_like(groups), source, outputs)
 
-        share = load / groups.shape[1]  # (G, n)
-        aux_loss = self.n_experts * (share * probabilities.mean(dim=1)).sum(dim=-1).mean()
+        fraction = load / groups.shape[1]  # (G, n)
+        aux_loss = self.n_experts * (fraction * probabilities.mean(dim=1)).sum(dim=-1).mean()
         return output.reshape(tokens.shape), aux_loss
 
     def route(self, tokens: Tensor) -> Tensor:

@@ -244,7 +244,7 @@ def _compare(
         classes = given.unimodal.argmax(-1)  # (B, M)
         agreement = (classes == classes[:, :1]).all(1)
         if isinstance(threshold, Calibrated):
-            return calibrated_near(given, threshold.share), agreement, None
+            return calibrated_near(given, threshold.fraction), agreement, None
         return classes == given.reference.argmax(-1, keepdim=True), agreement, None
 
     distances = to_reference(given, distance)  # (B, M)

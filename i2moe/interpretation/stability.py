@@ -1,4 +1,4 @@
-"""Do models trained from different seeds tell the same story?"""
+"""Whether models trained from different seeds agree."""
 
 from __future__ import annotations
 

@@ -59,15 +59,15 @@ class InteractionMoE(nn.Module):
         reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
             with `InteractionSupervision`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the
             paper's, by default.
-        losses: what the views are judged by; `InteractionLosses()` (classification) by default.
+        losses: of the views; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
             perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
-        fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
+        fill: what fills a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
             of these or a `Fill` per modality. None: every sample must have all modalities; with computed
             weights "zero".
         members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
             see `i2moe.moe.experts.sharing.share`, and each is the mean of k members.
-        experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
+        experts: "all", or the names of some; "uniqueness" means those of all modalities.
         execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
 

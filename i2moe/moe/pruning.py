@@ -1,4 +1,4 @@
-"""Fewer experts in evaluation: the same ones for a whole data set, or the heaviest of each sample."""
+"""Fewer experts in evaluation: the same ones for a whole data set, or the highest-weighted of each sample."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
 
     Args:
         model: the model.
-        keep: names of experts, such as those of `experts_above`; "uniqueness" stands for those of all modalities.
+        keep: names of experts, such as those of `experts_above`; "uniqueness" means those of all modalities.
 
     Raises:
         ValueError: if a name is unknown or given twice, or there is none; if experts share their weights, which leaves
@@ -85,14 +85,14 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
     """
     bank = _separate_experts(model)
     names = choose_experts("keep must list", () if isinstance(keep, str) else keep, model.expert_names)
-    kept = [model.expert_names.index(name) for name in names]
-    remaining = iter([bank[e] for e in kept])
+    chosen = [model.expert_names.index(name) for name in names]
+    remaining = iter([bank[e] for e in chosen])
     computed = isinstance(model.reweighter, ComputedReweighter)
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
         modality_names=model.modality_names,
-        reweighter=model.reweighter if computed or len(kept) == len(bank) else _Selected(model.reweighter, kept),
+        reweighter=model.reweighter if computed or len(chosen) == len(bank) else _Selected(model.reweighter, chosen),
         losses=model.losses,
         perturbation=model.perturbation,
         experts=names,
@@ -155,7 +155,7 @@ class TopExperts(nn.Module):
         """
         self._check()
         modalities, arrange, available = self.model.bind(args, kwargs, available)
-        weights = self._heaviest(self.model.weigh(modalities, available))
+        weights = self._highest_weighted(self.model.weigh(modalities, available))
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):
@@ -179,7 +179,7 @@ class TopExperts(nn.Module):
         """Show k."""
         return f"k={self.k}"
 
-    def _heaviest(self, weights: Tensor) -> Tensor:
+    def _highest_weighted(self, weights: Tensor) -> Tensor:
         if self.k == weights.shape[1]:
             return weights
         largest, experts = weights.topk(self.k, dim=1)
@@ -199,16 +199,16 @@ class TopExperts(nn.Module):
 class _Selected(nn.Module):
     """The weights of some experts, scaled to sum to 1."""
 
-    def __init__(self, reweighter: Any, kept: Sequence[int]) -> None:
+    def __init__(self, reweighter: Any, chosen: Sequence[int]) -> None:
         super().__init__()
         self.reweighter = reweighter
-        self.kept = tuple(kept)
-        self.n_experts = len(self.kept)
+        self.chosen = tuple(chosen)
+        self.n_experts = len(self.chosen)
 
     @override
     def forward(self, *args: Modality, **kwargs: Any) -> Tensor:
         weights = self.reweighter(*args, **kwargs)
-        remaining = torch.stack([weights.select(1, e) for e in self.kept], dim=1)
+        remaining = torch.stack([weights.select(1, e) for e in self.chosen], dim=1)
         return renormalized(remaining, torch.ones_like(remaining, dtype=torch.bool))
 
 

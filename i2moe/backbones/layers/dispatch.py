@@ -60,9 +60,9 @@ class RoutedLayer(nn.Module):
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
 
-    def places(self, n_tokens: int, share: float) -> int:
-        """Places of an expert that should receive `share` of a group's tokens."""
-        return expert_capacity(n_tokens, share, self.capacity_factor if self.training else self.eval_capacity_factor)
+    def places(self, n_tokens: int, fraction: float) -> int:
+        """Places of an expert that should receive `fraction` of a group's tokens."""
+        return expert_capacity(n_tokens, fraction, self.capacity_factor if self.training else self.eval_capacity_factor)
 
 
 def draw_as_linear(*weights: Tensor) -> None:
@@ -76,11 +76,11 @@ def into_groups(tokens: Tensor, group: Group) -> Tensor:
     return tokens.reshape(1, -1, tokens.shape[-1]) if group == "batch" else tokens
 
 
-def expert_capacity(n_tokens: int, share: float, factor: float | None) -> int:
-    """Places of an expert that should receive `share` of a group's tokens; None: a place for every token."""
+def expert_capacity(n_tokens: int, fraction: float, factor: float | None) -> int:
+    """Places of an expert that should receive `fraction` of a group's tokens; None: a place for every token."""
     if factor is None:
         return n_tokens
-    return min(n_tokens, math.ceil(factor * share * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
+    return min(n_tokens, math.ceil(factor * fraction * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
 
 
 def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:

@@ -133,8 +133,8 @@ class MoEPlusPlusLayer(dispatch.RoutedLayer):
         outputs = self.networks(dispatch.send(groups, source, self.n_experts), gates)
         output = dispatch.collect(output, source, outputs)
 
-        share = load / groups.shape[1]  # (G, n)
-        balance = share * probabilities.mean(dim=1)
+        fraction = load / groups.shape[1]  # (G, n)
+        balance = fraction * probabilities.mean(dim=1)
         aux_loss = balance[:, : self.n_experts].sum(dim=-1) + self.tau * balance[:, self.n_experts :].sum(dim=-1)
         return output.reshape(tokens.shape), aux_loss.mean(), scores
 
@@ -165,8 +165,8 @@ class MoEPlusPlusLayer(dispatch.RoutedLayer):
 
     def capacities(self, n_tokens: int) -> tuple[int, int]:
         """Places of a SwiGLU expert, and of another, for a group of `n_tokens` tokens."""
-        share = self.n_active / (self.tau * self.n_experts + self.n_all - self.n_experts)
-        return self.places(n_tokens, self.tau * share), self.places(n_tokens, share)
+        fraction = self.n_active / (self.tau * self.n_experts + self.n_all - self.n_experts)
+        return self.places(n_tokens, self.tau * fraction), self.places(n_tokens, fraction)
 
     def extra_repr(self) -> str:
         """Show what decides the routing."""

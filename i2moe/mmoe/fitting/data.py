@@ -16,7 +16,7 @@ from i2moe.mmoe.fitting.stages import fingerprint_of
 from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.parts import Modalities, Parts
 
-__all__ = ["TrainingData", "check_categories", "check_some_kept", "read_data"]
+__all__ = ["TrainingData", "check_categories", "check_some_unambiguous", "read_data"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _check_known(parts: Parts, data: TrainingData) -> None:
         parts.objective.check_predictions(data.multimodal, n_samples, "multimodal_predictions")
     if data.categories is not None:
         check_categories(data.categories, n_samples, parts.expert_names)
-        check_some_kept(data.categories)
+        check_some_unambiguous(data.categories)
     if data.groups is not None and tuple(data.groups.shape) != (n_samples,):
         raise ValueError(
             f"groups must be ({n_samples},), one integer per sample, however they are {tuple(data.groups.shape)}"
@@ -141,7 +141,7 @@ def check_categories(categories: Categories, n_samples: int, names: tuple[str, .
         raise ValueError(f"there must be one category per sample, however {n_samples} samples have {len(categories)}")
 
 
-def check_some_kept(categories: Categories) -> None:
+def check_some_unambiguous(categories: Categories) -> None:
     """Check that there are samples to train experts and router on."""
     if bool(categories.ambiguous.all()):
         raise ValueError(

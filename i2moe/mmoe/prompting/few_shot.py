@@ -70,7 +70,7 @@ class FewShotExpert:
         ValueError: if labels are not different or a number is out of range.
 
     Example:
-        >>> def model(prompt):  # stands for a language model: repeats the first example's answer
+        >>> def model(prompt):  # in place of a language model: repeats the first example's answer
         ...     return prompt.split("Answer: ")[1].split("\n")[0]
         >>> expert = FewShotExpert(model, "numbers {0}", ["low", "high"], k=1)
         >>> expert.fit((torch.tensor([[0.9]]),), torch.tensor([1]))

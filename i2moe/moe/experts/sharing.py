@@ -97,15 +97,15 @@ class _Factors(nn.Module):
         axis: of the features, in input and output: 1 or -1.
     """
 
-    def __init__(self, path: str, members: Members, n_inputs: int, n_outputs: int, axis: int, like: Tensor) -> None:
+    def __init__(self, path: str, members: Members, n_inputs: int, n_outputs: int, axis: int, weight: Tensor) -> None:
         super().__init__()
         self.path = path
         self.members = members
         self.axis = axis
         n = members.n_members
-        options: Any = {"dtype": like.dtype, "device": like.device}
+        options: Any = {"dtype": weight.dtype, "device": weight.device}
         self.inputs: nn.Parameter | None = (
-            nn.Parameter(2 * torch.randint(2, (n, n_inputs), device=like.device).to(like.dtype) - 1)
+            nn.Parameter(2 * torch.randint(2, (n, n_inputs), device=weight.device).to(weight.dtype) - 1)
             if n_inputs
             else None
         )

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
 from i2moe._common.modalities import BackboneOutput
-from i2moe.moe.experts.alike import find_obstacle
+from i2moe.moe.experts.structure import find_obstacle
 
 __all__ = ["run_vmapped"]
 
@@ -25,7 +25,7 @@ def run_vmapped(
     *,
     trusted: bool = False,
 ) -> BackboneOutput:
-    """Run alike experts on the same arguments in one pass.
+    """Run experts of the same structure on the same arguments in one pass.
 
     The parameters are stacked here, in the forward pass: a stacked copy kept elsewhere would take the gradients.
 
@@ -34,7 +34,7 @@ def run_vmapped(
         args: positional arguments of each expert.
         kwargs: keyword arguments of each expert.
         checked: turns what an expert returned into a `BackboneOutput`, or raises.
-        trusted: they have not changed since an earlier pass, in which they were alike and which changed nothing.
+        trusted: they have not changed since an earlier pass, in which they had the same structure and changed nothing.
 
     Returns:
         Prediction and latent (B, E, ...), and the mean auxiliary loss.

@@ -32,7 +32,7 @@ class ComputedReweighter(nn.Module):
     Args:
         task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
             "regression" (values).
-        n_outputs: number of outputs C, which the first batch tells otherwise. Give it where the model is copied or
+        n_outputs: number of outputs C, which is otherwise that of the first batch. Give it where the model is copied or
             wrapped before: for `AveragedModel(..., use_buffers=True)`, several processes, or a compiled first step.
 
     Attributes:
@@ -66,7 +66,7 @@ class ComputedReweighter(nn.Module):
         if n_outputs is not None:
             check_at_least_one(n_outputs=n_outputs)
         self.task: Task = task
-        prior = torch.zeros(0) if n_outputs is None else self._know_nothing(torch.zeros(n_outputs))
+        prior = torch.zeros(0) if n_outputs is None else self._uninformed(torch.zeros(n_outputs))
         self.register_buffer("prior", prior)
         self.register_buffer("scale", torch.ones(0))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
@@ -92,7 +92,7 @@ class ComputedReweighter(nn.Module):
             if self.training:
                 self._update(joint)
             prior = self._prior(joint)
-            if available is not None:  # what is absent says nothing
+            if available is not None:  # an absent modality predicts the prior
                 marginals = torch.where(available.unsqueeze(-1), marginals, prior)
             shares, _ = interaction_shares(marginals, joint, prior)
             if len(interactions) < shares.shape[1]:
@@ -115,14 +115,14 @@ class ComputedReweighter(nn.Module):
             return outputs
         assert outputs.marginals is not None
         alone, several = self.scale[:-1], self.scale[-1]
-        of_rows = several.expand(outputs.predictions.shape[0], 1)
+        joint_scale = several.expand(outputs.predictions.shape[0], 1)
         if available is not None:
             single = available.sum(1, keepdim=True) == 1
-            of_rows = torch.where(single, (available * alone).sum(1, keepdim=True), several)
+            joint_scale = torch.where(single, (available * alone).sum(1, keepdim=True), several)
         return replace(
             outputs,
-            predictions=self._scaled(outputs.predictions, of_rows),
-            member_predictions=_map(self._scaled, outputs.member_predictions, of_rows.unsqueeze(-1)),
+            predictions=self._scaled(outputs.predictions, joint_scale),
+            member_predictions=_map(self._scaled, outputs.member_predictions, joint_scale.unsqueeze(-1)),
             marginals=self._scaled(outputs.marginals, alone.unsqueeze(0)),
             member_marginals=_map(self._scaled, outputs.member_marginals, alone.view(1, -1, 1)),
         )
@@ -151,11 +151,11 @@ class ComputedReweighter(nn.Module):
         update_running_mean(self.prior, self.n_batches, joint.mean(0), momentum=_MOMENTUM)
 
     def _prior(self, joint: Tensor) -> Tensor:
-        return self.prior.to(joint.dtype) if self.prior.numel() else self._know_nothing(joint[0])
+        return self.prior.to(joint.dtype) if self.prior.numel() else self._uninformed(joint[0])
 
-    def _know_nothing(self, like: Tensor) -> Tensor:
-        """Return the prediction (C,) of somebody who has seen no target: even, or 0."""
-        return self._comparable(torch.zeros_like(like).view(1, 1, -1))[0, 0]
+    def _uninformed(self, outputs: Tensor) -> Tensor:
+        """Return the prediction (C,) before any target is seen: uniform, or 0."""
+        return self._comparable(torch.zeros_like(outputs).view(1, 1, -1))[0, 0]
 
     def _scaled(self, outputs: Tensor, scale: Tensor) -> Tensor:
         """Scale outputs (B, X, ...) by factors (B, X), or with one more axis each; a regression's about the prior."""
