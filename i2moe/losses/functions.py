@@ -48,6 +48,7 @@ def triplet_uniqueness(
         (tensor(0.), tensor(3.))
     """
     anchor, others = _anchor_and_others(views)
+    # eps is added to each difference: the gradient of the root is finite where views coincide.
     distances = F.pairwise_distance(anchor, others, p=2.0, eps=1e-7)  # (V - 1, R)
     return _against_others(distances, negative, weights, lambda difference: F.relu(difference + margin))
 
@@ -207,5 +208,6 @@ def _against_others(
     if weights is not None:
         contrasts = contrasts * expand_to_rows(weights, distances.shape[1])
     contrasts = contrasts.mean(-1)
+    # The diagonal compares a view with itself.
     per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
     return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()

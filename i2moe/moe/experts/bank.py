@@ -134,6 +134,7 @@ class ExpertBank(nn.ModuleList):
         """Return the marginals (B, M, ...); no buffer changes."""
         if not alone:
             return None
+        # Not view 0, the real batch: so the pass works on copies of the buffers.
         outputs = [
             self._run_pass(self.names[i], self[i], (i + 1,), arrange, modalities).prediction
             for i, modalities in enumerate(alone)
@@ -174,6 +175,7 @@ class ExpertBank(nn.ModuleList):
             return each
         mixing = mixing_layer(expert)
         if mixing is None:
+            # Only a pass on the real batch alone may update a buffer.
             buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
             return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
         if self.execution == "batched":
@@ -258,6 +260,7 @@ class ExpertBank(nn.ModuleList):
             return mode in self._vmap_proven
         if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
             return False
+        # The trial must not move the random state: results would depend on whether there was one.
         with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
             try:
                 with warnings.catch_warnings():

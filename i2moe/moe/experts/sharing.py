@@ -137,6 +137,7 @@ class _Factors(nn.Module):
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
+        # Values (active, C) beside rows (active, rows of each, ...): C goes to the axis of the features.
         shape = [active, *(1,) * x.ndim]
         shape[2 if self.axis == 1 else -1] = values.shape[1]
         rows = x.reshape(active, -1, *x.shape[1:])

@@ -46,6 +46,7 @@ def run_vmapped(
     _check_statistics(template)
     if not trusted and (obstacle := find_obstacle(experts)) is not None:
         raise _refusal(obstacle)
+    # Errors of `checked` are the user's, with their own message; all others mean that vmap cannot run the expert.
     mistakes: list[Exception] = []
 
     def one(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,6 +68,7 @@ def run_vmapped(
     try:
         # A trace cannot look at versions.
         with nullcontext() if trusted or torch.compiler.is_compiling() else _unchanged(template, state):
+            # "different": each expert draws its own dropout, as in passes one by one.
             results: dict[str, Tensor] = vmap(one, randomness="different")(state)
     except _VmapRefusedError:
         raise
@@ -94,6 +96,7 @@ def _state(expert: nn.Module) -> dict[str, Tensor]:
 
 
 def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    # Tied tensors are stacked once: one copy for all of their names.
     stacked: dict[tuple[int, ...], Tensor] = {}
     for name in states[0]:
         tensors = [state[name] for state in states]
@@ -138,6 +141,7 @@ def _unchanged(template: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
         for path, layer, attributes, buffers in layers:
             changed += [f"attribute {name!r} of layer {path!r}" for name in _differing(attributes, vars(layer))]
             changed += [f"buffer {name!r} of layer {path!r}" for name in _differing(buffers, layer._buffers)]
+            # The pass has set attributes to tensors of vmap, which mean nothing outside.
             vars(layer).clear()
             vars(layer).update(attributes)
             layer._buffers.clear()

@@ -83,6 +83,7 @@ class ComputedReweighter(nn.Module):
             (B, E), rows on the probability simplex. In training no gradient flows through them.
         """
         assert outputs.marginals is not None
+        # A gradient would change predictions so that the weights suit the loss. Attributions, in evaluation, need it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             n_modalities = outputs.marginals.shape[1]
             joint = self._comparable(
