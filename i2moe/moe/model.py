@@ -102,6 +102,9 @@ class InteractionMoE(nn.Module):
     process_group: dist.ProcessGroup | None = None
     """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
 
+    expert_names: tuple[str, ...]
+    interactions: tuple[Interaction, ...]
+
     def __init__(
         self,
         backbone_factory: Callable[[], nn.Module],
@@ -120,22 +123,18 @@ class InteractionMoE(nn.Module):
     ) -> None:
         super().__init__()
         self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, modality_names)
-        self.expert_names: tuple[str, ...]
-        self.interactions: tuple[Interaction, ...]
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
         computed = isinstance(reweighter, ComputedReweighter)
         if perturbation == "auto":
             perturbation = None if computed else "gaussian"
-        self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
-        _check_per_step(self.perturbation, self.interactions, n_modalities)
+        self.perturbation: Perturbation | None = _make_perturbation(perturbation, self.interactions, n_modalities)
         self.losses: Losses = _check_losses(losses)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
-        self.experts: Any = _make_experts(  # an `ExpertBank`, or `SharedExperts` with members
-            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
-        )
+        # An `ExpertBank`, or `SharedExperts` with members.
+        self.experts: Any = _make_experts(backbone_factory, self.expert_names, members, execution, checkpoint)
 
     @property
     def n_modalities(self) -> int:
@@ -279,16 +278,20 @@ class InteractionMoE(nn.Module):
         return scaled_to_all(losses, self.interactions, views.available, available, group)
 
 
-def _check_per_step(
-    perturbation: Perturbation | None, interactions: tuple[Interaction, ...], n_modalities: int
-) -> None:
-    per_step = None if perturbation is None else perturbation.per_step
+def _make_perturbation(
+    perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None,
+    interactions: tuple[Interaction, ...],
+    n_modalities: int,
+) -> Perturbation | None:
+    made = None if perturbation is None else as_perturbation(perturbation)
+    per_step = None if made is None else made.per_step
     lowest = 2 if any(isinstance(interaction, int) for interaction in interactions) else 1
     if per_step is not None and not lowest <= per_step <= n_modalities:
         raise ValueError(
             f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
             f"modalities {n_modalities}, however it is {per_step}"
         )
+    return made
 
 
 def _check_losses(losses: Losses | None) -> Losses:
@@ -343,7 +346,6 @@ def _make_experts(
     backbone_factory: Callable[[], nn.Module],
     names: tuple[str, ...],
     members: int | None,
-    *,
     execution: Execution,
     checkpoint: bool,
 ) -> ExpertBank | SharedExperts:
