@@ -102,10 +102,10 @@ def fusion_alone() -> nn.Module:
 
 
 def paper() -> nn.Module:
-    """Build interaction experts on embeddings, whose perturbed views the paper's losses judge.
+    """Build interaction experts on embeddings, on whose perturbed views the paper's losses are.
 
     The reweighter is smaller than the default one, and its temperature above 1, because 1,500 windows are few. The
-    fill says what stands for a sensor that is not there; here it only serves to ask for predictions from one.
+    fill says what fills a sensor that is not there; here it only serves to ask for predictions from one.
     """
     reweighter = Reweighter(4, (WIDTH, WIDTH), hidden_dim=64, n_layers=1, temperature=2.0)
     widths = (WIDTH, WIDTH)

@@ -12,8 +12,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from typing_extensions import override
 
+from i2moe._common.checks import check_rate, look_up
+from i2moe._common.means import pool_tokens, update_running_mean
 from i2moe._common.modalities import Modality, leaves, map_leaves
-from i2moe._common.pooling import pool_tokens
 
 __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", "ZeroFill", "as_fill"]
 
@@ -21,22 +22,23 @@ __all__ = ["Fill", "LearnedFill", "MeanFill", "ModalityDropout", "ShuffleFill", 
 class Fill(nn.Module):
     """Fill one modality in for the samples that lack it.
 
-    Subclasses say by `stand_in` with what. What a modality holds for a sample that lacks it, NaN included, reaches
+    Subclasses implement `fill_values`. What a modality holds for a sample that lacks it, NaN included, reaches
     neither outputs nor gradients.
 
     Args:
-        like: any batch of the modality, for calls that leave it out altogether: its shape, nesting and types are noted.
+        example: any batch of the modality, for calls that leave it out altogether. Its shape, nesting and types are
+            noted.
 
     Raises:
-        ValueError: when called, if the modality is left out and `like` was not given, or its width is another one.
+        ValueError: when called, if the modality is left out and `example` was not given, or its width is another one.
     """
 
-    def __init__(self, like: Modality | None = None) -> None:
+    def __init__(self, example: Modality | None = None) -> None:
         super().__init__()
-        self._like = None if like is None else map_leaves(_shape, like)
+        self._example = None if example is None else map_leaves(_shape, example)
 
-    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
-        """Return what stands for the modality, nested as it is, of tensors that broadcast to its own.
+    def fill_values(self, modality: Modality, present: Tensor) -> Modality:
+        """Return what fills the modality, nested as it is, of tensors that broadcast to its own.
 
         Args:
             modality: B rows; those that are not present may hold anything.
@@ -44,8 +46,8 @@ class Fill(nn.Module):
         """
         raise NotImplementedError
 
-    def other(self, x: Tensor) -> Tensor:
-        """Return what stands in a tensor that is not floating-point: 1 or True, "valid" in most masks and lengths."""
+    def integer_value(self, x: Tensor) -> Tensor:
+        """Return what fills a tensor that is not floating-point: 1 or True, "valid" in most masks and lengths."""
         return x.new_ones(())
 
     def forward(self, modality: Modality, present: Tensor) -> Modality:
@@ -55,38 +57,42 @@ class Fill(nn.Module):
             modality: B rows, nested or not.
             present: (B,) bool, which samples have the modality.
         """
-        filled: Modality = map_leaves(partial(_where_present, present), modality, self.stand_in(modality, present))
+        filled: Modality = map_leaves(partial(_where_present, present), modality, self.fill_values(modality, present))
         return filled
 
-    def placeholder(self, n_samples: int, near: Tensor) -> Modality:
+    def placeholder(self, n_samples: int, reference: Tensor) -> Modality:
         """Return a modality that a call left out: rows of no meaning, all to be filled.
 
         Args:
             n_samples: number of rows B.
-            near: a floating-point tensor of the batch, whose device and precision are taken.
+            reference: a floating-point tensor of the batch, whose device and precision are taken.
 
         Raises:
             ValueError: if the modality's shape is not known.
         """
-        if self._like is None:
+        if self._example is None:
             raise ValueError(
                 "a modality that a call leaves out must have a known shape, however its fill has seen no example; "
-                f"give the model feature_dims if it is (B, D), or its fill an example: {type(self).__name__}(like=x)"
+                f"give the model feature_dims if it is (B, D), or its fill an example: {type(self).__name__}(example=x)"
             )
         rows: Modality = map_leaves(
-            lambda x: near.new_zeros((n_samples, *x.shape[1:]), dtype=near.dtype if x.is_floating_point() else x.dtype),
-            self._like,
+            lambda x: reference.new_zeros(
+                (n_samples, *x.shape[1:]), dtype=reference.dtype if x.is_floating_point() else x.dtype
+            ),
+            self._example,
         )
         return rows
 
     def _each(self, floating: Callable[[Tensor], Tensor], modality: Modality) -> Modality:
-        """Map a modality's floating-point tensors; `other` says what stands in the others.
+        """Map a modality's floating-point tensors; `integer_value` says what fills the others.
 
         Raises:
             TypeError: if there is no floating-point tensor.
         """
         _floating(modality, type(self).__name__)
-        filled: Modality = map_leaves(lambda x: floating(x) if x.is_floating_point() else self.other(x), modality)
+        filled: Modality = map_leaves(
+            lambda x: floating(x) if x.is_floating_point() else self.integer_value(x), modality
+        )
         return filled
 
 
@@ -96,15 +102,15 @@ class _VectorFill(Fill):
     vector: Tensor
 
     @override
-    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+    def fill_values(self, modality: Modality, present: Tensor) -> Modality:
         parts = iter(_split(self.vector, modality))
         return self._each(lambda x: next(parts).to(x.dtype), modality)
 
     @override
-    def placeholder(self, n_samples: int, near: Tensor) -> Modality:
-        if self._like is None and not is_lazy(self.vector):
-            return near.new_zeros(n_samples, len(self.vector))
-        return super().placeholder(n_samples, near)
+    def placeholder(self, n_samples: int, reference: Tensor) -> Modality:
+        if self._example is None and not is_lazy(self.vector):
+            return reference.new_zeros(n_samples, len(self.vector))
+        return super().placeholder(n_samples, reference)
 
 
 class LearnedFill(_VectorFill):
@@ -113,17 +119,17 @@ class LearnedFill(_VectorFill):
     The floating-point tensors of a nested modality have a part of the vector each.
 
     Args:
-        like: any batch of the modality; its last axes are the vector's width.
+        example: any batch of the modality; its last axes are the vector's width.
 
     Example:
-        >>> fill = LearnedFill(like=torch.zeros(1, 2))
+        >>> fill = LearnedFill(example=torch.zeros(1, 2))
         >>> fill(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), torch.tensor([True, False]))
         tensor([[1., 2.], [0., 0.]], grad_fn=<WhereBackward0>)
     """
 
-    def __init__(self, like: Modality) -> None:
-        super().__init__(like)
-        self.vector: nn.Parameter = nn.Parameter(torch.zeros(_width(like)))
+    def __init__(self, example: Modality) -> None:
+        super().__init__(example)
+        self.vector: nn.Parameter = nn.Parameter(torch.zeros(_width(example)))
 
 
 class MeanFill(_VectorFill):
@@ -132,11 +138,11 @@ class MeanFill(_VectorFill):
     Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`.
 
     Args:
-        like: any batch of the modality; its last axes are the mean's width.
+        example: any batch of the modality; its last axes are the mean's width.
         momentum: the newest batch's share of the average.
 
     Example:
-        >>> fill, x = MeanFill(like=torch.zeros(1, 1)), torch.tensor([[1.0], [3.0], [float("nan")]])
+        >>> fill, x = MeanFill(example=torch.zeros(1, 1)), torch.tensor([[1.0], [3.0], [float("nan")]])
         >>> fill(x, torch.tensor([True, True, False])).flatten()
         tensor([1., 3., 2.])
     """
@@ -144,28 +150,25 @@ class MeanFill(_VectorFill):
     vector: Tensor
     n_batches: Tensor
 
-    def __init__(self, like: Modality, *, momentum: float = 0.1) -> None:
-        super().__init__(like)
+    def __init__(self, example: Modality, *, momentum: float = 0.1) -> None:
+        super().__init__(example)
         self.momentum = momentum
-        self.register_buffer("vector", torch.zeros(_width(like)))
+        self.register_buffer("vector", torch.zeros(_width(example)))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
 
     @override
-    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+    def fill_values(self, modality: Modality, present: Tensor) -> Modality:
         """Return the mean; in training after this batch."""
         if self.training:
             self._update(modality, present)
-        return super().stand_in(modality, present)
+        return super().fill_values(modality, present)
 
     @torch.no_grad()
     def _update(self, modality: Modality, present: Tensor) -> None:
         _split(self.vector, modality)  # checks the width
         rows = [_where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
         means = torch.cat([x.sum(0) for x in rows]) / present.sum().clamp(min=1)
-        some = present.any()
-        self.n_batches += some
-        rate = (1 / self.n_batches.clamp(min=1)).clamp(min=self.momentum) * some
-        self.vector += rate.to(self.vector.dtype) * (means.to(self.vector.dtype) - self.vector)
+        update_running_mean(self.vector, self.n_batches, means, momentum=self.momentum, counts=present.any())
 
 
 class ZeroFill(Fill):
@@ -177,9 +180,11 @@ class ZeroFill(Fill):
     """
 
     @override
-    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+    def fill_values(self, modality: Modality, present: Tensor) -> Modality:
         """Return zeros."""
-        zeros: Modality = map_leaves(lambda x: x.new_zeros(()) if x.is_floating_point() else self.other(x), modality)
+        zeros: Modality = map_leaves(
+            lambda x: x.new_zeros(()) if x.is_floating_point() else self.integer_value(x), modality
+        )
         return zeros
 
 
@@ -191,7 +196,7 @@ class ShuffleFill(Fill):
     so depends on its batch.
 
     Args:
-        like: as for `Fill`.
+        example: as for `Fill`.
         generator: source of the random numbers; None for torch's global one.
 
     Example:
@@ -200,12 +205,12 @@ class ShuffleFill(Fill):
         tensor([2., 2., 2.])
     """
 
-    def __init__(self, like: Modality | None = None, *, generator: torch.Generator | None = None) -> None:
-        super().__init__(like)
+    def __init__(self, example: Modality | None = None, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(example)
         self.generator = generator
 
     @override
-    def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+    def fill_values(self, modality: Modality, present: Tensor) -> Modality:
         """Return the donors' rows."""
         n_samples, n_donors = len(present), present.sum()
         if self.training:
@@ -216,7 +221,7 @@ class ShuffleFill(Fill):
         donors = donors_first.index_select(0, present.logical_not().cumsum(0) % n_donors.clamp(min=1))
 
         def give(x: Tensor) -> Tensor:
-            nothing = x.new_zeros(()) if x.is_floating_point() else self.other(x)
+            nothing = x.new_zeros(()) if x.is_floating_point() else self.integer_value(x)
             return torch.where(n_donors > 0, x.detach().index_select(0, donors), nothing)
 
         rows_of_donors: Modality = map_leaves(give, modality)
@@ -243,8 +248,7 @@ class ModalityDropout(nn.Module):
 
     def __init__(self, p: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"p must lie in [0, 1), however it is {p}")
+        check_rate(p=p)
         self.p = p
         self.generator = generator
 
@@ -279,7 +283,7 @@ class _LazyLearnedFill(_Lazy, LearnedFill):
 
     def __init__(self) -> None:
         super().__init__(torch.empty(0, 0))
-        self._like = None
+        self._example = None
         self.vector = UninitializedParameter()  # type: ignore[assignment]
 
 
@@ -288,7 +292,7 @@ class _LazyMeanFill(_Lazy, MeanFill):
 
     def __init__(self) -> None:
         super().__init__(torch.empty(0, 0))
-        self._like = None
+        self._example = None
         self.vector = UninitializedBuffer()
 
 
@@ -318,10 +322,10 @@ def as_fill(fill: str | Fill, width: int | None = None) -> Fill:
     if isinstance(fill, Fill):
         return fill
     if not isinstance(fill, str):
-        raise TypeError(f"a fill must be a name or a Fill object such as LearnedFill(like=x), however it is {fill!r}")
-    if fill not in _BY_NAME:
-        raise ValueError(f"fill must be one of {sorted(_BY_NAME)}, however it is {fill!r}")
-    lazy, sized = _BY_NAME[fill]
+        raise TypeError(
+            f"a fill must be a name or a Fill object such as LearnedFill(example=x), however it is {fill!r}"
+        )
+    lazy, sized = look_up("fill", fill, _BY_NAME)
     return lazy() if width is None else sized(torch.empty(0, width))
 
 
@@ -330,8 +334,8 @@ def _shape(x: Tensor) -> Tensor:
     return torch.empty(0, *x.shape[1:], dtype=x.dtype, device="meta")
 
 
-def _where_present(present: Tensor, x: Tensor, stand_in: Tensor) -> Tensor:
-    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, stand_in)
+def _where_present(present: Tensor, x: Tensor, fill_values: Tensor) -> Tensor:
+    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, fill_values)
 
 
 def _floating(modality: Modality, filler: str) -> list[Tensor]:

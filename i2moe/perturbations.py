@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from i2moe._common.checks import check_at_least_one, look_up
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
@@ -61,8 +62,8 @@ class Perturbation(nn.Module):
         super().__init__()
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must lie in (0, 1], however it is {fraction}")
-        if per_step is not None and per_step < 1:
-            raise ValueError(f"per_step must be at least 1, however it is {per_step}")
+        if per_step is not None:
+            check_at_least_one(per_step=per_step)
         self.fraction = fraction
         self.per_step = per_step
         self.generator = generator
@@ -105,18 +106,18 @@ class Perturbation(nn.Module):
         replacements = tuple(self(modality) for modality in real)
         if available is not None:
             replacements = replace_where(available.unbind(1), replacements, real)
-        rows, kept = None, real
+        rows, originals = None, real
         if self.fraction < 1:
             rows = self._draw_rows(leaves(real)[0])
-            kept, replacements, available = (
-                map_leaves(lambda leaf: leaf.index_select(0, rows), m) for m in (kept, replacements, available)
+            originals, replacements, available = (
+                map_leaves(lambda leaf: leaf.index_select(0, rows), m) for m in (originals, replacements, available)
             )
 
         if self.per_step is None or self.per_step == len(real):
-            perturbed = tuple((*kept[:i], replacements[i], *kept[i + 1 :]) for i in range(len(real)))
+            perturbed = tuple((*originals[:i], replacements[i], *originals[i + 1 :]) for i in range(len(real)))
             return Views(real, perturbed, rows, None, available)
         replaced = self._draw_modalities(self.per_step, len(real), leaves(real)[0].device)
-        perturbed = tuple(replace_where(view, replacements, kept) for view in replaced)
+        perturbed = tuple(replace_where(view, replacements, originals) for view in replaced)
         return Views(real, perturbed, rows, replaced, available)
 
     def extra_repr(self) -> str:
@@ -278,9 +279,7 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
     if isinstance(perturbation, Perturbation):
         return perturbation
     if isinstance(perturbation, str):
-        if perturbation not in _BY_NAME:
-            raise ValueError(f"perturbation must be one of {sorted(_BY_NAME)}, however it is {perturbation!r}")
-        return _BY_NAME[perturbation]()
+        return look_up("perturbation", perturbation, _BY_NAME)()
     if isinstance(perturbation, type) or not callable(perturbation):
         raise TypeError(
             "perturbation must be a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a "
@@ -290,12 +289,12 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
 
 
 def replace_where(
-    marks: Iterable[Tensor], replacements: tuple[Modality, ...], kept: tuple[Modality, ...]
+    marks: Iterable[Tensor], replacements: tuple[Modality, ...], originals: tuple[Modality, ...]
 ) -> tuple[Modality, ...]:
     """Replace what a mark per modality, () or (B,) bool, says, without asking the device which one it is."""
     return tuple(
         map_leaves(partial(_choose, marked), new, old)
-        for marked, new, old in zip(marks, replacements, kept, strict=True)
+        for marked, new, old in zip(marks, replacements, originals, strict=True)
     )
 
 

@@ -490,7 +490,7 @@ def test_sensitivity_compares_settings() -> None:
     found = sensitivity(by_name, multimodal, distances=("l1", TotalVariation()), thresholds=(0.5, Quantile(0.4)))
     assert len(found.settings) == 8
     assert found.category.shape == (8, 200)
-    torch.testing.assert_close(found.shares.sum(-1), torch.ones(8))
+    torch.testing.assert_close(found.fractions.sum(-1), torch.ones(8))
     torch.testing.assert_close(found.agreement, found.agreement.T)
     assert (found.agreement.diagonal() == 1).all()
     assert (found.kappa.diagonal() == 1).all()
@@ -527,15 +527,16 @@ GOOD = probabilities(25, 6, 2, 3), probabilities(26, 6, 3), torch.tensor([0, 1, 
     ("change", "message"),
     [
         (lambda u, m, y: categorize(u.log(), m, y), "softmax"),
-        (lambda u, m, y: categorize(u * 0.9, m, y), "summing to 1"),
-        (lambda u, m, y: categorize(u, m * 2, y), "multimodal must hold probabilities"),
+        (lambda u, m, y: categorize(u * 0.9, m, y), "sum to 1"),
+        (lambda u, m, y: categorize(u, m * 2, y), "multimodal must be at least 0"),
         (lambda u, m, y: categorize(u / 0, m, y), "finite"),
         (lambda u, m, y: categorize(u[:, :1], m, y), "at least two modalities"),
         (lambda u, m, y: categorize(u[:, 0], m, y), "must be \\(B, M, C\\)"),
         (lambda u, m, y: categorize(u[:0], m[:0], y[:0]), "at least one sample"),
         (lambda u, m, y: categorize(u, m[:5], y), "multimodal must be"),
         (lambda u, m, y: categorize(u[..., :1], m[..., :1], y), "at least two classes"),
-        (lambda u, m, y: categorize(u, m, y[:5]), "one class per sample"),
+        (lambda u, m, y: categorize(u, m, y[:5]), "one row for each of the 6"),
+        (lambda u, m, y: categorize(u, m, y.double()), "class indices .* of torch.float64"),
         (lambda u, m, y: categorize(u, m, y + 1), "lie in \\[0, 3\\)"),
         (lambda u, m, y: categorize(u, m, y - 1), "lie in \\[0, 3\\)"),
         (lambda u, m, y: categorize(u, m, distance="manhattan"), "must be one of"),
@@ -546,15 +547,15 @@ GOOD = probabilities(25, 6, 2, 3), probabilities(26, 6, 3), torch.tensor([0, 1, 
         (lambda u, m, y: categorize(u, m, threshold=float("nan")), "threshold must be"),
         (lambda u, m, y: categorize(u, m, margin=-1), "margin must lie"),
         (lambda u, m, y: categorize(u, m, task="ranking"), "task must be"),  # type: ignore[arg-type]
-        (lambda u, m, y: categorize(u, m, modality_names=("a", "a")), "different names"),
+        (lambda u, m, y: categorize(u, m, modality_names=("a", "a")), "different, not empty"),
         (lambda u, m, y: categorize(u, m, task="regression", distance="kl"), "takes distributions"),
-        (lambda u, m, y: categorize(u, m, y, task="regression"), "target must be"),
+        (lambda u, m, y: categorize(u, m, y, task="regression"), "shape \\(6, 3\\)"),
         (lambda u, m, y: categorize(u / 0, m, task="regression"), "finite"),
         (lambda u, m, y: categorize(u, m, y.unsqueeze(1).expand(6, 3) / 0.0, task="regression"), "target must be fin"),
         (lambda u, m, y: interaction_degrees(u[:, :, 0], m), "confidences must be"),
         (lambda u, m, y: sensitivity(u, m, distances=()), "at least one"),
-        (lambda u, m, y: Quantile(1.5), "share"),
-        (lambda u, m, y: Calibrated(-0.1), "share"),
+        (lambda u, m, y: Quantile(1.5), "q must lie"),
+        (lambda u, m, y: Calibrated(-0.1), "fraction must lie"),
         (lambda u, m, y: categorize(u, m, task="regression", threshold=Halfway()), "classes to compare"),
     ],
 )
@@ -568,7 +569,6 @@ def test_bad_values_are_refused(change: Callable[[Tensor, Tensor, Tensor], Any],
     [
         (lambda u, m, y: categorize("abc", m), "must be a tensor or an array"),
         (lambda u, m, y: categorize(u, m, pd.Series(list("abcabc"))), "number classes 0, 1"),
-        (lambda u, m, y: categorize(u, m, y.double()), "integer classes"),
         (lambda u, m, y: categorize(u, m, distance=L1), "an object called"),  # type: ignore[arg-type]
         (lambda u, m, y: categorize(u, m, distance=lambda p, q: 0.0), "must return a tensor"),  # type: ignore[arg-type]
         (lambda u, m, y: as_distance(3), "must be a name"),  # type: ignore[arg-type]

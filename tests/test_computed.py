@@ -392,7 +392,7 @@ def test_modalities_of_token_ids_and_a_mask() -> None:
             2,
             modality_names=("text", "table"),
             reweighter="computed",
-            fill=[ZeroFill(like=text), ZeroFill(like=table)],
+            fill=[ZeroFill(example=text), ZeroFill(example=table)],
             members=members,
         ).eval()
         out = model(text, table)

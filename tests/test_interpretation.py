@@ -878,8 +878,8 @@ class TestErrors:
             ("task", "ranking", "task must be one of"),
             ("n_draws", -1, "n_draws must be at least 0"),
             ("confidence", 1.0, r"confidence must lie in \(0, 1\)"),
-            ("class_names", ("a", "b"), "class_names must be 3 different names"),
-            ("class_names", ("a", "a", "b"), "class_names must be 3 different names"),
+            ("class_names", ("a", "b"), "class_names must be 3 different, not empty"),
+            ("class_names", ("a", "a", "b"), "class_names must be 3 different, not empty"),
             ("perturbation", "noise", "perturbation must be one of"),
         ],
     )

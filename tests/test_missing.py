@@ -326,7 +326,7 @@ def test_custom_losses_are_told() -> None:
 
 def example() -> list[Fill]:
     modalities = batch(2)
-    return [LearnedFill(like=modalities[name]) for name in ("a", "b", "c")]
+    return [LearnedFill(example=modalities[name]) for name in ("a", "b", "c")]
 
 
 @pytest.mark.parametrize("absent", ["a", "b", "c"])
@@ -377,7 +377,7 @@ def test_one_argument_for_all(style: str) -> None:
 
 
 def test_a_learned_vector_stands_in_for_absent_rows_and_learns_from_them_alone() -> None:
-    fill = LearnedFill(like=torch.empty(0, 2, 3))
+    fill = LearnedFill(example=torch.empty(0, 2, 3))
     nn.init.normal_(fill.vector)
     x, present = torch.randn(3, 2, 3), torch.tensor([True, False, True])
     filled = fill(x, present)
@@ -394,7 +394,7 @@ def test_every_fill_vector_takes_part_in_every_step() -> None:
 
 
 def test_the_mean_is_over_present_rows_and_tokens_and_moves() -> None:
-    fill, present = MeanFill(like=torch.empty(0, 2, 1), momentum=0.25), torch.tensor([True, True, False])
+    fill, present = MeanFill(example=torch.empty(0, 2, 1), momentum=0.25), torch.tensor([True, True, False])
     batches = [torch.randn(3, 2, 1) for _ in range(6)]
     mean = 0.0
     for n, x in enumerate(batches, start=1):
@@ -409,7 +409,7 @@ def test_the_mean_is_over_present_rows_and_tokens_and_moves() -> None:
 
 def test_padded_tokens_leave_the_mean() -> None:
     tokens, mask = torch.randn(3, 4, 2), torch.arange(4) < torch.tensor([[1], [3], [2]])
-    fill, present = MeanFill(like=(tokens, mask)), torch.tensor([True, True, False])
+    fill, present = MeanFill(example=(tokens, mask)), torch.tensor([True, True, False])
     fill((torch.where(mask.unsqueeze(-1), tokens, torch.nan), mask), present)
     torch.testing.assert_close(fill.vector, (tokens[0, 0] + tokens[1, :3].mean(0)) / 2)
 
@@ -437,7 +437,7 @@ def test_without_a_donor_there_is_zero() -> None:
 
 def test_a_fill_of_the_users_own() -> None:
     class Minus(Fill):
-        def stand_in(self, modality: Modality, present: Tensor) -> Modality:
+        def fill_values(self, modality: Modality, present: Tensor) -> Modality:
             filled: Modality = map_leaves(lambda x: x.new_full((), -2), modality)
             return filled
 
@@ -490,7 +490,12 @@ def test_a_sample_without_any_modality_is_an_error() -> None:
         ({}, {"c": None, "b": None, "a": None}, ValueError, "at least one of the modalities"),
         ({"fill": None}, {"available": AVAILABLE}, ValueError, "must have a fill .* fill='learned'"),
         ({"fill": None}, {"c": None}, ValueError, "must have a fill .* fill='learned'"),
-        ({"fill": "zero", "feature_dims": None}, {"c": None}, ValueError, r"must have a known shape.*ZeroFill\(like=x"),
+        (
+            {"fill": "zero", "feature_dims": None},
+            {"c": None},
+            ValueError,
+            r"must have a known shape.*ZeroFill\(example=x",
+        ),
         ({}, {"c": torch.randn(B, 2, 4)}, ValueError, r"must be 5 wide .* are \[4\] wide"),
     ],
 )
@@ -519,7 +524,7 @@ def test_other_mistakes() -> None:
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\)"):
         ModalityDropout(1.0)
     with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by a vector"):
-        LearnedFill(like=torch.ones(2, dtype=torch.long))
+        LearnedFill(example=torch.ones(2, dtype=torch.long))
 
 
 def test_zeros_fill_integers_by_one() -> None:

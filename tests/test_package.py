@@ -130,7 +130,7 @@ def test_what_is_public_is_documented(name: str, value: Any) -> None:
     assert docstring.splitlines()[0].endswith((".", ":"))
     if inspect.isfunction(value):
         parameters = [p for p in inspect.signature(value).parameters.values() if p.name != "self"]
-        if len(parameters) > 1 and not name.endswith((".forward", ".replace", "Fill.stand_in")):
+        if len(parameters) > 1 and not name.endswith((".forward", ".replace", "Fill.fill_values")):
             assert "Args:" in docstring
     if "raise ValueError" in inspect.getsource(value):
         assert "Raises:" in docstring

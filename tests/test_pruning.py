@@ -126,7 +126,7 @@ def test_kept_weights_that_have_rounded_to_zero_are_even(dtype: torch.dtype, gap
     ],
 )
 def test_unknown_experts_are_refused(keep: Any) -> None:
-    with pytest.raises(ValueError, match=r"keep must list some of the experts .*however it is"):
+    with pytest.raises(ValueError, match=r"keep must list some of the experts .*however they are"):
         prune(make(), keep)
 
 
@@ -154,7 +154,7 @@ def test_all_experts_are_the_model() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_heaviest_experts_of_each_sample_decide(k: int) -> None:
+def test_the_highest_weighted_experts_of_each_sample_decide(k: int) -> None:
     model, (x, y) = make(), batch()
     out, full = TopExperts(model, k).eval()(x, y), model(x, y)
     for sample in range(16):

@@ -16,8 +16,8 @@ import i2moe
 
 PACKAGE = Path(i2moe.__path__[0])
 FLOORS: tuple[set[str], ...] = (
-    {"_common", "pid"},
-    {"losses", "perturbations", "missing", "categorization"},
+    {"_common"},
+    {"losses", "perturbations", "missing", "categorization", "pid"},
     {"moe"},
     {"backbones", "interpretation", "mmoe"},
     {"estimators"},

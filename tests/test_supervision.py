@@ -146,7 +146,7 @@ def test_known_shares_teach_a_learned_reweighter() -> None:
     shares[0] = 0  # a row that counts nothing
     out = model(*batch())
     supervise = InteractionSupervision(F.cross_entropy)
-    loss = supervise(out, target, shares=shares)
+    loss = supervise(out, target, target_weights=shares)
     assert sorted(supervise.losses) == ["experts", "supervision", "weights"]
     torch.testing.assert_close(supervise.losses["weights"], -(shares * out.weights.log()).sum(1).mean().detach())
     loss.backward()
@@ -164,8 +164,12 @@ def test_known_shares_teach_a_learned_reweighter() -> None:
             ValueError,
             r"a scalar, however it returned shape \(24, 3\)",
         ),
-        (lambda: supervised(F.mse_loss, shares=torch.ones(B, 4)), ValueError, "weights have no gradient"),
-        (lambda: supervised(F.mse_loss, shares=torch.ones(B, 3)), ValueError, r"\(B, E\) = \(6, 4\) as the weights"),
+        (lambda: supervised(F.mse_loss, target_weights=torch.ones(B, 4)), ValueError, "weights have no gradient"),
+        (
+            lambda: supervised(F.mse_loss, target_weights=torch.ones(B, 3)),
+            ValueError,
+            r"\(B, E\) = \(6, 4\) as",
+        ),
     ],
 )
 def test_errors(run: Callable[[], object], error: type[Exception], message: str) -> None:
@@ -175,7 +179,7 @@ def test_errors(run: Callable[[], object], error: type[Exception], message: str)
 
 def supervised(criterion: Any, shares: Tensor | None = None, **options: Any) -> Tensor:
     supervise = InteractionSupervision(lambda prediction, target: criterion(prediction, target, **options))
-    return supervise(make()(*batch()), torch.ones(B, 3), shares=shares)
+    return supervise(make()(*batch()), torch.ones(B, 3), target_weights=shares)
 
 
 def test_its_name_shows_the_criterion() -> None:

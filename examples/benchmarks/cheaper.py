@@ -69,38 +69,40 @@ def main(options: Options) -> None:
             start = time.process_time()
             model = train_experts(data, seed, training, perturbation()).experts
             milliseconds = 1000 * (time.process_time() - start) / n_steps
-            rows[name].append((milliseconds, *judge(model, test)))
+            rows[name].append((milliseconds, *evaluate(model, test)))
             if name == "all":
                 for how, smaller in smaller_models(model, data).items():
-                    pruned.setdefault(how, []).append(judge(smaller, test))
+                    pruned.setdefault(how, []).append(evaluate(smaller, test))
 
-    print(f"{'perturbed':<28}{'ms a step':>10}{'accuracy %':>12}{'named %':>9}")
+    print(f"{'perturbed':<28}{'ms a step':>10}{'accuracy %':>12}{'interaction accuracy %':>24}")
     for name, found in rows.items():
-        milliseconds, right, named = (mean(values) for values in zip(*found, strict=True))
-        print(f"{name:<28}{milliseconds:>10.2f}{100 * right:>12.2f}{100 * named:>9.1f}")
+        milliseconds, right, interaction_accuracy = (mean(values) for values in zip(*found, strict=True))
+        print(f"{name:<28}{milliseconds:>10.2f}{100 * right:>12.2f}{100 * interaction_accuracy:>24.1f}")
     print(f"\n{'experts in evaluation':<38}{'accuracy %':>12}")
-    for how, judged in pruned.items():
-        print(f"{how:<38}{100 * mean(right for right, _ in judged):>12.2f}")
+    for how, evaluated in pruned.items():
+        print(f"{how:<38}{100 * mean(right for right, _ in evaluated):>12.2f}")
 
 
-def judge(model: nn.Module, test: KnownInteractions) -> tuple[float, float]:
+def evaluate(model: nn.Module, test: KnownInteractions) -> tuple[float, float]:
     """Accuracy, and the share of samples whose largest weight names their interaction."""
     model.eval()
     with torch.no_grad():
         out = model(*test.modalities)
-    named = float((out.weights.argmax(1) == test.interaction).float().mean()) if len(out.weights.T) > 1 else 1.0
-    return accuracy(out.prediction, test.target), named
+    interaction_accuracy = (
+        float((out.weights.argmax(1) == test.interaction).float().mean()) if len(out.weights.T) > 1 else 1.0
+    )
+    return accuracy(out.prediction, test.target), interaction_accuracy
 
 
 def smaller_models(model: InteractionMoE, data: KnownInteractions) -> dict[str, nn.Module]:
-    """A model with ever fewer experts: the heaviest on the training data, and the heaviest of each sample."""
+    """A model with ever fewer experts: the highest-weighted on the training data, and those of each sample."""
     model.eval()
     with torch.no_grad():
         weights: Tensor = model(*data.modalities).weights
-    heaviest = [model.expert_names[e] for e in weights.mean(0).argsort(descending=True)]
-    sizes = range(len(heaviest), 0, -1)
-    return {f"the {n} heaviest of the data": prune(model, heaviest[:n]) for n in sizes} | {
-        f"the {k} heaviest of each sample": TopExperts(model, k) for k in sizes
+    by_weight = [model.expert_names[e] for e in weights.mean(0).argsort(descending=True)]
+    sizes = range(len(by_weight), 0, -1)
+    return {f"the {n} highest-weighted of the data": prune(model, by_weight[:n]) for n in sizes} | {
+        f"the {k} highest-weighted of each sample": TopExperts(model, k) for k in sizes
     }
 
 

@@ -12,31 +12,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from statistics import mean, stdev
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from examples.common.modules import Fusion
+from examples.common.statistics import mean_and_deviation
 from i2moe import categorize
 from i2moe.categorization import Categories, Halfway, LikeliestClass, Threshold
 from i2moe.mmoe import Classification, Training, as_predictor, cross_predict
 
 RULES: Mapping[str, Threshold] = {"default": None, "Halfway()": Halfway(), "published rule": LikeliestClass()}
 N_FEATURES = 16
-
-
-class Fusion(nn.Module):
-    """Two hidden layers on the concatenated modalities."""
-
-    def __init__(self, n_modalities: int) -> None:
-        super().__init__()
-        hidden = [nn.Linear(n_modalities * N_FEATURES, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()]
-        self.net = nn.Sequential(*hidden, nn.Linear(32, 2))
-
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Return logits (B, 2)."""
-        logits: Tensor = self.net(torch.cat(modalities, dim=-1))
-        return logits
 
 
 def copies(*accuracies: float) -> Callable[[int, torch.Generator], tuple[list[Tensor], Tensor]]:
@@ -91,7 +78,7 @@ def measure(kind: str, n: int, n_epochs: int, seed: int) -> dict[str, float]:
 
     def held_out(*inputs: Tensor) -> Tensor:
         return cross_predict(
-            lambda: as_predictor(Fusion(len(inputs)), Classification(2), "the classifier"),
+            lambda: as_predictor(Fusion(len(inputs) * N_FEATURES, 2, (32, 32)), Classification(2), "the classifier"),
             inputs,
             target,
             Training(n_epochs),
@@ -125,8 +112,8 @@ def main() -> None:
     for kind, (_, expected) in KINDS.items():
         runs = [measure(kind, options.samples, options.epochs, seed) for seed in range(options.seeds)]
         cells = [[100 * run[name] for run in runs] for name in RULES]
-        spread = [f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}" for values in cells]
-        print(f"| {kind} | {expected} | " + " | ".join(spread) + " |", flush=True)
+        row = [kind, expected, *(mean_and_deviation(values, ".1f") for values in cells)]
+        print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":

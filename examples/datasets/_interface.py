@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-__all__ = ["Augment", "Batch", "Column", "Expected", "Lazy", "MultimodalData", "Source", "Split", "Task"]
+from i2moe._common.tasks import Task
 
-Task: TypeAlias = Literal["classification", "multilabel", "regression"]
+__all__ = ["Augment", "Batch", "Column", "Expected", "Lazy", "MultimodalData", "Source", "Split", "Task"]
 
 Augment: TypeAlias = Callable[[tuple[Tensor, ...], Generator | None], tuple[Tensor, ...]]
 """Changes the modalities of a training batch at random, the randomness coming from the generator."""

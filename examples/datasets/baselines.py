@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from examples.common.statistics import mean_and_deviation
 from examples.datasets import OPEN, find
 from examples.datasets._interface import Column, MultimodalData
 
@@ -81,8 +81,7 @@ def main(settings: Settings) -> None:
             runs = [_scores(find(name).open(split=split)) for split in range(settings.splits)]
         metric = find(name).open().metrics[0]
         for modality, *found in zip(runs[0], *(run.values() for run in runs), strict=True):
-            spread = f" ± {stdev(found):.3f}" if len(found) > 1 else ""
-            table.add_row(f"{name} ({metric})", modality, f"{mean(found):.3f}{spread}", end_section=modality == "all")
+            table.add_row(f"{name} ({metric})", modality, mean_and_deviation(found), end_section=modality == "all")
     console.print(table)
 
 

@@ -25,7 +25,7 @@ class Method:
     Args:
         kind: the fusion alone, the mean of E of them, or I2MoE.
         what: the method in a few words.
-        changes: the settings it stands for.
+        changes: the settings it changes.
     """
 
     kind: Literal["vanilla", "ensemble", "i2moe"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from examples.common.best_epoch import higher
 from examples.datasets._interface import Task
+from i2moe._common.tasks import decide, probabilities
 
 __all__ = ["is_better", "measure"]
 
@@ -59,9 +60,9 @@ def _measure(name: str, task: Task, prediction: Tensor, targets: Tensor, loss: f
     if name == "loss":
         return loss
     if name == "accuracy":
-        return float((_decide(task, prediction) == targets).double().mean())
+        return float((decide(task, prediction) == targets).double().mean())
     if name in ("macro_f1", "micro_f1"):
-        return _f1(name.removesuffix("_f1"), task, _decide(task, prediction), targets, prediction.shape[1])
+        return _f1(name.removesuffix("_f1"), task, decide(task, prediction), targets, prediction.shape[1])
     if name == "auroc":
         return _auroc(task, prediction, targets)
     flat, wanted = prediction.flatten(), targets.double().flatten()
@@ -78,10 +79,6 @@ def _measure(name: str, task: Task, prediction: Tensor, targets: Tensor, loss: f
     raise ValueError(f"a metric must be one that examples/reproduce/metrics.py has, however it is {name!r}")
 
 
-def _decide(task: Task, prediction: Tensor) -> Tensor:
-    return prediction.argmax(1) if task == "classification" else (prediction > 0).long()
-
-
 def _f1(average: str, task: Task, decided: Tensor, targets: Tensor, n_outputs: int) -> float:
     from torchmetrics.functional.classification import multiclass_f1_score, multilabel_f1_score
 
@@ -94,7 +91,7 @@ def _auroc(task: Task, prediction: Tensor, targets: Tensor) -> float:
     from torchmetrics.functional.classification import binary_auroc
 
     labels = targets if task == "multilabel" else torch.nn.functional.one_hot(targets, prediction.shape[1])
-    scores = prediction.sigmoid() if task == "multilabel" else prediction.softmax(1)
+    scores = probabilities(task, prediction)
     if task == "classification" and prediction.shape[1] == 2:
         labels, scores = labels[:, 1:], scores[:, 1:]
     both = [c for c in range(labels.shape[1]) if 0 < labels[:, c].sum() < len(labels)]

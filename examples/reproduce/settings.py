@@ -13,7 +13,7 @@ __all__ = ["Settings", "preset", "smoke"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run can be told; each data set and fusion has its own presets.
+    """The settings of a run; each data set and fusion has its own presets.
 
     Args:
         hidden_dim: width D of the embeddings and of the fusion.
@@ -48,8 +48,8 @@ class Settings:
         fraction: share of a batch that gets perturbed views.
         compare: what the interaction losses compare.
         released_losses: the released code's losses for regression.
-        fill: what stands for a missing modality where there are experts; a fusion alone sees the data set's zeros.
-        experts: which experts there are; "uniqueness" stands for those of all modalities.
+        fill: what fills a missing modality where there are experts; a fusion alone sees the data set's zeros.
+        experts: which experts there are; "uniqueness" means those of all modalities.
         same_start: let all experts start as copies of one.
         own_encoders: let each expert (or member of an ensemble) encode for itself; what is replaced is then the input.
         lr: learning rate of Adam.

@@ -1,1 +1,1 @@
-"""What every room of the package builds on: the types of inputs and outputs, tasks, means, files."""
+"""What every room of the package builds on: the types of inputs and outputs, tasks, names, checks, means, files."""

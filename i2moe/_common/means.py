@@ -1,14 +1,26 @@
-"""Means over samples and views, of which some may not exist, and over experts."""
+"""Means: over samples and views, of which some may not exist, over experts, over tokens without padding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["joined_processes", "mean", "of_rows", "renormalized", "scaled_to_all", "view_weights", "weighted_sum"]
+from i2moe._common.modalities import Modality
+
+__all__ = [
+    "expand_to_rows",
+    "joined_processes",
+    "mean",
+    "pool_tokens",
+    "renormalized",
+    "scaled_to_all",
+    "update_running_mean",
+    "view_weights",
+    "weighted_sum",
+]
 
 
 def view_weights(interaction: int | str, replaced: Tensor | None, available: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,14 +94,34 @@ def mean(terms: Tensor, weights: Tensor | None) -> Tensor:
     """Average terms (V - 1, R) or (V - 1, R, C) of R rows; weights are (B, V - 1)."""
     if weights is None:
         return terms.mean()
-    rows = of_rows(weights, terms.shape[1])
+    rows = expand_to_rows(weights, terms.shape[1])
     return (terms * rows.reshape(*rows.shape, *(1,) * (terms.ndim - 2))).mean()
 
 
-def of_rows(weights: Tensor, n_rows: int) -> Tensor:
-    """Turn weights of samples (B, V - 1) into those of their rows, (V - 1, R)."""
+def expand_to_rows(weights: Tensor, n_rows: int) -> Tensor:
+    """Repeat the weights (B, V - 1) of samples for each of their rows: (V - 1, R)."""
     n_samples, n_views = weights.shape
     return weights.mT.unsqueeze(-1).expand(-1, -1, n_rows // n_samples).reshape(n_views, n_rows)
+
+
+@torch.no_grad()
+def update_running_mean(
+    running: Tensor, n_batches: Tensor, batch: Tensor, *, momentum: float, counts: Tensor | int = 1
+) -> None:
+    """Move an exponential average, in place, towards the mean of a batch.
+
+    The first batches weigh the same: the average is unbiased from the first one on.
+
+    Args:
+        running: (C,), the average.
+        n_batches: scalar, the batches it has seen.
+        batch: (C,), the mean of the newest batch.
+        momentum: least weight of the newest batch.
+        counts: scalar, whether the batch counts; where it does not, nothing changes.
+    """
+    n_batches += counts
+    rate = (1 / n_batches.clamp(min=1)).clamp(min=momentum) * counts
+    running.lerp_(batch.to(running), rate.to(running))
 
 
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
@@ -100,9 +132,50 @@ def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:
 def renormalized(weights: Tensor, counts: Tensor) -> Tensor:
     """Scale the weights (B, E) of the experts that count, (B, E) bool, to sum to 1 in each row; the others get 0.
 
-    Where all weights that count have rounded to 0, the experts that count share evenly. One must count in each row.
+    Where all weights that count have rounded to 0, the experts that count weigh the same. One must count in each row.
     """
-    kept = weights * counts
-    total = kept.sum(1, keepdim=True)
+    counted = weights * counts
+    total = counted.sum(1, keepdim=True)
     even = counts / counts.sum(1, keepdim=True)
-    return torch.where(total > 0, kept / torch.where(total > 0, total, 1), even.to(kept.dtype))
+    return torch.where(total > 0, counted / torch.where(total > 0, total, 1), even.to(counted.dtype))
+
+
+def pool_tokens(modality: Modality) -> list[Tensor]:
+    """Average each floating-point tensor of a modality over its token axes, all between the first and the last.
+
+    A boolean tensor (B, T) beside tokens (B, T, D), in the same tuple, list or dict, says which of them are averaged.
+    A sample with no token has the average 0.
+
+    Returns:
+        (B, D) each, from left to right.
+
+    Raises:
+        ValueError: if two masks fit the same tokens.
+    """
+    if modality is None or isinstance(modality, Tensor):
+        return [] if modality is None else _pooled(modality, [])
+    parts = list(modality.values() if isinstance(modality, Mapping) else modality)
+    masks = [part for part in parts if isinstance(part, Tensor) and part.dtype == torch.bool]
+    each = [_pooled(part, masks) if isinstance(part, Tensor) else pool_tokens(part) for part in parts]
+    return [average for averages in each for average in averages]
+
+
+def _pooled(x: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
+    if not x.is_floating_point():
+        return []
+    if x.ndim < 3:
+        return [x.unsqueeze(-1) if x.ndim == 1 else x]
+    masks = [mask for mask in masks if 1 < mask.ndim < x.ndim and mask.shape[1:] == x.shape[1 : mask.ndim]]
+    if len(masks) > 1:
+        raise ValueError(
+            f"tokens must have one boolean mask, however {len(masks)} fit those of shape {tuple(x.shape)}; put tokens "
+            "and their mask into a tuple or dict of their own, and make other flags integers"
+        )
+    tokens = x.flatten(1, -2)
+    if not masks:
+        return [tokens.mean(1)]
+    kept = masks[0].reshape(*masks[0].shape, *(1,) * (x.ndim - masks[0].ndim)).expand(*x.shape[:-1], 1).flatten(1, -2)
+    # NOTE[DIFF] the released code averages all tokens.
+    # Not a sum over their number, neither of which half precision may hold; exactly the mean where all are kept.
+    fraction = kept.to(torch.promote_types(x.dtype, torch.float32)).mean(1).clamp(min=1 / tokens.shape[1])
+    return [torch.where(kept, tokens, 0).mean(1) / fraction.to(x.dtype)]

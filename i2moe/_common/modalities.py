@@ -1,18 +1,27 @@
-"""What callers hand in: modalities, and what their backbones return."""
+"""What callers hand in: modalities, arrays in place of tensors, and what their backbones return."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from torch import Tensor
 
-__all__ = ["BackboneOutput", "Modality", "leaves", "map_leaves", "sequence_like"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["Array", "BackboneOutput", "Modality", "Nested", "as_tensor", "leaves", "map_leaves", "sequence_like"]
 
 Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
 """A tensor with a leading batch axis, or a nested tuple, list or dict of them (features and a mask, say)."""
+
+Array: TypeAlias = Union[Tensor, "ArrayLike"]
+"""A tensor, an array of numpy's, a series or data frame of pandas'."""
+
+Nested: TypeAlias = "Array | Sequence[Nested] | Mapping[str, Nested] | None"
+"""A modality with arrays in place of tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +69,23 @@ def leaves(modality: Modality) -> list[Tensor]:
     found: list[Tensor] = []
     map_leaves(found.append, modality)
     return found
+
+
+def as_tensor(value: Any) -> Any:
+    """Turn an array, a series or a data frame into a tensor of its own; return anything else as it is.
+
+    Raises:
+        TypeError: if the array holds something that torch has no numbers for.
+    """
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
+        return value
+    import numpy as np
+
+    copied = np.array(value, order="C")  # pandas hands out memory that must not be written to
+    try:
+        return torch.from_numpy(copied)
+    except TypeError as error:
+        raise TypeError(
+            f"an array must hold numbers, however its dtype is {copied.dtype}; number classes 0, 1, ..., "
+            "and convert other columns with astype(float)"
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -34,9 +34,9 @@ class InteractionOutput:
     weights: Tensor
     expert_predictions: Tensor
     aux_loss: Tensor
-    interaction_loss: Tensor | None
-    interaction_losses: dict[str, Tensor]
-    views: Tensor | None
+    interaction_loss: Tensor | None = None
+    interaction_losses: dict[str, Tensor] = field(default_factory=dict)
+    views: Tensor | None = None
     marginals: Tensor | None = None
     available: Tensor | None = None
     member_predictions: Tensor | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,24 +39,25 @@ score_name: dict[Task, str] = {
 """What says how good predictions are, the higher the better, 1 at best."""
 
 
-def check_task(task: str) -> None:
-    """Raise a ValueError if the task is unknown."""
-    if task not in get_args(Task):
-        raise ValueError(f"task must be one of {get_args(Task)}, however it is {task!r}")
+def check_task(task: str, known: Sequence[str] = get_args(Task)) -> None:
+    """Raise a ValueError if the task is not among those known."""
+    if task not in known:
+        raise ValueError(f"task must be one of {tuple(known)}, however it is {task!r}")
 
 
-def check_target(task: Task, target: Tensor, prediction: Tensor) -> Tensor:
-    """Return a batch's target in the form reports keep: (B,) int64 for classification, else (B, C) floating.
+def check_target(task: Task, target: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """Return a batch's target in one form: (B,) int64 for classification, else (B, C) floating.
 
     Args:
         task: the task.
         target: what the data gave.
-        prediction: (B, C).
+        shape: (B, C), the prediction's.
+        dtype: of what is returned for labels and values; None for the target's own where it is floating.
 
     Raises:
         ValueError: if the target does not fit the task and the prediction.
     """
-    n_samples, n_outputs = prediction.shape
+    n_samples, n_outputs = shape
     if target.ndim == 0 or target.shape[0] != n_samples:
         raise ValueError(
             f"the target must have one row for each of the {n_samples} predictions, "
@@ -62,12 +65,13 @@ def check_target(task: Task, target: Tensor, prediction: Tensor) -> Tensor:
         )
     if task == "classification":
         return _class_indices(target, n_outputs)
-    if target.reshape(n_samples, -1).shape != prediction.shape:
+    if target.reshape(n_samples, -1).shape != (n_samples, n_outputs):
         raise ValueError(
-            f"the target of {task} must have the prediction's shape {tuple(prediction.shape)}, "
+            f"the target of {task} must have the prediction's shape {(n_samples, n_outputs)}, "
             f"however its shape is {tuple(target.shape)}"
         )
-    target = target.reshape(prediction.shape).to(prediction.dtype)
+    own = target.dtype if target.is_floating_point() else torch.get_default_dtype()
+    target = target.reshape(n_samples, n_outputs).to(own if dtype is None else dtype)
     if not target.isfinite().all():
         raise ValueError("the target must be finite, however it holds NaN or infinity; drop or fill these samples")
     if task == "multilabel" and not ((target == 0) | (target == 1)).all():
@@ -85,11 +89,10 @@ def decide(task: Task, prediction: Tensor) -> Tensor:
     return (prediction > 0).long() if task == "multilabel" else prediction
 
 
-def probabilities(task: Task, outputs: Tensor) -> Tensor:
-    """Turn raw outputs (..., C) into probabilities, or in regression the values themselves, in float64."""
-    outputs = outputs.double()
+def probabilities(task: Task, outputs: Tensor, dim: int = -1) -> Tensor:
+    """Turn raw outputs, C on axis `dim`, into probabilities, or in regression the values themselves."""
     if task == "classification":
-        return outputs.softmax(-1)
+        return outputs.softmax(dim)
     return outputs.sigmoid() if task == "multilabel" else outputs
 
 
@@ -122,11 +125,8 @@ def distances(task: Task, a: Tensor, b: Tensor) -> Tensor:
     Total variation of the class probabilities, mean difference of the label probabilities (both in [0, 1]), or mean
     difference of the values (in the target's unit).
     """
-    if task == "classification":
-        return (a.softmax(-1) - b.softmax(-1)).abs().sum(-1) / 2
-    if task == "multilabel":
-        a, b = a.sigmoid(), b.sigmoid()
-    return (a - b).abs().mean(-1)
+    apart = (probabilities(task, a) - probabilities(task, b)).abs()
+    return apart.sum(-1) / 2 if task == "classification" else apart.mean(-1)
 
 
 def _class_indices(target: Tensor, n_classes: int) -> Tensor:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers.attention import MLP
-from i2moe.backbones.layers.checks import check_at_least_one, check_inputs, widths
+from i2moe.backbones.layers.checks import check_inputs, widths
 from i2moe.backbones.layers.tokens import as_vector
 
 __all__ = ["InterpretCC", "gumbel_sigmoid"]

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers import dispatch
-from i2moe.backbones.layers.attention import SelfAttention
-from i2moe.backbones.layers.checks import check_at_least_one
+from i2moe.backbones.layers.attention import AttentionLayer
+from i2moe.backbones.layers.fusion import TokenFusion
 from i2moe.backbones.layers.moepp import MoEPlusPlusLayer
-from i2moe.backbones.layers.tokens import JointTokens
 
 __all__ = ["MoEPlusPlus", "MoEPlusPlusTransformerLayer"]
 
 
-class MoEPlusPlusTransformerLayer(nn.Module):
+class MoEPlusPlusTransformerLayer(AttentionLayer):
     """A pre-norm transformer layer whose MLP is a `MoEPlusPlusLayer`.
 
     Args:
@@ -32,21 +31,19 @@ class MoEPlusPlusTransformerLayer(nn.Module):
     """
 
     def __init__(self, dim: int, *, n_heads: int, experts: MoEPlusPlusLayer) -> None:
-        super().__init__()
-        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
-        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        super().__init__(dim, n_heads)
         self.norm_experts: nn.LayerNorm = nn.LayerNorm(dim)
         self.experts = experts
 
     def forward(self, tokens: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Update the tokens: (B, T, D) -> (B, T, D), load-balancing loss and scores (B, T, n)."""
-        tokens = tokens + self.attention(self.norm_attention(tokens))
+        tokens = self.attend(tokens)
         # NOTE[DIFF] both residuals stay; the released code overwrites the routed output with the attention's
         routed, aux_loss, scores = self.experts(self.norm_experts(tokens), previous)
         return tokens + routed, aux_loss, scores
 
 
-class MoEPlusPlus(nn.Module):
+class MoEPlusPlus(TokenFusion):
     r"""Fuses tokens by joint self-attention and heterogeneous routed experts.
 
     `FusionTransformer` with a `MoEPlusPlusLayer` in place of every MLP; from the second layer on, routers
@@ -103,12 +100,8 @@ class MoEPlusPlus(nn.Module):
         dropout: float = 0.1,
         group: dispatch.Group = "batch",
     ) -> None:
-        super().__init__()
-        check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
-        dim = self.join.hidden_dim
-        self.layers: nn.ModuleList = nn.ModuleList()
-        for depth in range(n_layers):
+
+        def build_layer(dim: int, depth: int) -> MoEPlusPlusTransformerLayer:
             experts = MoEPlusPlusLayer(
                 dim,
                 n_experts,
@@ -122,15 +115,17 @@ class MoEPlusPlus(nn.Module):
                 group=group,
                 gating_residual=depth > 0,
             )
-            self.layers.append(MoEPlusPlusTransformerLayer(dim, n_heads=n_heads, experts=experts))
-        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
+            return MoEPlusPlusTransformerLayer(dim, n_heads=n_heads, experts=experts)
 
-    def forward(self, *modalities: Tensor) -> BackboneOutput:
-        """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""
-        tokens = self.join(*modalities)
+        super().__init__(
+            feature_dims, n_outputs, build_layer, n_tokens=n_tokens, hidden_dim=hidden_dim, n_layers=n_layers
+        )
+
+    @override
+    def update(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the layers."""
         losses, scores = [], None
         for layer in self.layers:
             tokens, loss, scores = layer(tokens, scores)
             losses.append(loss)
-        latent = self.join.pool(tokens)
-        return BackboneOutput(self.head(latent), aux_loss=torch.stack(losses).sum(), latent=latent)
+        return tokens, torch.stack(losses).sum()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.dropout import Dropout
-from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers import dispatch
-from i2moe.backbones.layers.attention import SelfAttention
-from i2moe.backbones.layers.checks import check_at_least_one, check_rate
-from i2moe.backbones.layers.tokens import JointTokens
+from i2moe.backbones.layers.attention import AttentionLayer
+from i2moe.backbones.layers.fusion import TokenFusion
 
 __all__ = ["SwitchLayer", "SwitchTransformer", "SwitchTransformerLayer"]
 
 
-class SwitchLayer(nn.Module):
+class SwitchLayer(dispatch.RoutedLayer):
     r"""Sends every token to the one expert its router likes best.
 
     .. math:: p = \mathrm{softmax}(W_r\,x), \quad i = \arg\max p, \quad
@@ -60,8 +59,6 @@ class SwitchLayer(nn.Module):
         (torch.Size([3, 5, 8]), torch.Size([]))
     """
 
-    mixes_samples: bool = True
-
     def __init__(
         self,
         dim: int,
@@ -74,19 +71,11 @@ class SwitchLayer(nn.Module):
         dropout: float = 0.0,
         group: dispatch.Group = "batch",
     ) -> None:
-        super().__init__()
+        super().__init__(n_experts, capacity_factor, eval_capacity_factor, group)
         hidden_dim = 2 * dim if hidden_dim is None else hidden_dim
         check_at_least_one(dim=dim, n_experts=n_experts, hidden_dim=hidden_dim)
         check_rate(jitter=jitter, dropout=dropout)
-        dispatch.check_routing(capacity_factor, eval_capacity_factor)
-        dispatch.check_group(group)
-
-        self.n_experts: int = n_experts
         self.jitter: float = jitter
-        self.group: dispatch.Group = group
-        self.capacity_factor: float | None = capacity_factor
-        self.eval_capacity_factor: float | None = eval_capacity_factor
-        self.mixes_samples = group == "batch"
         self.router: nn.Linear = nn.Linear(dim, n_experts, bias=False)
         self.dropout: Dropout = Dropout(dropout)
         self.w1: nn.Parameter = nn.Parameter(torch.empty(n_experts, dim, hidden_dim))
@@ -95,8 +84,7 @@ class SwitchLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the experts' weights as `nn.Linear` would."""
-        for weight in (self.w1, self.w2):
-            nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]))
+        dispatch.draw_as_linear(self.w1, self.w2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Route the tokens: (B, T, D) -> (B, T, D) and the load-balancing loss, a scalar."""
@@ -112,8 +100,8 @@ class SwitchLayer(nn.Module):
         outputs = gates * self.experts(dispatch.send(groups, source, self.n_experts))
         output = dispatch.collect(torch.zeros_like(groups), source, outputs)
 
-        share = load / groups.shape[1]  # (G, n)
-        aux_loss = self.n_experts * (share * probabilities.mean(dim=1)).sum(dim=-1).mean()
+        fraction = load / groups.shape[1]  # (G, n)
+        aux_loss = self.n_experts * (fraction * probabilities.mean(dim=1)).sum(dim=-1).mean()
         return output.reshape(tokens.shape), aux_loss
 
     def route(self, tokens: Tensor) -> Tensor:
@@ -129,8 +117,7 @@ class SwitchLayer(nn.Module):
 
     def capacity(self, n_tokens: int) -> int:
         """Places of an expert for a group of `n_tokens` tokens."""
-        factor = self.capacity_factor if self.training else self.eval_capacity_factor
-        return dispatch.expert_capacity(n_tokens, 1 / self.n_experts, factor)
+        return self.places(n_tokens, 1 / self.n_experts)
 
     def extra_repr(self) -> str:
         """Show what decides the routing."""
@@ -140,7 +127,7 @@ class SwitchLayer(nn.Module):
         )
 
 
-class SwitchTransformerLayer(nn.Module):
+class SwitchTransformerLayer(AttentionLayer):
     """A pre-norm transformer layer whose MLP is a `SwitchLayer`.
 
     Args:
@@ -155,20 +142,18 @@ class SwitchTransformerLayer(nn.Module):
     """
 
     def __init__(self, dim: int, *, n_heads: int, switch: SwitchLayer) -> None:
-        super().__init__()
-        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
-        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        super().__init__(dim, n_heads)
         self.norm_switch: nn.LayerNorm = nn.LayerNorm(dim)
         self.switch = switch
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Update the tokens: (B, T, D) -> (B, T, D) and the load-balancing loss."""
-        tokens = tokens + self.attention(self.norm_attention(tokens))
+        tokens = self.attend(tokens)
         routed, aux_loss = self.switch(self.norm_switch(tokens))
         return tokens + routed, aux_loss
 
 
-class SwitchTransformer(nn.Module):
+class SwitchTransformer(TokenFusion):
     r"""Fuses tokens by joint self-attention and top-1 routed experts ("SwitchGate" in the I2MoE paper).
 
     `FusionTransformer` with a `SwitchLayer` in place of every MLP; `aux_loss` is the sum of the layers'
@@ -219,12 +204,8 @@ class SwitchTransformer(nn.Module):
         dropout: float = 0.1,
         group: dispatch.Group = "batch",
     ) -> None:
-        super().__init__()
-        check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
-        dim = self.join.hidden_dim
-        self.layers: nn.ModuleList = nn.ModuleList()
-        for _ in range(n_layers):
+
+        def build_layer(dim: int, depth: int) -> SwitchTransformerLayer:
             switch = SwitchLayer(
                 dim,
                 n_experts,
@@ -234,15 +215,17 @@ class SwitchTransformer(nn.Module):
                 dropout=dropout,
                 group=group,
             )
-            self.layers.append(SwitchTransformerLayer(dim, n_heads=n_heads, switch=switch))
-        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
+            return SwitchTransformerLayer(dim, n_heads=n_heads, switch=switch)
 
-    def forward(self, *modalities: Tensor) -> BackboneOutput:
-        """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""
-        tokens = self.join(*modalities)
+        super().__init__(
+            feature_dims, n_outputs, build_layer, n_tokens=n_tokens, hidden_dim=hidden_dim, n_layers=n_layers
+        )
+
+    @override
+    def update(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the layers."""
         losses = []
         for layer in self.layers:
             tokens, loss = layer(tokens)
             losses.append(loss)
-        latent = self.join.pool(tokens)
-        return BackboneOutput(self.head(latent), aux_loss=torch.stack(losses).sum(), latent=latent)
+        return tokens, torch.stack(losses).sum()

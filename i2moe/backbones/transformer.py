@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import override
 
-from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers.attention import TransformerLayer
-from i2moe.backbones.layers.checks import check_at_least_one
-from i2moe.backbones.layers.tokens import JointTokens
+from i2moe.backbones.layers.fusion import TokenFusion
 
 __all__ = ["FusionTransformer"]
 
 
-class FusionTransformer(nn.Module):
+class FusionTransformer(TokenFusion):
     r"""Fuses the tokens of all modalities by joint self-attention.
 
     .. math:: u^0 = [z_1; \dots; z_M] + p, \quad u^{l} = \mathrm{Layer}_l(u^{l-1}), \quad
@@ -56,16 +55,18 @@ class FusionTransformer(nn.Module):
         n_heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        check_at_least_one(n_outputs=n_outputs, n_layers=n_layers)
-        self.join: JointTokens = JointTokens(feature_dims, n_tokens=n_tokens, hidden_dim=hidden_dim)
-        dim = self.join.hidden_dim
-        self.layers: nn.Sequential = nn.Sequential(
-            *(TransformerLayer(dim, n_heads=n_heads, dropout=dropout) for _ in range(n_layers))
+        super().__init__(
+            feature_dims,
+            n_outputs,
+            lambda dim, depth: TransformerLayer(dim, n_heads=n_heads, dropout=dropout),
+            n_tokens=n_tokens,
+            hidden_dim=hidden_dim,
+            n_layers=n_layers,
         )
-        self.head: nn.Linear = nn.Linear(len(self.join.feature_dims) * dim, n_outputs)
 
-    def forward(self, *modalities: Tensor) -> BackboneOutput:
-        """Predict from M modalities (B, T_i, D_i) or (B, D_i): prediction (B, C), latent (B, M D)."""
-        latent = self.join.pool(self.layers(self.join(*modalities)))
-        return BackboneOutput(self.head(latent), latent=latent)
+    @override
+    def update(self, tokens: Tensor) -> tuple[Tensor, None]:
+        """Run the layers."""
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return tokens, None

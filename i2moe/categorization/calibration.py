@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction
 from i2moe.categorization.checks import Predictions
 
 __all__ = ["Calibrated", "calibrated_near"]
@@ -32,8 +33,8 @@ class Calibrated:
     without labels). The reference is the class that *together* raises most above its base rate, and a pool's gain g is
     how far it raises that class:
 
-    * synergy, where the best modality alone gains less than the share s of what all gain together, and all apart, whose
-      noise adds up as well, less than halfway from there to everything:
+    * synergy, where the best modality alone gains less than the fraction s of what all gain together, and all apart,
+      whose noise adds up as well, less than halfway from there to everything:
       $\max_i g_i < s \, g_{together}$ and $g_{apart} < \frac{1 + s}{2} g_{together}$;
     * else a modality is near that gains $g_i \ge s \max_j g_j$.
 
@@ -44,20 +45,19 @@ class Calibrated:
     ours.
 
     Args:
-        share: s, between 0 and 1.
+        fraction: s, between 0 and 1.
 
     Raises:
-        ValueError: if the share is not in [0, 1].
+        ValueError: if the fraction is not in [0, 1].
     """
 
-    share: float = 0.5
+    fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of Calibrated must lie in [0, 1], however it is {self.share}")
+        check_fraction(fraction=self.fraction)
 
 
-def calibrated_near(given: Predictions, share: float) -> Tensor:
+def calibrated_near(given: Predictions, fraction: float) -> Tensor:
     """Say which modalities (B, M) are near; see `Calibrated`."""
     n_modalities = given.unimodal.shape[1]
     base = _base_rates(given)  # (C,)
@@ -75,8 +75,8 @@ def calibrated_near(given: Predictions, share: float) -> Tensor:
     gains = raised.gather(2, reference.reshape(-1, 1, 1).expand(-1, n_modalities + 2, 1)).squeeze(2)
     alone, apart, together = gains[:, :n_modalities], gains[:, -2], gains[:, -1]
     best = alone.amax(1)
-    explained = (best >= share * together) | (apart >= (1 + share) / 2 * together)
-    return explained.unsqueeze(1) & (alone > 0) & (alone >= share * best.unsqueeze(1))
+    explained = (best >= fraction * together) | (apart >= (1 + fraction) / 2 * together)
+    return explained.unsqueeze(1) & (alone > 0) & (alone >= fraction * best.unsqueeze(1))
 
 
 def _base_rates(given: Predictions) -> Tensor:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from i2moe._common.arrays import Array, as_tensor
+from i2moe._common.checks import check_fraction
+from i2moe._common.modalities import Array, as_tensor
+from i2moe._common.names import interaction_names
+from i2moe._common.tasks import Task
 from i2moe.categorization.calibration import Calibrated, calibrated_near
-from i2moe.categorization.checks import Predictions, Task, read_predictions
+from i2moe.categorization.checks import Predictions, read_predictions
 from i2moe.categorization.distances import Distance, DistanceLike, as_distance, measure
 from i2moe.categorization.thresholds import Halfway, LikeliestClass, Quantile, Threshold, to_reference, value_of
 
@@ -194,7 +197,7 @@ def categorize(
     return Categories(
         category=_decide(near),
         degrees=interaction_degrees(*confidences, chance=chance),
-        names=(*(f"uniqueness/{name}" for name in given.modality_names), "synergy", "redundancy"),
+        names=interaction_names(given.modality_names),
         agreement=agreement,
         ambiguous=_ambiguous(given, margin),
         threshold=theta,
@@ -241,7 +244,7 @@ def _compare(
         classes = given.unimodal.argmax(-1)  # (B, M)
         agreement = (classes == classes[:, :1]).all(1)
         if isinstance(threshold, Calibrated):
-            return calibrated_near(given, threshold.share), agreement, None
+            return calibrated_near(given, threshold.fraction), agreement, None
         return classes == given.reference.argmax(-1, keepdim=True), agreement, None
 
     distances = to_reference(given, distance)  # (B, M)
@@ -277,8 +280,7 @@ def _decide(near: Tensor) -> Tensor:
 
 
 def _ambiguous(given: Predictions, margin: float) -> Tensor:
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin must lie in [0, 1], a difference of two probabilities, however it is {margin}")
+    check_fraction(margin=margin)
     if given.task == "regression":
         return torch.zeros(given.unimodal.shape[0], dtype=torch.bool, device=given.unimodal.device)
     top = given.unimodal.topk(2, dim=-1).values

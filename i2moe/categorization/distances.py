@@ -9,6 +9,8 @@ from typing import ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import look_up
+
 __all__ = [
     "KL",
     "L1",
@@ -150,9 +152,7 @@ def as_distance(distance: DistanceLike) -> Distance:
         JensenShannon()
     """
     if isinstance(distance, str):
-        if distance not in _BY_NAME:
-            raise ValueError(f"distance must be one of {tuple(_BY_NAME)} or a callable, however it is {distance!r}")
-        return _BY_NAME[distance]()
+        return look_up("distance", distance, _BY_NAME)()
     if isinstance(distance, type) or not callable(distance):
         raise TypeError(f"distance must be a name or an object called with p and q, however it is {distance!r}")
     return distance

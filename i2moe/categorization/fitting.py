@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from i2moe._common.arrays import Array
+from i2moe._common.modalities import Array
 from i2moe.categorization.categories import categorize
 from i2moe.categorization.checks import read_predictions
 from i2moe.categorization.distances import DistanceLike, as_distance
@@ -47,6 +47,6 @@ def fit_threshold(
         return float((hits[there] / torch.bincount(truth)[there]).mean())
 
     given = read_predictions(unimodal, multimodal, None, "classification", None)
-    shares = torch.linspace(0, 1, n_candidates + 2, dtype=torch.float64)[1:-1]
+    quantiles = torch.linspace(0, 1, n_candidates + 2, dtype=torch.float64)[1:-1]
     distances = to_reference(given, as_distance(distance)).flatten().double()
-    return max((float(theta) for theta in quantile(distances, shares)), key=recall)
+    return max((float(theta) for theta in quantile(distances, quantiles)), key=recall)

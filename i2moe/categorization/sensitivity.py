@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from i2moe._common.arrays import Array
+from i2moe._common.modalities import Array
+from i2moe._common.tasks import Task
 from i2moe.categorization.categories import categorize
-from i2moe.categorization.checks import Task
 from i2moe.categorization.distances import DistanceLike, as_distance
 from i2moe.categorization.thresholds import Quantile, Threshold
 
@@ -49,19 +49,19 @@ class Sensitivity:
     names: tuple[str, ...]
 
     @property
-    def shares(self) -> Tensor:
-        """(S, K), the share of the samples in each category."""
+    def fractions(self) -> Tensor:
+        """(S, K), the fraction of the samples in each category."""
         return torch.stack([row.bincount(minlength=len(self.names)) for row in self.category]) / self.category.shape[1]
 
     @property
     def agreement(self) -> Tensor:
-        """(S, S), the share of the samples that two settings put in the same category."""
+        """(S, S), the fraction of the samples that two settings put in the same category."""
         return torch.stack([(self.category == row).double().mean(1) for row in self.category])
 
     @property
     def kappa(self) -> Tensor:
-        r"""(S, S), Cohen's kappa: agreement beyond what the shares alone would give, 1 at best; 1 on the diagonal."""
-        by_chance = self.shares.double() @ self.shares.double().T
+        r"""(S, S), Cohen's kappa: agreement beyond that of independent settings, 1 at best; 1 on the diagonal."""
+        by_chance = self.fractions.double() @ self.fractions.double().T
         kappa = (self.agreement - by_chance) / (1 - by_chance).clamp(min=1e-12)
         return torch.where(self.agreement == 1, 1.0, kappa)
 
@@ -78,17 +78,17 @@ class Sensitivity:
         return {name: sum(values) / len(values) for name, values in found.items()}
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw each setting's shares as one stacked bar, and return the axes (a new figure's if not given)."""
+        """Draw each setting's categories as one stacked bar, and return the axes (a new figure's if not given)."""
         import matplotlib.pyplot as plt
 
         ax = plt.subplots(figsize=(7, 1 + 0.3 * len(self.settings)), layout="constrained")[1] if ax is None else ax
         labels, left = [str(setting) for setting in self.settings], torch.zeros(len(self.settings))
-        for name, shares in zip(self.names, self.shares.T, strict=True):
-            ax.barh(range(len(labels)), shares.tolist(), left=left.tolist(), label=name)
-            left = left + shares
+        for name, fractions in zip(self.names, self.fractions.T, strict=True):
+            ax.barh(range(len(labels)), fractions.tolist(), left=left.tolist(), label=name)
+            left = left + fractions
         ax.set_yticks(range(len(labels)), labels)
         ax.invert_yaxis()
-        ax.set(xlim=(0, 1), xlabel="share of samples")
+        ax.set(xlim=(0, 1), xlabel="fraction of samples")
         ax.legend(ncols=len(self.names), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize="small", frameon=False)
         return ax
 
@@ -162,5 +162,5 @@ def _describe(threshold: Threshold) -> str:
     if threshold is None:
         return "default"
     if isinstance(threshold, Quantile):
-        return f"quantile {threshold.share:g}"
+        return f"quantile {threshold.q:g}"
     return f"<= {threshold:g}" if isinstance(threshold, int | float) else type(threshold).__name__.lower()

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction
 from i2moe.categorization.calibration import Calibrated
 from i2moe.categorization.checks import Predictions
 from i2moe.categorization.distances import Distance, measure
@@ -20,17 +21,16 @@ class Quantile:
     """A threshold fitted to the data: the given quantile of all distances between a modality and the reference.
 
     Args:
-        share: between 0 and 1; at 0.5 half of the unimodal predictions count as near.
+        q: between 0 and 1; at 0.5 half of the unimodal predictions count as near.
 
     Raises:
-        ValueError: if the share is not in [0, 1].
+        ValueError: if q is not in [0, 1].
     """
 
-    share: float = 0.5
+    q: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of a Quantile must lie in [0, 1], however it is {self.share}")
+        check_fraction(q=self.q)
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def value_of(threshold: float | Quantile | Halfway, given: Predictions, distance
     if isinstance(threshold, Halfway):
         return _halfway(given, distance)
     if isinstance(threshold, Quantile):
-        return float(quantile(distances.flatten().double(), torch.tensor([threshold.share], dtype=torch.float64)))
+        return float(quantile(distances.flatten().double(), torch.tensor([threshold.q], dtype=torch.float64)))
     if not (threshold >= 0 and threshold < float("inf")):
         raise ValueError(f"threshold must be finite and not negative, however it is {threshold}")
     return float(threshold)
 
 
-def quantile(values: Tensor, shares: Tensor) -> Tensor:
+def quantile(values: Tensor, q: Tensor) -> Tensor:
     """Observed values at quantiles (the lower neighbor): torch.quantile refuses more than 2^24 of them."""
     ordered = values.sort().values
-    return ordered[((len(ordered) - 1) * shares).floor().long()]
+    return ordered[((len(ordered) - 1) * q).floor().long()]

@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.tasks import Task
-from i2moe.backbones.layers.checks import check_at_least_one, check_rate
 from i2moe.estimators.inputs import Modalities, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar

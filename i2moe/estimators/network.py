@@ -147,6 +147,6 @@ def choose_encoders(encoders: Sequence[Encoder] | Mapping[str, Encoder] | None, 
     if len(encoders) != len(names):
         raise ValueError(
             f"encoders must have one for each of the modalities {tuple(names)}, however there are {len(encoders)}; "
-            "None stands for the default, a dict may leave it out"
+            "None means the default, a dict may leave it out"
         )
     return list(encoders)

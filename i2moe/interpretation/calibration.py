@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from i2moe._common.tasks import Task, check_target
+from i2moe._common.tasks import Task, check_target, probabilities
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -80,40 +80,39 @@ def calibrate(
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
             outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
             outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
-            answer = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1])
+            target = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1].shape, outputs.dtype)
             several = out.available.sum(1, keepdim=True) > 1
-            rows.append((outputs, answer, torch.cat((out.available, several), dim=1).cpu()))
+            rows.append((outputs, target, torch.cat((out.available, several), dim=1).cpu()))
     if not rows:
         raise ValueError("data must yield at least one batch, however it is empty")
-    outputs, answers, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    center = answers.mean(0) if reweighter.task == "regression" else 0
-    outputs, answers = outputs - center, answers - center
+    outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    center = targets.mean(0) if reweighter.task == "regression" else 0
+    outputs, targets = outputs - center, targets - center
     scale = torch.stack(
-        [_best_scale(reweighter.task, outputs[there, i], answers[there]) for i, there in enumerate(present.unbind(1))]
+        [_best_scale(reweighter.task, outputs[there, i], targets[there]) for i, there in enumerate(present.unbind(1))]
     )
     reweighter.scale.resize_(len(scale)).copy_(scale)
-    prior = one_hot(answers, outputs.shape[2]).double() if reweighter.task == "classification" else answers
+    prior = one_hot(targets, outputs.shape[2]).double() if reweighter.task == "classification" else targets
     reweighter.prior.resize_(outputs.shape[2]).copy_(prior.mean(0) + center)
     return reweighter.scale.clone()
 
 
-def _best_scale(task: Task, outputs: Tensor, answer: Tensor) -> Tensor:
+def _best_scale(task: Task, outputs: Tensor, target: Tensor) -> Tensor:
     """Find the factor at which the loss, convex in it, stops falling: bisection of its logarithm."""
     if not len(outputs):
         return outputs.new_ones(())
     low, high = torch.tensor(_RANGE, dtype=torch.float64).log()
     for _ in range(_N_STEPS):
         middle = (low + high) / 2
-        falls = _slope(task, outputs, answer, middle.exp()) < 0
-        low, high = torch.where(falls, middle, low), torch.where(falls, high, middle)
+        decreases = _slope(task, outputs, target, middle.exp()) < 0
+        low, high = torch.where(decreases, middle, low), torch.where(decreases, high, middle)
     best: Tensor = ((low + high) / 2).exp()
     return best
 
 
-def _slope(task: Task, outputs: Tensor, answer: Tensor, scale: Tensor) -> Tensor:
+def _slope(task: Task, outputs: Tensor, target: Tensor, scale: Tensor) -> Tensor:
     """Differentiate the loss of scaled outputs (n, C) by the factor."""
+    predicted = probabilities(task, outputs * scale)
     if task == "classification":
-        expected = (outputs * (outputs * scale).softmax(1)).sum(1)
-        return (expected - outputs.gather(1, answer.unsqueeze(1)).squeeze(1)).mean()
-    predicted = (outputs * scale).sigmoid() if task == "multilabel" else outputs * scale
-    return (outputs * (predicted - answer)).mean()
+        return ((outputs * predicted).sum(1) - outputs.gather(1, target.unsqueeze(1)).squeeze(1)).mean()
+    return (outputs * (predicted - target)).mean()

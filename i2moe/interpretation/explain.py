@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.names import check_names
 from i2moe._common.tasks import Task, check_task
 from i2moe.interpretation.observation.batches import BatchReader
 from i2moe.interpretation.observation.observe import (
@@ -174,9 +175,7 @@ def _choose_perturbation(
 def _name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]:
     if names is None:
         return tuple(str(c) for c in range(n_outputs)) if n_outputs > 1 else ("output",)
-    if len(names) != n_outputs or len(set(names)) != n_outputs:
-        raise ValueError(f"class_names must be {n_outputs} different names, however they are {tuple(names)}")
-    return tuple(str(name) for name in names)
+    return check_names("class_names", [str(name) for name in names], n_outputs)
 
 
 def _warn_of_unmeasured(rows: dict[str, Tensor]) -> None:

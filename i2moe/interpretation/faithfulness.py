@@ -136,9 +136,9 @@ def behavior_bounds(gain: Tensor, sufficiency: Tensor, interactions: Sequence[In
     """
     measured = ~sufficiency.isnan().all(1)
     gain = gain[measured].unsqueeze(1)
-    kept = gain - torch.where(sufficiency[measured].isnan(), gain, sufficiency[measured])
-    share = kept.mean(0) / gain.mean()
-    error = 2 * (kept - share * gain).std(0) / (len(gain) ** 0.5 * gain.mean())
+    sufficient = gain - torch.where(sufficiency[measured].isnan(), gain, sufficiency[measured])
+    share = sufficient.mean(0) / gain.mean()
+    error = 2 * (sufficient - share * gain).std(0) / (len(gain) ** 0.5 * gain.mean())
     low, high = (share - error).clamp(0, 1), (share + error).clamp(0, 1)
 
     def others(values: Tensor, i: int) -> Tensor:

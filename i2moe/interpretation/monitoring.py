@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_at_least_one
 from i2moe.interpretation.report.warnings.rules import find_collapsed, find_constant, find_unused
 from i2moe.moe import InteractionOutput
 
@@ -93,8 +94,7 @@ class WeightMonitor:
         collapsed_above: float = 0.9,
         constant_below: float = 0.01,
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, however it is {patience}")
+        check_at_least_one(patience=patience)
         self.expert_names: tuple[str, ...] = tuple(expert_names)
         self.patience = patience
         self.unused_below = unused_below
@@ -206,8 +206,7 @@ class TemperatureSchedule:
     def __init__(self, reweighter: _HasTemperature, *, start: float, end: float, n_steps: int) -> None:
         if not (start > 0 and end > 0):
             raise ValueError(f"temperatures must be positive, however they are {start} and {end}")
-        if n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, however it is {n_steps}")
+        check_at_least_one(n_steps=n_steps)
         if not hasattr(reweighter, "temperature"):
             raise TypeError(
                 f"reweighter must have a temperature, however it is a {type(reweighter).__name__}; "

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._common.means import mean, of_rows
+from i2moe._common.means import expand_to_rows, mean
 
 __all__ = [
     "cosine_redundancy",
@@ -34,7 +34,7 @@ def triplet_uniqueness(
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
         margin: the margin m, in units of the output.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples and other modalities, a scalar >= 0.
@@ -48,6 +48,7 @@ def triplet_uniqueness(
         (tensor(0.), tensor(3.))
     """
     anchor, others = _anchor_and_others(views)
+    # eps is added to each difference: the gradient of the root is finite where views coincide.
     distances = F.pairwise_distance(anchor, others, p=2.0, eps=1e-7)  # (V - 1, R)
     return _against_others(distances, negative, weights, lambda difference: F.relu(difference + margin))
 
@@ -59,7 +60,7 @@ def cosine_synergy(views: Tensor, *, weights: Tensor | None = None) -> Tensor:
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples and views, a scalar in [-1, 1]. A zero vector counts as orthogonal to all others.
@@ -81,7 +82,7 @@ def cosine_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tensor
 
     Args:
         views: (B, V, C) or (B, V, ..., C) with C >= 2, one expert's outputs; view 0 is the anchor.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples and views, a scalar in [0, 2].
@@ -107,7 +108,7 @@ def hinge_synergy(views: Tensor, *, margin: float = 1.0, weights: Tensor | None 
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         margin: the margin m, in units of the output.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples and views, a scalar in [0, m].
@@ -127,7 +128,7 @@ def squared_redundancy(views: Tensor, *, weights: Tensor | None = None) -> Tenso
 
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples, views and outputs, a scalar >= 0.
@@ -150,7 +151,7 @@ def difference_uniqueness(views: Tensor, negative: int | Tensor, *, weights: Ten
     Args:
         views: (B, V, C) or (B, V, ..., C), one expert's outputs; view 0 is the anchor.
         negative: the modality i, or weights (V - 1,) over the replaced modalities to average over.
-        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all alike by default.
+        weights: (B, V - 1), how much each sample's view j counts, 1 on average; all the same by default.
 
     Returns:
         The mean over samples and other modalities, a scalar.
@@ -205,7 +206,8 @@ def _against_others(
         )
     contrasts = contrast(distances.unsqueeze(0) - distances.unsqueeze(1))  # (negative, positive, R)
     if weights is not None:
-        contrasts = contrasts * of_rows(weights, distances.shape[1])
+        contrasts = contrasts * expand_to_rows(weights, distances.shape[1])
     contrasts = contrasts.mean(-1)
+    # The diagonal compares a view with itself.
     per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
     return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()

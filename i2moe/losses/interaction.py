@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from i2moe._common.means import view_weights
+from i2moe._common.names import Interaction
+from i2moe._common.tasks import Task, check_task
 from i2moe.losses.functions import (
     cosine_redundancy,
     cosine_synergy,
@@ -26,10 +28,8 @@ from i2moe.losses.functions import (
 
 __all__ = ["Interaction", "InteractionLosses", "Losses"]
 
-Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
-"""The interaction an expert stands for: the index of a modality (its uniqueness), synergy or redundancy."""
-
-Task: TypeAlias = Literal["classification", "multilabel", "regression", "released_regression"]
+Row: TypeAlias = Task | Literal["released_regression"]
+"""A row of the table of losses: a task, or the formula that was published for one."""
 
 
 class Losses(Protocol):
@@ -88,7 +88,7 @@ class InteractionLosses:
 
     def __init__(
         self,
-        task: Task = "classification",
+        task: Row = "classification",
         *,
         on: Literal["prediction", "latent"] = "prediction",
         margin: float = 1.0,
@@ -186,12 +186,11 @@ class InteractionLosses:
         return self.uniqueness(views, negative, **weights)
 
 
-def _defaults(task: Task, margin: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
+def _defaults(task: Row, margin: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
+    check_task(task, (*get_args(Task), "released_regression"))
     triplet = partial(triplet_uniqueness, margin=margin)
     if task in ("classification", "multilabel"):
         return triplet, cosine_synergy, cosine_redundancy
     if task == "regression":  # NOTE[DIFF] see the class's docstring
         return triplet, partial(hinge_synergy, margin=margin), squared_redundancy
-    if task == "released_regression":
-        return difference_uniqueness, squared_redundancy, squared_redundancy
-    raise ValueError(f"task must be one of {get_args(Task)}, however it is {task!r}")
+    return difference_uniqueness, squared_redundancy, squared_redundancy

@@ -28,7 +28,7 @@ class InteractionSupervision:
     modality that a sample lacks has no loss: the model's prediction, without gradient, replaces its marginal.
 
     With a learned `Reweighter` there are no marginals, and the first term is left. Weights known from elsewhere
-    (`shares`) teach its weights by a third term, their cross-entropy.
+    (`target_weights`) teach its weights by a third term, their cross-entropy.
 
     Args:
         criterion: `criterion(prediction, target)` returns a scalar: the task loss of any predictions of the model,
@@ -67,18 +67,18 @@ class InteractionSupervision:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self.criterion, '__name__', self.criterion)})"
 
-    def __call__(self, out: InteractionOutput, target: Any, *, shares: Tensor | None = None) -> Tensor:
+    def __call__(self, out: InteractionOutput, target: Any, *, target_weights: Tensor | None = None) -> Tensor:
         """Return the loss.
 
         Args:
             out: what the model made of the batch.
             target: what the criterion takes as target: a tensor of B rows, or a tuple, list or dict of such.
-            shares: (B, E), weights that a learned reweighter should give, `categorize(...).degrees` say. What a row
-                sums to, at most 1, is how much it counts.
+            target_weights: (B, E), weights that a learned reweighter should give, `categorize(...).degrees` say. What a
+                row sums to, at most 1, is how much it counts.
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the criterion returns no scalar, or the shares do not fit the weights.
+            ValueError: if the criterion returns no scalar, or the target weights do not fit the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
@@ -90,8 +90,8 @@ class InteractionSupervision:
                 instead = out.prediction.detach().reshape(len(marginals), 1, 1, *out.prediction.shape[1:])
                 marginals = torch.where(absent, instead, marginals)
             terms["marginals"] = self._mean_loss(marginals, target)
-        if shares is not None:
-            terms["weights"] = _cross_entropy(out.weights, shares)
+        if target_weights is not None:
+            terms["weights"] = _cross_entropy(out.weights, target_weights)
         total = torch.stack(list(terms.values())).sum()
         self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
         return total
@@ -118,14 +118,16 @@ def _check_scalar(loss: Tensor) -> Tensor:
     return loss
 
 
-def _cross_entropy(weights: Tensor, shares: Tensor) -> Tensor:
-    if shares.shape != weights.shape:
+def _cross_entropy(weights: Tensor, target_weights: Tensor) -> Tensor:
+    if target_weights.shape != weights.shape:
         raise ValueError(
-            f"shares must be (B, E) = {tuple(weights.shape)} as the weights, however they are {tuple(shares.shape)}"
+            f"target_weights must be (B, E) = {tuple(weights.shape)} as the weights, however their shape is "
+            f"{tuple(target_weights.shape)}"
         )
     if not weights.requires_grad:
         raise ValueError(
-            "shares must have weights to teach, however the model's weights have no gradient; use a learned Reweighter"
+            "target_weights must have weights to teach, however the model's weights have no gradient; use a learned "
+            "Reweighter"
         )
     floor = torch.finfo(weights.dtype).tiny
-    return -(shares.detach().to(weights.dtype) * weights.clamp_min(floor).log()).sum(1).mean()
+    return -(target_weights.detach().to(weights.dtype) * weights.clamp_min(floor).log()).sum(1).mean()

@@ -16,9 +16,9 @@ from i2moe.mmoe.parts.aggregation import (
     oracle,
     weighted,
 )
+from i2moe.mmoe.parts.objectives import Classification, Regression
 from i2moe.mmoe.parts.predictors import Expert, Predictor, as_predictor
 from i2moe.mmoe.parts.routing import category_weights, focal_loss, train_router
-from i2moe.mmoe.parts.tasks import Classification, Regression
 from i2moe.mmoe.parts.training import Training
 from i2moe.mmoe.report import MMoEReport, ReportRow
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.names import interaction_names
 from i2moe.losses import InteractionLosses
-from i2moe.mmoe.parts.factories import category_names_of
 from i2moe.mmoe.parts.parts import Parts
 from i2moe.moe import InteractionMoE
 from i2moe.moe.inputs import bind
@@ -33,12 +33,12 @@ class _Backbone(nn.Module):
 
 def as_interaction_moe(parts: Parts) -> InteractionMoE:
     """Build an `InteractionMoE` from copies of the experts and the router; see `MMoE.to_interaction_moe`."""
-    expected = category_names_of(parts.modality_names)
+    expected = interaction_names(parts.modality_names)
     if parts.expert_names != expected:
         raise ValueError(f"the categories must be {expected}, however they are {parts.expert_names}")
     if not isinstance(parts.router, nn.Module):
         raise TypeError(f"the router must be a torch.nn.Module, however it is a {type(parts.router).__name__}")
-    logits = parts.task.kind == "classification"
+    logits = parts.objective.task == "classification"
     experts = [
         parts.baseline if falls_back else expert
         for expert, falls_back in zip(parts.experts, parts.fallback.tolist(), strict=True)
@@ -49,5 +49,5 @@ def as_interaction_moe(parts: Parts) -> InteractionMoE:
         parts.n_modalities,
         modality_names=parts.modality_names,
         reweighter=copy.deepcopy(parts.router),
-        losses=InteractionLosses(parts.task.kind),
+        losses=InteractionLosses(parts.objective.task),
     ).train(parts.training)

@@ -9,17 +9,17 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from i2moe._common.arrays import Array
-from i2moe._common.modalities import leaves
+from i2moe._common.checks import check_shape
+from i2moe._common.modalities import Array, leaves
+from i2moe._common.names import check_modality_names, check_names, interaction_names
 from i2moe.categorization import Categories
 from i2moe.mmoe.conversion import as_interaction_moe
 from i2moe.mmoe.fitting import OnProgress, Recipe, check_categories, read_data, run_stages, stages_of
 from i2moe.mmoe.parts.aggregation import Aggregation, AggregationLike, as_aggregation
-from i2moe.mmoe.parts.factories import Factories, Router, category_names_of, check_factories, check_names
+from i2moe.mmoe.parts.factories import Factories, Router, check_factories
+from i2moe.mmoe.parts.objectives import Classification, Objective
 from i2moe.mmoe.parts.parts import Categorizer, Modalities, Parts
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.routing import check_weights
-from i2moe.mmoe.parts.tasks import Classification, Task
 from i2moe.mmoe.parts.training import in_batches
 from i2moe.mmoe.report import MMoEReport, make_report
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -48,7 +48,7 @@ class MMoE(Parts):
         baseline: builds the multimodal model: called without arguments, returns a module called with the M modalities
             (outputs (B, C), logits in classification), a scikit-learn-like estimator, or an `i2moe.mmoe.Expert`.
         n_modalities: number of modalities M, at least 2.
-        task: the number of classes, or `Classification(n_classes)` or `Regression(n_outputs)`.
+        objective: the number of classes, or `Classification(n_classes)` or `Regression(n_outputs)`.
         unimodal: M functions, each builds a modality's classifier, called like the baseline with its modality alone.
             None if `fit` is given the unimodal predictions or the categories.
         experts: called with a category's name, builds its expert, trained from scratch; None copies the trained
@@ -96,7 +96,7 @@ class MMoE(Parts):
         self,
         baseline: Callable[[], object],
         n_modalities: int,
-        task: Task | int,
+        objective: Objective | int,
         *,
         unimodal: Sequence[Callable[[], object]] | None = None,
         experts: Callable[[str], object] | None = None,
@@ -106,10 +106,12 @@ class MMoE(Parts):
         modality_names: Sequence[str] | None = None,
         category_names: Sequence[str] | None = None,
     ) -> None:
-        names = check_names(n_modalities, modality_names)
-        task = Classification(task) if isinstance(task, int) else task
-        categories = category_names_of(names, category_names)
-        factories = Factories(task, categories, baseline, tuple(unimodal or ()), experts, router)
+        names = check_modality_names(n_modalities, modality_names)
+        objective = Classification(objective) if isinstance(objective, int) else objective
+        categories = interaction_names(names)
+        if category_names is not None:
+            categories = check_names("category_names", category_names, max(len(category_names), 2))
+        factories = Factories(objective, categories, baseline, tuple(unimodal or ()), experts, router)
         super().__init__(check_factories(factories, n_modalities), names, categorizer)
         self.aggregation: Aggregation = as_aggregation(aggregation)
 
@@ -166,7 +168,7 @@ class MMoE(Parts):
             stages_of(self, data),
             seed=seed,
             folder=checkpoint_dir,
-            fingerprint=None if checkpoint_dir is None else data.fingerprint(self.task),
+            fingerprint=None if checkpoint_dir is None else data.fingerprint(self.objective),
             progress=progress,
             devices=[data.device] if data.device.type == "cuda" else (),
         )
@@ -198,7 +200,7 @@ class MMoE(Parts):
             ],
             dim=1,
         )
-        check_weights(weights, predictions.shape[0], len(self.expert_names))
+        check_shape("the weights of a router", weights, tuple(predictions.shape[:2]), "(B, K)")
         return self._output(predictions, weights)
 
     def predict(self, modalities: Modalities, *, batch_size: int = 1024) -> InteractionOutput:
@@ -239,14 +241,14 @@ class MMoE(Parts):
                 nor categories.
         """
         bound = self.bind((modalities,))
-        target = self.task.check_target(self.to_tensor(target), leaves(bound)[0].shape[0])
+        target = self.objective.check_target(self.to_tensor(target), leaves(bound)[0].shape[0])
         out = self.predict(bound, batch_size=batch_size)
         baseline = predict(cast("Predictor", self.baseline), bound, "baseline")
         if categories is None:
             given = self.to_tensor(unimodal_predictions)
             categories = self.categorize(self.predict_unimodal(bound) if given is None else given, baseline, target)
         check_categories(categories, len(target), self.expert_names)
-        return make_report(self.task, target, baseline, out, categories, self.fallback)
+        return make_report(self.objective, target, baseline, out, categories, self.fallback)
 
     def to_interaction_moe(self) -> InteractionMoE:
         r"""Return an `InteractionMoE` that starts as a copy of these experts and this router.
@@ -261,8 +263,8 @@ class MMoE(Parts):
         return as_interaction_moe(self)
 
     def extra_repr(self) -> str:
-        """Show the experts' names and the task."""
-        return f"expert_names={self.expert_names}, task={self.task}"
+        """Show the experts' names and the objective."""
+        return f"expert_names={self.expert_names}, objective={self.objective}"
 
     def _output(self, predictions: Tensor, weights: Tensor) -> InteractionOutput:
         return InteractionOutput(
@@ -270,7 +272,4 @@ class MMoE(Parts):
             weights=weights,
             expert_predictions=predictions,
             aux_loss=predictions.new_zeros(()),
-            interaction_loss=None,
-            interaction_losses={},
-            views=None,
         )

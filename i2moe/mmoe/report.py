@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2moe.categorization import Categories
 from i2moe.mmoe.parts.aggregation import AGGREGATIONS, oracle
-from i2moe.mmoe.parts.tasks import Task
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.moe import InteractionOutput
 
 __all__ = ["MMoEReport", "ReportRow", "make_report"]
@@ -81,7 +81,7 @@ class MMoEReport:
 
 
 def make_report(
-    task: Task,
+    objective: Objective,
     target: Tensor,
     baseline: Tensor,
     out: InteractionOutput,
@@ -91,7 +91,7 @@ def make_report(
     """Score predictions by category.
 
     Args:
-        task: what scores them.
+        objective: what scores them.
         target: (B,) or (B, C).
         baseline: (B, C).
         out: what the model predicts: of all together, of the experts, and the router's weights.
@@ -100,14 +100,14 @@ def make_report(
     """
     experts, weights = out.expert_predictions, out.weights
     category = categories.category.to(experts.device)
-    each = torch.stack([task.score(expert, target) for expert in experts.unbind(1)], dim=1)  # (B, K)
-    by_oracle = task.score(oracle(experts, category), target)
+    each = torch.stack([objective.score(expert, target) for expert in experts.unbind(1)], dim=1)  # (B, K)
+    by_oracle = objective.score(oracle(experts, category), target)
     columns = {
-        "baseline": task.score(baseline, target),
+        "baseline": objective.score(baseline, target),
         "expert": by_oracle,
-        "mixture": task.score(out.prediction, target),
+        "mixture": objective.score(out.prediction, target),
         "oracle": by_oracle,
-        "best": each.amax(1) if task.higher_is_better else each.amin(1),
+        "best": each.amax(1) if objective.higher_is_better else each.amin(1),
         "router": (weights.argmax(-1) == category).double(),
     }
 
@@ -119,13 +119,13 @@ def make_report(
     routed = torch.bincount(category * n_categories + weights.argmax(-1), minlength=n_categories**2)
     usable = (
         AGGREGATIONS
-        if task.kind == "classification"
+        if objective.task == "classification"
         else {name: AGGREGATIONS[name] for name in ("router", "hard", "mean_probabilities")}
     )
     return MMoEReport(
-        task.metric,
+        objective.metric,
         tuple(row(name, category == k, not bool(fallback[k])) for k, name in enumerate(categories.names)),
         row("all", torch.ones_like(category, dtype=torch.bool), True),
-        {name: float(task.score(f(experts, weights), target).double().mean()) for name, f in usable.items()},
+        {name: float(objective.score(f(experts, weights), target).double().mean()) for name, f in usable.items()},
         routed.reshape(n_categories, n_categories),
     )

@@ -45,11 +45,11 @@ class Fills(nn.ModuleList):
         present = available if checked and available is not None else _check_call(names, modalities, available)
         tensors = leaves(modalities)
         n_samples, device = tensors[0].shape[0], tensors[0].device
-        near = next((x for x in tensors if x.is_floating_point()), torch.empty(0, device=device))
+        reference = next((x for x in tensors if x.is_floating_point()), torch.empty(0, device=device))
         filled = []
         for name, fill, modality, column in zip(names, self, modalities, present.unbind(1), strict=True):
             try:
-                modality = fill.placeholder(n_samples, near) if modality is None else modality
+                modality = fill.placeholder(n_samples, reference) if modality is None else modality
                 filled.append(fill(modality, column))
             except (TypeError, ValueError) as error:
                 error.add_note(f"in modality {name!r}")

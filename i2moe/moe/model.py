@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_shape
 from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
 from i2moe._common.modalities import Modality, leaves
+from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
@@ -19,7 +21,7 @@ from i2moe.moe.available import Fills, make_fills, weigh_available
 from i2moe.moe.experts.bank import Execution, ExpertBank, ExpertOutputs
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange, bind, check_modalities
-from i2moe.moe.names import check_names, select_experts
+from i2moe.moe.names import select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -60,12 +62,12 @@ class InteractionMoE(nn.Module):
         losses: the losses of the views; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
             perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
-        fill: what stands for a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
+        fill: what fills a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
             of these or a `Fill` per modality. None: every sample must have all modalities; with computed
             weights "zero".
         members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
             see `i2moe.moe.experts.sharing.share`, and each is the mean of k members.
-        experts: "all", or the names of some; "uniqueness" stands for those of all modalities.
+        experts: "all", or the names of some; "uniqueness" means those of all modalities.
         execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
 
@@ -100,6 +102,9 @@ class InteractionMoE(nn.Module):
     process_group: dist.ProcessGroup | None = None
     """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
 
+    expert_names: tuple[str, ...]
+    interactions: tuple[Interaction, ...]
+
     def __init__(
         self,
         backbone_factory: Callable[[], nn.Module],
@@ -117,23 +122,19 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.modality_names: tuple[str, ...] = check_names(n_modalities, modality_names)
-        self.expert_names: tuple[str, ...]
-        self.interactions: tuple[Interaction, ...]
+        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
         computed = isinstance(reweighter, ComputedReweighter)
         if perturbation == "auto":
             perturbation = None if computed else "gaussian"
-        self.perturbation: Perturbation | None = None if perturbation is None else as_perturbation(perturbation)
-        self._check_per_step()
+        self.perturbation: Perturbation | None = _make_perturbation(perturbation, self.interactions, n_modalities)
         self.losses: Losses = _check_losses(losses)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
-        self.experts: Any = _make_experts(  # an `ExpertBank`, or `SharedExperts` with members
-            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
-        )
+        # An `ExpertBank`, or `SharedExperts` with members.
+        self.experts: Any = _make_experts(backbone_factory, self.expert_names, members, execution, checkpoint)
 
     @property
     def n_modalities(self) -> int:
@@ -163,7 +164,7 @@ class InteractionMoE(nn.Module):
             ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all. On other
                 devices than the CPU, and in compiled code, an assertion of the device fails for the latter.
         """
-        modalities, arrange, available = self._bind(args, kwargs, available)
+        modalities, arrange, available = self.bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
     @sizes_parameters
@@ -184,15 +185,16 @@ class InteractionMoE(nn.Module):
             raise ValueError(
                 "interaction views must have a perturbation, however perturbation=None; give the model one"
             )
-        return self._mix(*self._bind(args, kwargs, available), perturb=True)
+        return self._mix(*self.bind(args, kwargs, available), perturb=True)
 
     def extra_repr(self) -> str:
         """Show the experts' names."""
         return f"expert_names={self.expert_names}, losses={self.losses}"
 
-    def _bind(
+    def bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None = None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
+        """Find the modalities, filled in, in the arguments of a call, and how to call an expert likewise."""
         modalities, arrange = bind(self.modality_names, args, kwargs, optional=self.fill is not None)
         if self.fill is not None:
             modalities, available = self.fill(self.modality_names, modalities, available)
@@ -244,7 +246,8 @@ class InteractionMoE(nn.Module):
             ValueError: if the reweighter returns another shape.
         """
         weights: Tensor = self.reweighter(modalities)
-        _check_weights(weights, leaves(modalities)[0].shape[0], len(self.expert_names))
+        shape = leaves(modalities)[0].shape[0], len(self.expert_names)
+        check_shape("the weights of a reweighter", weights, shape, "(B, E)")
         return weights if available is None else weigh_available(weights, available, self.interactions)
 
     def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
@@ -274,15 +277,21 @@ class InteractionMoE(nn.Module):
         group = joined_processes(self.process_group) if self.training else None
         return scaled_to_all(losses, self.interactions, views.available, available, group)
 
-    def _check_per_step(self) -> None:
-        per_step = None if self.perturbation is None else self.perturbation.per_step
-        contrasting = any(isinstance(interaction, int) for interaction in self.interactions)
-        lowest = 2 if contrasting else 1
-        if per_step is not None and not lowest <= per_step <= self.n_modalities:
-            raise ValueError(
-                f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
-                f"modalities {self.n_modalities}, however it is {per_step}"
-            )
+
+def _make_perturbation(
+    perturbation: str | Perturbation | Callable[[Tensor], Tensor] | None,
+    interactions: tuple[Interaction, ...],
+    n_modalities: int,
+) -> Perturbation | None:
+    made = None if perturbation is None else as_perturbation(perturbation)
+    per_step = None if made is None else made.per_step
+    lowest = 2 if any(isinstance(interaction, int) for interaction in interactions) else 1
+    if per_step is not None and not lowest <= per_step <= n_modalities:
+        raise ValueError(
+            f"per_step must lie between {lowest} (uniqueness contrasts two replaced modalities) and the number of "
+            f"modalities {n_modalities}, however it is {per_step}"
+        )
+    return made
 
 
 def _check_losses(losses: Losses | None) -> Losses:
@@ -337,7 +346,6 @@ def _make_experts(
     backbone_factory: Callable[[], nn.Module],
     names: tuple[str, ...],
     members: int | None,
-    *,
     execution: Execution,
     checkpoint: bool,
 ) -> ExpertBank | SharedExperts:
@@ -370,11 +378,3 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
             "build the module inside: `lambda: MyFusion(...)`"
         )
     return backbones
-
-
-def _check_weights(weights: Tensor, n_samples: int, n_experts: int) -> None:
-    if weights.shape != (n_samples, n_experts):
-        raise ValueError(
-            f"a reweighter must return weights (B, E) = {(n_samples, n_experts)}, "
-            f"however it returned {tuple(weights.shape)}"
-        )

@@ -1,55 +1,42 @@
-"""Names of modalities and experts."""
+"""Experts by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from i2moe.losses import Interaction
+from i2moe._common.names import Interaction, interaction_names
 
-__all__ = ["check_names", "select_experts"]
-
-
-def check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the modalities' names, checked; their numbers where none are given."""
-    if not isinstance(n_modalities, int):
-        raise TypeError(f"n_modalities must be an int, however it is {n_modalities!r}")
-    if n_modalities < 2:
-        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
-    if names is None:
-        return tuple(str(i) for i in range(n_modalities))
-    names = tuple(names)
-    if "available" in names:
-        raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
-    if (
-        len(names) != n_modalities
-        or len(set(names)) != n_modalities
-        or not all(isinstance(name, str) and name for name in names)
-    ):
-        raise ValueError(
-            f"modality_names must be {n_modalities} different, not empty strings (n_modalities={n_modalities}), "
-            f"however they are {names}"
-        )
-    return names
+__all__ = ["choose_experts", "select_experts"]
 
 
 def select_experts(
-    modality_names: tuple[str, ...], experts: Literal["all"] | Sequence[str]
+    modality_names: tuple[str, ...], experts: str | Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[Interaction, ...]]:
-    """Return the names and interactions of the experts asked for."""
-    uniqueness = [f"uniqueness/{name}" for name in modality_names]
-    known: dict[str, Interaction] = {name: i for i, name in enumerate(uniqueness)}
-    known |= {"synergy": "synergy", "redundancy": "redundancy"}
-    if experts == "all":
-        return tuple(known), tuple(known.values())
+    """Return the names and interactions of the experts asked for, "all" or some."""
+    names = interaction_names(modality_names)
+    interactions: tuple[Interaction, ...] = (*range(len(modality_names)), "synergy", "redundancy")
+    chosen = names if experts == "all" else choose_experts("experts must be 'all' or", experts, names)
+    return chosen, tuple(interactions[names.index(name)] for name in chosen)
 
-    wanted: list[str] = []
-    for name in [experts] if isinstance(experts, str) else experts:
-        wanted += uniqueness if name == "uniqueness" else [name]
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted or len(set(wanted)) != len(wanted):
+
+def choose_experts(what: str, wanted: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of some experts, in the order of those known; "uniqueness" means those of all modalities.
+
+    Args:
+        what: start of the error: the argument that they were given as, and what it must be.
+        wanted: names, or one.
+        known: names to choose from.
+
+    Raises:
+        ValueError: if there is none, or one is unknown or given twice.
+    """
+    uniqueness = [name for name in known if name.startswith("uniqueness/")]
+    names: list[str] = []
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        names += uniqueness if name == "uniqueness" else [name]
+    if not names or len(set(names)) < len(names) or not set(known).issuperset(names):
         raise ValueError(
-            f"experts must be 'all' or some of {(*known, 'uniqueness')}, each once, however they are {experts!r}"
+            f"{what} some of the experts {(*known, 'uniqueness')}, each once, however they are {wanted!r}; "
+            "'uniqueness' means those of all modalities"
         )
-    selected = {name: interaction for name, interaction in known.items() if name in wanted}
-    return tuple(selected), tuple(selected.values())
+    return tuple(name for name in known if name in names)

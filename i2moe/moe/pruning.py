@@ -1,4 +1,4 @@
-"""Fewer experts in evaluation: the same ones for a whole data set, or the heaviest of each sample."""
+"""Fewer experts in evaluation: the same ones for a whole data set, or the highest-weighted of each sample."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
+from i2moe.moe.names import choose_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["TopExperts", "experts_above", "prune"]
@@ -68,7 +69,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
 
     Args:
         model: the model.
-        keep: names of experts, such as those of `experts_above`; "uniqueness" stands for those of all modalities.
+        keep: names of experts, such as those of `experts_above`; "uniqueness" means those of all modalities.
 
     Raises:
         ValueError: if a name is unknown or given twice, or there is none; if experts share their weights, which leaves
@@ -83,18 +84,18 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         torch.Size([5, 2])
     """
     bank = _separate_experts(model)
-    wanted = _expanded(model, keep)
-    kept = [e for e, name in enumerate(model.expert_names) if name in wanted]
-    remaining = iter([bank[e] for e in kept])
+    names = choose_experts("keep must list", () if isinstance(keep, str) else keep, model.expert_names)
+    chosen = [model.expert_names.index(name) for name in names]
+    remaining = iter([bank[e] for e in chosen])
     computed = isinstance(model.reweighter, ComputedReweighter)
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
         modality_names=model.modality_names,
-        reweighter=model.reweighter if computed or len(kept) == len(bank) else _Selected(model.reweighter, kept),
+        reweighter=model.reweighter if computed or len(chosen) == len(bank) else _Selected(model.reweighter, chosen),
         losses=model.losses,
         perturbation=model.perturbation,
-        experts=[model.expert_names[e] for e in kept],
+        experts=names,
         execution=bank.execution,
         checkpoint=bank.checkpoint,
     )
@@ -153,8 +154,8 @@ class TopExperts(nn.Module):
             ValueError: in training, and if an expert lets the samples of a batch influence each other.
         """
         self._check()
-        modalities, arrange, available = self.model._bind(args, kwargs, available)
-        weights = self._heaviest(self.model.weigh(modalities, available))
+        modalities, arrange, available = self.model.bind(args, kwargs, available)
+        weights = self._highest_weighted(self.model.weigh(modalities, available))
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):
@@ -172,16 +173,13 @@ class TopExperts(nn.Module):
             weights=weights,
             expert_predictions=predictions,
             aux_loss=weights.new_zeros(()),
-            interaction_loss=None,
-            interaction_losses={},
-            views=None,
         )
 
     def extra_repr(self) -> str:
         """Show k."""
         return f"k={self.k}"
 
-    def _heaviest(self, weights: Tensor) -> Tensor:
+    def _highest_weighted(self, weights: Tensor) -> Tensor:
         if self.k == weights.shape[1]:
             return weights
         largest, experts = weights.topk(self.k, dim=1)
@@ -201,16 +199,16 @@ class TopExperts(nn.Module):
 class _Selected(nn.Module):
     """The weights of some experts, scaled to sum to 1."""
 
-    def __init__(self, reweighter: Any, kept: Sequence[int]) -> None:
+    def __init__(self, reweighter: Any, chosen: Sequence[int]) -> None:
         super().__init__()
         self.reweighter = reweighter
-        self.kept = tuple(kept)
-        self.n_experts = len(self.kept)
+        self.chosen = tuple(chosen)
+        self.n_experts = len(self.chosen)
 
     @override
     def forward(self, *args: Modality, **kwargs: Any) -> Tensor:
         weights = self.reweighter(*args, **kwargs)
-        remaining = torch.stack([weights.select(1, e) for e in self.kept], dim=1)
+        remaining = torch.stack([weights.select(1, e) for e in self.chosen], dim=1)
         return renormalized(remaining, torch.ones_like(remaining, dtype=torch.bool))
 
 
@@ -226,16 +224,3 @@ def _separate_experts(model: object) -> ExpertBank:
             "(members=...); there is nothing to save"
         )
     return model.experts
-
-
-def _expanded(model: InteractionMoE, keep: Sequence[str]) -> list[str]:
-    """Put the names of all modalities' experts for "uniqueness"."""
-    uniqueness = [name for name in model.expert_names if name.startswith("uniqueness/")]
-    names = [] if isinstance(keep, str) else list(keep)
-    names = [each for name in names for each in (uniqueness if name == "uniqueness" else [name])]
-    if not names or len(set(names)) < len(names) or not set(model.expert_names).issuperset(names):
-        raise ValueError(
-            f"keep must list some of the experts {model.expert_names}, each once ('uniqueness' stands for those of all "
-            f"modalities), however it is {keep!r}"
-        )
-    return names

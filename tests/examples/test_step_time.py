@@ -31,4 +31,4 @@ def test_cheaper_steps_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     cheaper.main(cheaper.Options(seeds=1, epochs=1, n_train=256))
     out = capsys.readouterr().out
     assert all(name in out for name in cheaper.CHEAPER)
-    assert "the 1 heaviest of each sample" in out
+    assert "the 1 highest-weighted of each sample" in out

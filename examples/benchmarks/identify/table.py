@@ -17,7 +17,7 @@ __all__ = ["plot", "print_table", "write_json"]
 
 _COLUMNS: dict[str, Callable[[Scores], str]] = {
     "accuracy %": lambda scores: _cell(scores.accuracy, min, 100, 2),
-    "named %": lambda scores: _cell(scores.named, min, 100, 1),
+    "interaction accuracy %": lambda scores: _cell(scores.named, min, 100, 1),
     "AUROC": lambda scores: _cell(scores.auroc, min, 1, 3),
     "calibration": lambda scores: _cell(scores.calibration, max, 1, 3),
     "mix": lambda scores: _cell(scores.mix, max, 1, 3),

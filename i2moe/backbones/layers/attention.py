@@ -1,4 +1,4 @@
-"""The pre-norm transformer layer and its two halves."""
+"""The pre-norm transformer layer, its two halves, and what it shares with routed layers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.dropout import Dropout
-from i2moe.backbones.layers.checks import check_at_least_one, check_heads, check_rate
+from i2moe.backbones.layers.checks import check_heads
 
-__all__ = ["MLP", "SelfAttention", "TransformerLayer"]
+__all__ = ["MLP", "AttentionLayer", "SelfAttention", "TransformerLayer"]
 
 
 class SelfAttention(nn.Module):
@@ -83,7 +84,27 @@ class MLP(nn.Sequential):
         )
 
 
-class TransformerLayer(nn.Module):
+class AttentionLayer(nn.Module):
+    """The base of pre-norm transformer layers: the attention half, with a residual to its input.
+
+    Args:
+        dim: width D of the tokens.
+        n_heads: number of heads, a divisor of `dim`.
+    """
+
+    def __init__(self, dim: int, n_heads: int) -> None:
+        super().__init__()
+        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        """Add what the tokens say to each other: (B, T, D) -> (B, T, D)."""
+        # NOTE[DIFF] the residual adds the input; the released code adds the attention's output to itself
+        updated: Tensor = tokens + self.attention(self.norm_attention(tokens))
+        return updated
+
+
+class TransformerLayer(AttentionLayer):
     r"""Updates tokens by pre-norm attention and a pre-norm MLP, each with a residual to its input.
 
     .. math:: v = u + \mathrm{Attention}(\mathrm{LN}(u)), \qquad \mathrm{out} = v + \mathrm{MLP}(\mathrm{LN}(v))
@@ -106,15 +127,12 @@ class TransformerLayer(nn.Module):
     """
 
     def __init__(self, dim: int, *, n_heads: int = 4, hidden_dim: int | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm_attention: nn.LayerNorm = nn.LayerNorm(dim)
-        self.attention: SelfAttention = SelfAttention(dim, n_heads)
+        super().__init__(dim, n_heads)
         self.norm_mlp: nn.LayerNorm = nn.LayerNorm(dim)
         self.mlp: MLP = MLP(dim, 2 * dim if hidden_dim is None else hidden_dim, dropout=dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Update the tokens: (B, T, D) -> (B, T, D)."""
-        # NOTE[DIFF] the residual adds the input; the released code adds the attention's output to itself
-        tokens = tokens + self.attention(self.norm_attention(tokens))
+        tokens = self.attend(tokens)
         updated: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
         return updated

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["check_at_least_one", "check_heads", "check_inputs", "check_rate", "per_modality", "widths"]
+from i2moe._common.checks import check_at_least_one
+
+__all__ = ["check_heads", "check_inputs", "per_modality", "widths"]
 
 
 def widths(feature_dims: Sequence[int]) -> tuple[int, ...]:
@@ -34,20 +36,6 @@ def per_modality(n_tokens: int | Sequence[int], n_modalities: int) -> tuple[int,
             f"{n_modalities} modalities; use 1 for a modality that is a vector (B, D)"
         )
     return counts
-
-
-def check_at_least_one(**sizes: int) -> None:
-    """Raise unless every size is at least 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, however it is {size}; choose a positive {name}")
-
-
-def check_rate(**rates: float) -> None:
-    """Raise unless every rate lies in [0, 1)."""
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} must lie in [0, 1), however it is {rate}; use 0 to switch it off")
 
 
 def check_heads(dim: int, n_heads: int) -> None:

@@ -11,14 +11,14 @@ import math
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "Group",
+    "RoutedLayer",
     "assign",
-    "check_group",
-    "check_routing",
     "collect",
+    "draw_as_linear",
     "expert_capacity",
     "into_groups",
     "rank_in_expert",
@@ -29,23 +29,46 @@ Group: TypeAlias = Literal["batch", "sample"]
 """The tokens that compete for the same places: those of the whole batch, or of one sample."""
 
 
-def check_group(group: str) -> None:
-    """Raise unless `group` is known."""
-    if group not in ("batch", "sample"):
-        raise ValueError(
-            f"group must be 'batch' or 'sample', however it is {group!r}; "
-            "'sample' makes every prediction independent of the rest of the batch"
-        )
+class RoutedLayer(nn.Module):
+    """The base of routed layers: who competes for the places of an expert, and how many there are.
+
+    Args:
+        n_experts: number of experts with weights.
+        capacity_factor: places in training, relative to the intended shares; None drops no token.
+        eval_capacity_factor: the same in evaluation.
+        group: "batch" or "sample".
+
+    Raises:
+        ValueError: if a factor is not positive, or the group unknown.
+    """
+
+    def __init__(
+        self, n_experts: int, capacity_factor: float | None, eval_capacity_factor: float | None, group: Group
+    ) -> None:
+        super().__init__()
+        if group not in ("batch", "sample"):
+            raise ValueError(
+                f"group must be 'batch' or 'sample', however it is {group!r}; "
+                "'sample' makes every prediction independent of the rest of the batch"
+            )
+        for name, factor in (("capacity_factor", capacity_factor), ("eval_capacity_factor", eval_capacity_factor)):
+            if factor is not None and factor <= 0:
+                raise ValueError(f"{name} must be positive, however it is {factor}; use None to drop no token")
+        self.n_experts = n_experts
+        self.group: Group = group
+        self.mixes_samples: bool = group == "batch"
+        self.capacity_factor = capacity_factor
+        self.eval_capacity_factor = eval_capacity_factor
+
+    def places(self, n_tokens: int, fraction: float) -> int:
+        """Places of an expert that should receive `fraction` of a group's tokens."""
+        return expert_capacity(n_tokens, fraction, self.capacity_factor if self.training else self.eval_capacity_factor)
 
 
-def check_routing(capacity_factor: float | None, eval_capacity_factor: float | None) -> None:
-    """Raise unless both factors are positive or None."""
-    for name, factor in (
-        ("capacity_factor", capacity_factor),
-        ("eval_capacity_factor", eval_capacity_factor),
-    ):
-        if factor is not None and factor <= 0:
-            raise ValueError(f"{name} must be positive, however it is {factor}; use None to drop no token")
+def draw_as_linear(*weights: Tensor) -> None:
+    """Draw stacked weights (n, D_in, D_out) as `nn.Linear` would."""
+    for weight in weights:
+        nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]))
 
 
 def into_groups(tokens: Tensor, group: Group) -> Tensor:
@@ -53,11 +76,11 @@ def into_groups(tokens: Tensor, group: Group) -> Tensor:
     return tokens.reshape(1, -1, tokens.shape[-1]) if group == "batch" else tokens
 
 
-def expert_capacity(n_tokens: int, share: float, factor: float | None) -> int:
-    """Places of an expert that should receive `share` of a group's tokens; None: a place for every token."""
+def expert_capacity(n_tokens: int, fraction: float, factor: float | None) -> int:
+    """Places of an expert that should receive `fraction` of a group's tokens; None: a place for every token."""
     if factor is None:
         return n_tokens
-    return min(n_tokens, math.ceil(factor * share * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
+    return min(n_tokens, math.ceil(factor * fraction * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
 
 
 def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from i2moe.backbones.layers.checks import check_at_least_one
+from i2moe._common.checks import check_at_least_one
 
 __all__ = ["PatchEmbedding"]
 

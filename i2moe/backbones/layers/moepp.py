@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.dropout import Dropout
 from i2moe.backbones.layers import dispatch
-from i2moe.backbones.layers.checks import check_at_least_one, check_rate
 
 __all__ = ["MoEPlusPlusLayer"]
 
 
-class MoEPlusPlusLayer(nn.Module):
+class MoEPlusPlusLayer(dispatch.RoutedLayer):
     r"""Sends every token to its best K of n experts, some of which compute nothing.
 
     Of the n = n_experts + 2 + n_constants experts, in this order, `n_experts` are SwiGLU networks, one is
@@ -67,8 +65,6 @@ class MoEPlusPlusLayer(nn.Module):
         (torch.Size([3, 5, 8]), torch.Size([3, 5, 8]))
     """
 
-    mixes_samples: bool = True
-
     def __init__(
         self,
         dim: int,
@@ -84,31 +80,14 @@ class MoEPlusPlusLayer(nn.Module):
         group: dispatch.Group = "batch",
         gating_residual: bool = False,
     ) -> None:
-        super().__init__()
-        check_at_least_one(
-            dim=dim, n_experts=n_experts, n_constants=n_constants, n_active=n_active, inner_dim=inner_dim
-        )
+        super().__init__(n_experts, capacity_factor, eval_capacity_factor, group)
+        check_at_least_one(dim=dim, inner_dim=inner_dim)
         check_rate(dropout=dropout)
-        dispatch.check_routing(capacity_factor, eval_capacity_factor)
-        dispatch.check_group(group)
-        n_all = n_experts + 2 + n_constants
-        if n_active > n_all:
-            raise ValueError(
-                f"n_active must not exceed the number of experts, however it is {n_active} of {n_all} "
-                f"({n_experts} networks, zero, copy, {n_constants} constants); lower n_active"
-            )
-        if not 0 < tau <= 1:
-            raise ValueError(f"tau must lie in (0, 1], however it is {tau}; 1 treats all experts alike")
-
-        self.n_experts: int = n_experts
-        self.n_constants: int = n_constants
-        self.n_all: int = n_all
-        self.n_active: int = n_active
-        self.tau: float = tau
-        self.group: dispatch.Group = group
-        self.mixes_samples = group == "batch"
-        self.capacity_factor: float | None = capacity_factor
-        self.eval_capacity_factor: float | None = eval_capacity_factor
+        _check_experts(n_experts, n_constants, n_active, tau)
+        self.n_constants = n_constants
+        self.n_all = n_all = n_experts + 2 + n_constants
+        self.n_active = n_active
+        self.tau = tau
 
         self.router_in: nn.Linear = nn.Linear(dim, n_all)
         self.router_out: nn.Linear = nn.Linear(n_all, n_all)
@@ -122,8 +101,7 @@ class MoEPlusPlusLayer(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the networks' weights as `nn.Linear` would, the constants as N(0, 0.02)."""
-        for weight in (self.w_in, self.w_out):
-            nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]))
+        dispatch.draw_as_linear(self.w_in, self.w_out)
         nn.init.normal_(self.constants, std=0.02)
 
     def forward(self, tokens: Tensor, previous: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,8 +135,8 @@ class MoEPlusPlusLayer(nn.Module):
         outputs = self.networks(dispatch.send(groups, source, self.n_experts), gates)
         output = dispatch.collect(output, source, outputs)
 
-        share = load / groups.shape[1]  # (G, n)
-        balance = share * probabilities.mean(dim=1)
+        fraction = load / groups.shape[1]  # (G, n)
+        balance = fraction * probabilities.mean(dim=1)
         aux_loss = balance[:, : self.n_experts].sum(dim=-1) + self.tau * balance[:, self.n_experts :].sum(dim=-1)
         return output.reshape(tokens.shape), aux_loss.mean(), scores
 
@@ -189,12 +167,8 @@ class MoEPlusPlusLayer(nn.Module):
 
     def capacities(self, n_tokens: int) -> tuple[int, int]:
         """Places of a SwiGLU expert, and of another, for a group of `n_tokens` tokens."""
-        factor = self.capacity_factor if self.training else self.eval_capacity_factor
-        share = self.n_active / (self.tau * self.n_experts + self.n_all - self.n_experts)
-        return (
-            dispatch.expert_capacity(n_tokens, self.tau * share, factor),
-            dispatch.expert_capacity(n_tokens, share, factor),
-        )
+        fraction = self.n_active / (self.tau * self.n_experts + self.n_all - self.n_experts)
+        return self.places(n_tokens, self.tau * fraction), self.places(n_tokens, fraction)
 
     def extra_repr(self) -> str:
         """Show what decides the routing."""
@@ -203,3 +177,15 @@ class MoEPlusPlusLayer(nn.Module):
             f"capacity_factor={self.capacity_factor}, eval_capacity_factor={self.eval_capacity_factor}, "
             f"group={self.group!r}"
         )
+
+
+def _check_experts(n_experts: int, n_constants: int, n_active: int, tau: float) -> None:
+    check_at_least_one(n_experts=n_experts, n_constants=n_constants, n_active=n_active)
+    n_all = n_experts + 2 + n_constants
+    if n_active > n_all:
+        raise ValueError(
+            f"n_active must not exceed the number of experts, however it is {n_active} of {n_all} "
+            f"({n_experts} networks, zero, copy, {n_constants} constants); lower n_active"
+        )
+    if not 0 < tau <= 1:
+        raise ValueError(f"tau must lie in (0, 1], however it is {tau}; 1 treats all experts alike")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from i2moe.backbones.layers.checks import check_at_least_one, check_inputs, per_modality, widths
+from i2moe._common.checks import check_at_least_one
+from i2moe.backbones.layers.checks import check_inputs, per_modality, widths
 
 __all__ = ["JointTokens", "as_tokens", "as_vector"]
 

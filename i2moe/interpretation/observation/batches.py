@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_distribution
 from i2moe._common.modalities import Modality
 from i2moe._common.tasks import Task, check_target, score
 from i2moe.interpretation.faithfulness import score_drops
@@ -56,7 +57,9 @@ class BatchReader:
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with _named(index):
             rows = _checked_rows(seen.output, self.outputs)
-            rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
+            rows["target"] = check_target(
+                self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
+            )
         with _noted(index):
             rows["checksums"] = checksum(modalities, len(target))
             if seen.available is not None:
@@ -127,13 +130,7 @@ def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor
                 f"{name} must be finite, however they hold NaN or infinity for {len(broken)} of {len(tensor)} samples "
                 f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, or for a diverged training"
             )
-    weights = rows["weights"]
-    if weights.min() < -1e-6 or (weights.sum(1) - 1).abs().max() > 1e-2:
-        raise ValueError(
-            "weights must be at least 0 and sum to 1 for each sample, however they lie in "
-            f"[{weights.min():.3g}, {weights.max():.3g}] and sum to {weights.sum(1).min():.3g} to "
-            f"{weights.sum(1).max():.3g}; end the reweighter with a softmax"
-        )
+    check_distribution("weights", rows["weights"], "end the reweighter with a softmax")
     return rows
 
 

@@ -112,7 +112,7 @@ class ReportRecord:
         for name, shape in shapes.items():
             if getattr(self, name) is not None or name not in _MAY_BE_NONE:
                 _check_tensor(name, getattr(self, name), shape)
-        check_target(self.task, self.target, self.prediction)
+        check_target(self.task, self.target, self.prediction.shape)
 
     def __len__(self) -> int:
         return len(self.weights)

@@ -13,10 +13,10 @@ from i2moe._common.modalities import Modality, leaves
 from i2moe.categorization import Categories
 from i2moe.mmoe.fitting.recipe import Recipe
 from i2moe.mmoe.fitting.stages import fingerprint_of
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.parts import Modalities, Parts
-from i2moe.mmoe.parts.tasks import Task
 
-__all__ = ["TrainingData", "check_categories", "check_some_kept", "read_data"]
+__all__ = ["TrainingData", "check_categories", "check_some_unambiguous", "read_data"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class TrainingData:
         """Where the data is."""
         return leaves(self.modalities)[0].device
 
-    def fingerprint(self, task: Task) -> dict[str, str]:
+    def fingerprint(self, objective: Objective) -> dict[str, str]:
         """Hash the data and the settings, to recognize a checkpoint."""
         known = {"unimodal": self.unimodal, "multimodal": self.multimodal, "groups": self.groups}
         tensors: dict[str, list[Tensor]] = {"modalities": leaves(self.modalities), "target": [self.target]}
         tensors |= {name: [values] for name, values in known.items() if values is not None}
         if self.categories is not None:
             tensors["categories"] = [self.categories.category, self.categories.ambiguous]
-        return fingerprint_of(tensors) | {"recipe": repr(self.recipe), "task": repr(task)}
+        return fingerprint_of(tensors) | {"recipe": repr(self.recipe), "objective": repr(objective)}
 
 
 def read_data(
@@ -87,7 +87,7 @@ def read_data(
     target = parts.to_tensor(target)
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a tensor or an array, however it is a {type(target).__name__}")
-    target = parts.task.check_target(target, leaves(bound)[0].shape[0])
+    target = parts.objective.check_target(target, leaves(bound)[0].shape[0])
     given: dict[str, Any] = {name: parts.to_tensor(values) for name, values in known.items()}
     data = TrainingData(bound, target, recipe, **given, categories=categories)
     _check_sources(parts, data)
@@ -118,12 +118,12 @@ def _check_known(parts: Parts, data: TrainingData) -> None:
                 f"however they are {tuple(data.unimodal.shape)}"
             )
         for i, predictions in enumerate(data.unimodal.unbind(1)):
-            parts.task.check_predictions(predictions, n_samples, f"unimodal_predictions of modality {i}")
+            parts.objective.check_predictions(predictions, n_samples, f"unimodal_predictions of modality {i}")
     if data.multimodal is not None:
-        parts.task.check_predictions(data.multimodal, n_samples, "multimodal_predictions")
+        parts.objective.check_predictions(data.multimodal, n_samples, "multimodal_predictions")
     if data.categories is not None:
         check_categories(data.categories, n_samples, parts.expert_names)
-        check_some_kept(data.categories)
+        check_some_unambiguous(data.categories)
     if data.groups is not None and tuple(data.groups.shape) != (n_samples,):
         raise ValueError(
             f"groups must be ({n_samples},), one integer per sample, however they are {tuple(data.groups.shape)}"
@@ -141,7 +141,7 @@ def check_categories(categories: Categories, n_samples: int, names: tuple[str, .
         raise ValueError(f"there must be one category per sample, however {n_samples} samples have {len(categories)}")
 
 
-def check_some_kept(categories: Categories) -> None:
+def check_some_unambiguous(categories: Categories) -> None:
     """Check that there are samples to train experts and router on."""
     if bool(categories.ambiguous.all()):
         raise ValueError(

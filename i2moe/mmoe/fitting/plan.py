@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from i2moe._common.modalities import Modality
 from i2moe.categorization import Categories
-from i2moe.mmoe.fitting.data import TrainingData, check_categories, check_some_kept
+from i2moe.mmoe.fitting.data import TrainingData, check_categories, check_some_unambiguous
 from i2moe.mmoe.fitting.folds import cross_predict
 from i2moe.mmoe.fitting.stages import Stage
 from i2moe.mmoe.parts.parts import Parts
@@ -86,7 +86,7 @@ def _categories_stage(parts: Parts, data: TrainingData) -> Stage:
     def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
         categories = _categorize(parts, data) if data.categories is None else data.categories
         check_categories(categories, len(data.target), parts.expert_names)
-        check_some_kept(categories)
+        check_some_unambiguous(categories)
         install(categories)
         return dict(vars(categories))
 
@@ -175,11 +175,11 @@ def _unambiguous(categories: Categories) -> Categories:
 
 def _too_rare(parts: Parts, data: TrainingData, categories: Categories) -> Tensor:
     """Say of each category (K,) whether it cannot have an expert."""
-    kept = _unambiguous(categories)
-    rare = kept.count() < max(data.recipe.min_samples, 1)
-    if parts.task.kind == "classification":
+    unambiguous = _unambiguous(categories)
+    rare = unambiguous.count() < max(data.recipe.min_samples, 1)
+    if parts.objective.task == "classification":
         target = data.target.to(categories.category.device)[~categories.ambiguous]
-        rare |= (kept.count(target, parts.task.n_outputs) > 0).sum(1) < 2
+        rare |= (unambiguous.count(target, parts.objective.n_outputs) > 0).sum(1) < 2
     return rare.to(data.device)
 
 

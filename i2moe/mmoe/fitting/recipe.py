@@ -22,7 +22,7 @@ class Recipe:
             training samples themselves, as published.
         min_samples: a category with fewer, or with samples of one class only, gets no expert but the baseline.
         gamma: of the router's focal loss.
-        balance: of the router's `category_weights`: 0 as frequent as they are, 1 all categories alike.
+        balance: of the router's `category_weights`: 0 as frequent as they are, 1 all categories the same.
 
     Raises:
         ValueError: if a number is out of range.

@@ -1,1 +1,1 @@
-"""Parts of an `MMoE`: predictors, router, aggregation, the task, and how each is trained."""
+"""Parts of an `MMoE`: predictors, router, aggregation, the objective, and how each is trained."""

@@ -9,6 +9,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_fraction, look_up
+from i2moe._common.means import weighted_sum
+
 __all__ = [
     "AGGREGATIONS",
     "Aggregation",
@@ -41,7 +44,7 @@ def weighted(predictions: Tensor, weights: Tensor) -> Tensor:
         >>> weighted(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.tensor([[0.25, 0.75]]))
         tensor([[0.2500, 0.7500]])
     """
-    return (weights.unsqueeze(-1) * predictions).sum(1)
+    return weighted_sum(predictions, weights)
 
 
 def hard(predictions: Tensor, weights: Tensor) -> Tensor:
@@ -110,8 +113,7 @@ class Cascade:
     confidence: float = 0.8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.confidence <= 1:
-            raise ValueError(f"confidence must lie in [0, 1], however it is {self.confidence}")
+        check_fraction(confidence=self.confidence)
 
     def __call__(self, predictions: Tensor, weights: Tensor) -> Tensor:
         """Return (B, C) of predictions (B, E, C) and weights (B, E)."""
@@ -161,9 +163,7 @@ def as_aggregation(aggregation: AggregationLike) -> Aggregation:
         ValueError: if the name is unknown.
     """
     if isinstance(aggregation, str):
-        if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation must be one of {tuple(AGGREGATIONS)}, however it is {aggregation!r}")
-        return AGGREGATIONS[aggregation]
+        return look_up("aggregation", aggregation, AGGREGATIONS)
     if isinstance(aggregation, type) or not callable(aggregation):
         raise TypeError(
             f"aggregation must be a name or called with predictions and weights, however it is {aggregation!r}"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from torch import Tensor, nn
 
 from i2moe._common.modalities import Modality
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.predictors import Predictor, as_predictor
-from i2moe.mmoe.parts.tasks import Task
 from i2moe.moe.weights.learned import Reweighter
 
-__all__ = ["Factories", "Router", "category_names_of", "check_factories", "check_names"]
+__all__ = ["Factories", "Router", "check_factories"]
 
 Router: TypeAlias = Callable[[tuple[Modality, ...]], Tensor]
 """Maps M modalities to weights (B, K); usually a module."""
@@ -24,7 +24,7 @@ Router: TypeAlias = Callable[[tuple[Modality, ...]], Tensor]
 class Factories:
     """The functions given to `MMoE`, and what they are called with."""
 
-    task: Task
+    objective: Objective
     expert_names: tuple[str, ...]
     baseline: Callable[[], object]
     unimodal: tuple[Callable[[], object], ...]
@@ -38,40 +38,21 @@ class Factories:
 
     def build_unimodal(self, i: int) -> Predictor:
         """Build an untrained classifier of modality i."""
-        return as_predictor(self.unimodal[i](), self.task, f"what unimodal[{i}] builds")
+        return as_predictor(self.unimodal[i](), self.objective, f"what unimodal[{i}] builds")
 
     def build_baseline(self) -> Predictor:
         """Build an untrained baseline."""
-        return as_predictor(self.baseline(), self.task, "what baseline builds")
+        return as_predictor(self.baseline(), self.objective, "what baseline builds")
 
     def build_expert(self, k: int, baseline: nn.Module) -> Predictor:
         """Build an expert of category k: a copy of the baseline as it is now, or what the factory builds."""
         if self.experts is None:
             return cast("Predictor", copy.deepcopy(baseline))
-        return as_predictor(self.experts(self.expert_names[k]), self.task, "what experts builds")
+        return as_predictor(self.experts(self.expert_names[k]), self.objective, "what experts builds")
 
     def build_router(self) -> Router:
         """Build an untrained router."""
         return Reweighter(len(self.expert_names)) if self.router is None else self.router()
-
-
-def check_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return M different names, numbers if none are given."""
-    if n_modalities < 2:
-        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
-    found = tuple(str(i) for i in range(n_modalities)) if names is None else tuple(names)
-    if len(found) != n_modalities or len(set(found)) != n_modalities:
-        raise ValueError(f"modality_names must be {n_modalities} different names, however they are {found}")
-    return found
-
-
-def category_names_of(modality_names: tuple[str, ...], names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the names of the categories, those of `categorize` if none are given."""
-    if names is None:
-        return (*(f"uniqueness/{name}" for name in modality_names), "synergy", "redundancy")
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"category_names must be at least two different names, however they are {tuple(names)}")
-    return tuple(names)
 
 
 def check_factories(factories: Factories, n_modalities: int) -> Factories:

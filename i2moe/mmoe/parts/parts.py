@@ -9,12 +9,12 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.arrays import Nested, as_tensor
-from i2moe._common.modalities import Modality, map_leaves
+from i2moe._common.modalities import Modality, Nested, as_tensor, map_leaves
+from i2moe._common.names import interaction_names
 from i2moe.categorization import Categories, categorize
-from i2moe.mmoe.parts.factories import Factories, Router, category_names_of
+from i2moe.mmoe.parts.factories import Factories, Router
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.tasks import Task
 from i2moe.moe.inputs import bind, check_modalities
 
 __all__ = ["Categorizer", "Modalities", "Parts"]
@@ -43,7 +43,7 @@ class Parts(nn.Module):
     ) -> None:
         super().__init__()
         self.factories = factories
-        self.task: Task = factories.task
+        self.objective: Objective = factories.objective
         self.modality_names = modality_names
         self.expert_names: tuple[str, ...] = factories.expert_names
         self.categorizer = categorizer
@@ -70,9 +70,9 @@ class Parts(nn.Module):
         if self.categorizer is not None:
             found = self.categorizer(unimodal, multimodal, target)
         else:
-            found = categorize(unimodal, multimodal, target, task=self.task.kind)
-        numbered = category_names_of(tuple(str(i) for i in range(self.n_modalities)))
-        return replace(found, names=category_names_of(self.modality_names)) if found.names == numbered else found
+            found = categorize(unimodal, multimodal, target, task=self.objective.task)
+        numbered = interaction_names([str(i) for i in range(self.n_modalities)])
+        return replace(found, names=interaction_names(self.modality_names)) if found.names == numbered else found
 
     def predict_unimodal(self, modalities: Modalities) -> Tensor:
         """Return the predictions (B, M, C) of the unimodal classifiers.

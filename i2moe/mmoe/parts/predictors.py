@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import BackboneOutput, Modality, leaves
-from i2moe.mmoe.parts.tasks import Task
+from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
 
 __all__ = ["Expert", "Predictor", "as_predictor", "predict"]
@@ -31,12 +31,12 @@ class Predictor(nn.Module):
     """The base of all predictors: predicts, and can learn.
 
     Args:
-        task: what is predicted.
+        objective: what is predicted.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, objective: Objective) -> None:
         super().__init__()
-        self.task = task
+        self.objective = objective
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         """Return predictions (B, C)."""
@@ -58,12 +58,12 @@ class Predictor(nn.Module):
 class ModulePredictor(Predictor):
     """A module called with the modalities, its outputs activated."""
 
-    def __init__(self, module: nn.Module, task: Task) -> None:
-        super().__init__(task)
+    def __init__(self, module: nn.Module, objective: Objective) -> None:
+        super().__init__(objective)
         self.module = module
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
-        return self.task.activate(self._run(modalities).prediction)
+        return self.objective.activate(self._run(modalities).prediction)
 
     def fit(
         self,
@@ -78,7 +78,7 @@ class ModulePredictor(Predictor):
 
     def _loss(self, modalities: tuple[Modality, ...], target: Tensor) -> Tensor:
         output = self._run(modalities)
-        loss = self.task.loss(output.prediction, target)
+        loss = self.objective.loss(output.prediction, target)
         return loss if output.aux_loss is None else loss + 0.01 * output.aux_loss
 
     def _run(self, modalities: tuple[Modality, ...]) -> BackboneOutput:
@@ -92,8 +92,8 @@ class EstimatorPredictor(Predictor):
     The floating-point tensors of all modalities are flattened and concatenated to an array (B, D).
     """
 
-    def __init__(self, estimator: Any, task: Task) -> None:
-        super().__init__(task)
+    def __init__(self, estimator: Any, objective: Objective) -> None:
+        super().__init__(objective)
         self.estimator: Any = estimator
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
@@ -101,7 +101,7 @@ class EstimatorPredictor(Predictor):
         if not hasattr(self.estimator, "predict_proba"):
             return _like(self.estimator.predict(features.cpu().numpy()), features).reshape(len(features), -1)
         found = _like(self.estimator.predict_proba(features.cpu().numpy()), features)
-        probabilities = features.new_zeros(len(features), self.task.n_outputs)
+        probabilities = features.new_zeros(len(features), self.objective.n_outputs)
         probabilities[:, torch.as_tensor(self.estimator.classes_, device=features.device).long()] = found
         return probabilities
 
@@ -126,8 +126,8 @@ class EstimatorPredictor(Predictor):
 class FunctionPredictor(Predictor):
     """Anything called with the modalities that returns predictions; see `Expert`."""
 
-    def __init__(self, function: Callable[[tuple[Modality, ...]], Tensor], task: Task) -> None:
-        super().__init__(task)
+    def __init__(self, function: Callable[[tuple[Modality, ...]], Tensor], objective: Objective) -> None:
+        super().__init__(objective)
         self.function: Callable[[tuple[Modality, ...]], Tensor] = function
 
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
@@ -157,13 +157,13 @@ class FunctionPredictor(Predictor):
             self.function = _unpickled(state)
 
 
-def as_predictor(candidate: object, task: Task, name: str) -> Predictor:
+def as_predictor(candidate: object, objective: Objective, name: str) -> Predictor:
     """Wrap a module, an estimator or a function.
 
     Args:
         candidate: a `torch.nn.Module` called with the modalities; an estimator with `fit` and `predict_proba`
             (`predict` in regression); or an `Expert`, called with the tuple of modalities.
-        task: what is predicted.
+        objective: what is predicted.
         name: for the error.
 
     Raises:
@@ -172,12 +172,12 @@ def as_predictor(candidate: object, task: Task, name: str) -> Predictor:
     if isinstance(candidate, Predictor):
         return candidate
     if isinstance(candidate, nn.Module):
-        return ModulePredictor(candidate, task)
+        return ModulePredictor(candidate, objective)
     if not isinstance(candidate, type):
         if hasattr(candidate, "fit") and (hasattr(candidate, "predict_proba") or hasattr(candidate, "predict")):
-            return EstimatorPredictor(candidate, task)
+            return EstimatorPredictor(candidate, objective)
         if callable(candidate):
-            return FunctionPredictor(candidate, task)
+            return FunctionPredictor(candidate, objective)
     raise TypeError(
         f"{name} must be a torch.nn.Module, an estimator with fit and predict_proba, or a callable, "
         f"however it is {candidate!r}"
@@ -203,7 +203,7 @@ def predict(predictor: Predictor, modalities: tuple[Modality, ...], name: str, *
         if not isinstance(batch, Tensor):
             raise TypeError(f"{name} must return a tensor (B, C), however it returned a {type(batch).__name__}")
     predictions = torch.cat(batches)
-    predictor.task.check_predictions(predictions, n_samples_of(modalities), f"predictions of {name}")
+    predictor.objective.check_predictions(predictions, n_samples_of(modalities), f"predictions of {name}")
     return predictions
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_shape
 from i2moe._common.modalities import Modality
 from i2moe.mmoe.parts.training import OnEpoch, Training, train
 
-__all__ = ["category_weights", "check_weights", "focal_loss", "train_router"]
+__all__ = ["category_weights", "focal_loss", "train_router"]
 
 
 def focal_loss(
@@ -105,17 +106,8 @@ def train_router(
 
     def loss(batch: tuple[Modality, ...], truth: Tensor) -> Tensor:
         routed = router(batch)
-        check_weights(routed, len(truth), n_categories)
+        check_shape("the weights of a router", routed, (len(truth), n_categories), "(B, K)")
         log_probabilities = routed.clamp(min=torch.finfo(routed.dtype).tiny).log()
         return focal_loss(log_probabilities, truth, gamma=gamma, category_weights=weights)
 
     train(router, loss, modalities, category, training, generator=generator, on_epoch=on_epoch)
-
-
-def check_weights(weights: Tensor, n_samples: int, n_categories: int) -> None:
-    """Check that a router's weights are (B, K)."""
-    if tuple(weights.shape) != (n_samples, n_categories):
-        raise ValueError(
-            f"a router must return weights (B, K) = {(n_samples, n_categories)}, one per category, "
-            f"however it returned {tuple(weights.shape)}"
-        )

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import TOLERANCE
 from i2moe._common.modalities import Modality, leaves, map_leaves
 from i2moe.mmoe.parts.training import n_samples_of, select
 
@@ -69,7 +70,7 @@ class FewShotExpert:
         ValueError: if labels are not different or a number is out of range.
 
     Example:
-        >>> def model(prompt):  # stands for a language model: repeats the first example's answer
+        >>> def model(prompt):  # in place of a language model: repeats the first example's answer
         ...     return prompt.split("Answer: ")[1].split("\n")[0]
         >>> expert = FewShotExpert(model, "numbers {0}", ["low", "high"], k=1)
         >>> expert.fit((torch.tensor([[0.9]]),), torch.tensor([1]))
@@ -269,6 +270,6 @@ def _probabilities(by_label: dict[str, Any], labels: Sequence[str]) -> list[floa
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in numbers.values()):
         return None
     values = [float(numbers.pop(label.strip().casefold(), 0.0)) for label in labels]
-    if numbers or abs(sum(values) - 1) > 0.02:
+    if numbers or abs(sum(values) - 1) > TOLERANCE:
         return None
     return [value / sum(values) for value in values]

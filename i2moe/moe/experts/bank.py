@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
-from i2moe.moe.experts.alike import unchanged, watched
 from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
+from i2moe.moe.experts.structure import unchanged, watched
 from i2moe.moe.experts.vmap import run_vmapped
 from i2moe.moe.inputs import Arrange
 from i2moe.perturbations import Views
@@ -77,7 +77,7 @@ class ExpertBank(nn.ModuleList):
     too if its `aux_loss` is not a mean over the samples. Stacked views would change both.
 
     Args:
-        experts: E modules, called alike.
+        experts: E modules, called the same way.
         names: the E names, for errors; their numbers if not given.
         execution: one of the above.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
@@ -134,11 +134,12 @@ class ExpertBank(nn.ModuleList):
         """Return the marginals (B, M, ...); no buffer changes."""
         if not alone:
             return None
+        # Not view 0, the real batch: so the pass works on copies of the buffers.
         outputs = [
             self._run_pass(self.names[i], self[i], (i + 1,), arrange, modalities).prediction
             for i, modalities in enumerate(alone)
         ]
-        return _stack_alike("prediction", self.names, outputs)
+        return _stack_predictions("prediction", self.names, outputs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the experts were when they last ran: a copy is looked at anew."""
@@ -174,6 +175,7 @@ class ExpertBank(nn.ModuleList):
             return each
         mixing = mixing_layer(expert)
         if mixing is None:
+            # Only a pass on the real batch alone may update a buffer.
             buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
             return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
         if self.execution == "batched":
@@ -258,6 +260,7 @@ class ExpertBank(nn.ModuleList):
             return mode in self._vmap_proven
         if torch.compiler.is_compiling() or any(is_lazy(parameter) for parameter in self.parameters()):
             return False
+        # The trial must not move the random state: results would depend on whether there was one.
         with torch.random.fork_rng(devices=[device] if torch.cuda.is_available() else []):
             try:
                 with warnings.catch_warnings():
@@ -296,9 +299,9 @@ def split_views(rows: Tensor, views: Views) -> tuple[Tensor, Tensor | None]:
         return rows, None
     n_samples = leaves(views.real)[0].shape[0]
     real, perturbed = rows.tensor_split([n_samples])
-    kept = real if views.rows is None else real.index_select(0, views.rows)
+    anchors = real if views.rows is None else real.index_select(0, views.rows)
     perturbed = perturbed.reshape(n_perturbed, -1, *rows.shape[1:])  # (V - 1, B', E, ...)
-    return real, torch.cat([kept.unsqueeze(0), perturbed]).movedim(0, 2)
+    return real, torch.cat([anchors.unsqueeze(0), perturbed]).movedim(0, 2)
 
 
 def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
@@ -359,13 +362,13 @@ def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> 
     aux_losses = [output.aux_loss for output in outputs if output.aux_loss is not None]
     latents = [output.latent for output in outputs if output.latent is not None]
     return BackboneOutput(
-        _stack_alike("prediction", names, [output.prediction for output in outputs]),
+        _stack_predictions("prediction", names, [output.prediction for output in outputs]),
         torch.stack(aux_losses).sum() / len(outputs) if aux_losses else None,
-        _stack_alike("latent", names, latents) if len(latents) == len(outputs) else None,
+        _stack_predictions("latent", names, latents) if len(latents) == len(outputs) else None,
     )
 
 
-def _stack_alike(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
+def _stack_predictions(what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> Tensor:
     if any(tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
         shapes = {name: ("B", *tensor.shape[1:]) for name, tensor in zip(names, tensors, strict=True)}
         raise ValueError(f"all experts must return the same shape, however their {what}s are {shapes}")

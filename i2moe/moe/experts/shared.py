@@ -61,6 +61,7 @@ class SharedExperts(nn.Module):
         latent = None if output.latent is None else self._by_expert(output.latent, n_experts).mean(2)
         marginals = None
         if alone:
+            # Filled-in batches must not enter running statistics.
             with borrowed_buffers(self.backbone):
                 marginals = self._by_expert(self._run(arrange, alone).prediction, len(alone))
         return ExpertOutputs(
@@ -101,7 +102,7 @@ def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Mod
     """Order the rows by expert, then member: (E * k * N, ...) from E inputs (N, ...)."""
 
     def repeat(*each: Tensor) -> Tensor:
-        if all(x is each[0] for x in each):
+        if all(x is each[0] for x in each):  # the same rows for all experts: one copy less
             return each[0].expand(len(each) * n_members, *each[0].shape).flatten(0, 1)
         stacked = torch.stack(each).unsqueeze(1)  # (E, 1, N, ...)
         return stacked.expand(-1, n_members, *stacked.shape[2:]).flatten(0, 2)

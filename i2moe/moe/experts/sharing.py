@@ -100,14 +100,14 @@ class _Factors(nn.Module):
         axis: of the features, in input and output: 1 or -1.
     """
 
-    def __init__(self, path: str, members: Members, n_inputs: int, n_outputs: int, axis: int, like: Tensor) -> None:
+    def __init__(self, path: str, members: Members, n_inputs: int, n_outputs: int, axis: int, weight: Tensor) -> None:
         super().__init__()
         self.path = path
         self.members = members
         self.axis = axis
         n = members.n_experts * members.n_members
-        options: Any = {"dtype": like.dtype, "device": like.device}
-        signs = 2 * torch.randint(2, (members.n_members, n_inputs), device=like.device).to(like.dtype) - 1
+        options: Any = {"dtype": weight.dtype, "device": weight.device}
+        signs = 2 * torch.randint(2, (members.n_members, n_inputs), device=weight.device).to(weight.dtype) - 1
         self.inputs = nn.Parameter(signs.repeat(members.n_experts, 1)) if n_inputs else None
         self.outputs: nn.Parameter = nn.Parameter(torch.ones(n, n_outputs, **options))
         self.bias: nn.Parameter = nn.Parameter(torch.zeros(n, n_outputs, **options))
@@ -137,6 +137,7 @@ class _Factors(nn.Module):
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
+        # Values (active, C) beside rows (active, rows of each, ...): C goes to the axis of the features.
         shape = [active, *(1,) * x.ndim]
         shape[2 if self.axis == 1 else -1] = values.shape[1]
         rows = x.reshape(active, -1, *x.shape[1:])

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 
 from i2moe._common.modalities import BackboneOutput
-from i2moe.moe.experts.alike import find_obstacle
+from i2moe.moe.experts.structure import find_obstacle
 
 __all__ = ["run_vmapped"]
 
@@ -25,7 +25,7 @@ def run_vmapped(
     *,
     trusted: bool = False,
 ) -> BackboneOutput:
-    """Run alike experts on the same arguments in one pass.
+    """Run experts of the same structure on the same arguments in one pass.
 
     The parameters are stacked here, in the forward pass: a stacked copy kept elsewhere would take the gradients.
 
@@ -34,7 +34,7 @@ def run_vmapped(
         args: positional arguments of each expert.
         kwargs: keyword arguments of each expert.
         checked: turns what an expert returned into a `BackboneOutput`, or raises.
-        trusted: they have not changed since an earlier pass, in which they were alike and which changed nothing.
+        trusted: they have not changed since an earlier pass, in which they had the same structure and changed nothing.
 
     Returns:
         Prediction and latent (B, E, ...), and the mean auxiliary loss.
@@ -46,6 +46,7 @@ def run_vmapped(
     _check_statistics(template)
     if not trusted and (obstacle := find_obstacle(experts)) is not None:
         raise _refusal(obstacle)
+    # Errors of `checked` are the user's, with their own message; all others mean that vmap cannot run the expert.
     mistakes: list[Exception] = []
 
     def one(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,6 +68,7 @@ def run_vmapped(
     try:
         # A trace cannot look at versions.
         with nullcontext() if trusted or torch.compiler.is_compiling() else _unchanged(template, state):
+            # "different": each expert draws its own dropout, as in passes one by one.
             results: dict[str, Tensor] = vmap(one, randomness="different")(state)
     except _VmapRefusedError:
         raise
@@ -94,6 +96,7 @@ def _state(expert: nn.Module) -> dict[str, Tensor]:
 
 
 def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    # Tied tensors are stacked once: one copy for all of their names.
     stacked: dict[tuple[int, ...], Tensor] = {}
     for name in states[0]:
         tensors = [state[name] for state in states]
@@ -138,6 +141,7 @@ def _unchanged(template: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
         for path, layer, attributes, buffers in layers:
             changed += [f"attribute {name!r} of layer {path!r}" for name in _differing(attributes, vars(layer))]
             changed += [f"buffer {name!r} of layer {path!r}" for name in _differing(buffers, layer._buffers)]
+            # The pass has set attributes to tensors of vmap, which mean nothing outside.
             vars(layer).clear()
             vars(layer).update(attributes)
             layer._buffers.clear()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.means import renormalized, weighted_sum
-from i2moe._common.tasks import Task, check_task
+from i2moe._common.checks import check_at_least_one
+from i2moe._common.means import renormalized, update_running_mean, weighted_sum
+from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.losses import Interaction
 from i2moe.moe.experts.bank import ExpertOutputs
 from i2moe.moe.weights.shares import columns, interaction_shares
@@ -31,7 +32,7 @@ class ComputedReweighter(nn.Module):
     Args:
         task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
             "regression" (values).
-        n_outputs: number of outputs C, which the first batch tells otherwise. Give it where the model is copied or
+        n_outputs: number of outputs C, which is otherwise that of the first batch. Give it where the model is copied or
             wrapped before: for `AveragedModel(..., use_buffers=True)`, several processes, or a compiled first step.
 
     Attributes:
@@ -62,10 +63,10 @@ class ComputedReweighter(nn.Module):
     def __init__(self, task: Task = "classification", n_outputs: int | None = None) -> None:
         super().__init__()
         check_task(task)
-        if n_outputs is not None and n_outputs < 1:
-            raise ValueError(f"n_outputs must be at least 1, however it is {n_outputs}")
+        if n_outputs is not None:
+            check_at_least_one(n_outputs=n_outputs)
         self.task: Task = task
-        prior = torch.zeros(0) if n_outputs is None else self._know_nothing(torch.zeros(n_outputs))
+        prior = torch.zeros(0) if n_outputs is None else self._uninformed(torch.zeros(n_outputs))
         self.register_buffer("prior", prior)
         self.register_buffer("scale", torch.ones(0))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.long))
@@ -82,6 +83,7 @@ class ComputedReweighter(nn.Module):
             (B, E), rows on the probability simplex. In training no gradient flows through them.
         """
         assert outputs.marginals is not None
+        # A gradient would change predictions so that the weights suit the loss. Attributions, in evaluation, need it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             n_modalities = outputs.marginals.shape[1]
             joint = self._comparable(
@@ -91,7 +93,7 @@ class ComputedReweighter(nn.Module):
             if self.training:
                 self._update(joint)
             prior = self._prior(joint)
-            if available is not None:  # what is absent says nothing
+            if available is not None:  # an absent modality predicts the prior
                 marginals = torch.where(available.unsqueeze(-1), marginals, prior)
             shares, _ = interaction_shares(marginals, joint, prior)
             if len(interactions) < shares.shape[1]:
@@ -114,14 +116,14 @@ class ComputedReweighter(nn.Module):
             return outputs
         assert outputs.marginals is not None
         alone, several = self.scale[:-1], self.scale[-1]
-        of_rows = several.expand(outputs.predictions.shape[0], 1)
+        joint_scale = several.expand(outputs.predictions.shape[0], 1)
         if available is not None:
             single = available.sum(1, keepdim=True) == 1
-            of_rows = torch.where(single, (available * alone).sum(1, keepdim=True), several)
+            joint_scale = torch.where(single, (available * alone).sum(1, keepdim=True), several)
         return replace(
             outputs,
-            predictions=self._scaled(outputs.predictions, of_rows),
-            member_predictions=_map(self._scaled, outputs.member_predictions, of_rows.unsqueeze(-1)),
+            predictions=self._scaled(outputs.predictions, joint_scale),
+            member_predictions=_map(self._scaled, outputs.member_predictions, joint_scale.unsqueeze(-1)),
             marginals=self._scaled(outputs.marginals, alone.unsqueeze(0)),
             member_marginals=_map(self._scaled, outputs.member_marginals, alone.view(1, -1, 1)),
         )
@@ -133,15 +135,12 @@ class ComputedReweighter(nn.Module):
     def _comparable(self, outputs: Tensor) -> Tensor:
         """Turn outputs (B, X, ...) into probabilities, or the values themselves, (B, X, C), in float32 at least."""
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        if self.task == "classification":
-            if outputs.ndim < 3 or outputs.shape[2] < 2:
-                raise ValueError(
-                    "classification must have the logits (B, C) of at least two classes, however an expert returned "
-                    f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
-                )
-            outputs = outputs.softmax(2)
-        elif self.task == "multilabel":
-            outputs = outputs.sigmoid()
+        if self.task == "classification" and (outputs.ndim < 3 or outputs.shape[2] < 2):
+            raise ValueError(
+                "classification must have the logits (B, C) of at least two classes, however an expert returned "
+                f"shape {('B', *outputs.shape[2:])}; use ComputedReweighter('multilabel') or 'regression'"
+            )
+        outputs = probabilities(self.task, outputs, dim=2)
         return outputs.flatten(2) if outputs.ndim > 2 else outputs.unsqueeze(-1)
 
     @torch.no_grad()
@@ -150,16 +149,14 @@ class ComputedReweighter(nn.Module):
             self.prior = self.prior.new_zeros(joint.shape[1])
         elif self.prior.numel() == 0:  # in place, for those who hold the buffer, as DistributedDataParallel does
             self.prior.resize_(joint.shape[1]).zero_()
-        self.n_batches += 1
-        rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
-        self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
+        update_running_mean(self.prior, self.n_batches, joint.mean(0), momentum=_MOMENTUM)
 
     def _prior(self, joint: Tensor) -> Tensor:
-        return self.prior.to(joint.dtype) if self.prior.numel() else self._know_nothing(joint[0])
+        return self.prior.to(joint.dtype) if self.prior.numel() else self._uninformed(joint[0])
 
-    def _know_nothing(self, like: Tensor) -> Tensor:
-        """Return the prediction (C,) of somebody who has seen no target: even, or 0."""
-        return self._comparable(torch.zeros_like(like).view(1, 1, -1))[0, 0]
+    def _uninformed(self, outputs: Tensor) -> Tensor:
+        """Return the prediction (C,) before any target is seen: uniform, or 0."""
+        return self._comparable(torch.zeros_like(outputs).view(1, 1, -1))[0, 0]
 
     def _scaled(self, outputs: Tensor, scale: Tensor) -> Tensor:
         """Scale outputs (B, X, ...) by factors (B, X), or with one more axis each; a regression's about the prior."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.dropout import Dropout
+from i2moe._common.means import pool_tokens
 from i2moe._common.modalities import Modality, leaves
-from i2moe._common.pooling import pool_tokens
 
 __all__ = ["Reweighter", "StaticReweighter"]
 
@@ -57,13 +58,10 @@ class Reweighter(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in (("n_experts", n_experts), ("hidden_dim", hidden_dim), ("n_layers", n_layers)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, however it is {value}")
+        check_at_least_one(n_experts=n_experts, hidden_dim=hidden_dim, n_layers=n_layers)
+        check_rate(dropout=dropout)
         if feature_dims is not None and any(width < 1 for width in feature_dims):
             raise ValueError(f"feature_dims must be widths of at least 1, however they are {tuple(feature_dims)}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), however it is {dropout}")
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, however it is {temperature}")
 
@@ -137,8 +135,7 @@ class StaticReweighter(nn.Module):
 
     def __init__(self, n_experts: int, *, temperature: float = 1.0) -> None:
         super().__init__()
-        if n_experts < 1:
-            raise ValueError(f"n_experts must be at least 1, however it is {n_experts}")
+        check_at_least_one(n_experts=n_experts)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, however it is {temperature}")
         self.n_experts = n_experts

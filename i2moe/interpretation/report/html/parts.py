@@ -47,7 +47,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def legend(colors: Mapping[str, str], meanings: Mapping[str, str]) -> str:
-    """What each color stands for."""
+    """The legend."""
     entries = "".join(
         f'<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" fill="{color}"/></svg> '
         f"<strong>{escape(name)}</strong> {escape(meanings[name])}</li>"
@@ -72,15 +72,15 @@ def bars(rows: Sequence[Bar], *, top: float, mark: float, bottom: float = 0.0, c
 
 
 def _stacked_row(label: str, shares: Mapping[str, float], colors: Mapping[str, str]) -> str:
-    start, parts, told = 0.0, [], []
+    start, parts, described = 0.0, [], []
     for name, share in shares.items():
         if math.isnan(share):
             return ""
         if share > 0:
             parts.append(f'<rect x="{start:.2f}" width="{100 * share:.2f}" height="10" fill="{colors[name]}"/>')
-            told.append(f"{name} {share:.0%}")
+            described.append(f"{name} {share:.0%}")
         start += 100 * share
-    return _row(label, "", ", ".join(told), "".join(parts))
+    return _row(label, "", ", ".join(described), "".join(parts))
 
 
 def _bar_row(row: Bar, bottom: float, top: float, mark: float, color: str) -> str:
@@ -99,11 +99,11 @@ def _bar_row(row: Bar, bottom: float, top: float, mark: float, color: str) -> st
     return _row(row.label, row.text, f"{row.label}: {row.text}", drawn)
 
 
-def _row(label: str, text: str, told: str, drawn: str) -> str:
+def _row(label: str, text: str, description: str, drawn: str) -> str:
     value = f'<span class="value">{escape(text)}</span>' if text else ""
     return (
         f'<div class="row"><span class="label">{escape(label)}</span>{value}'
-        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{escape(told)}">'
+        f'<svg viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{escape(description)}">'
         f'<rect width="100" height="10" fill="#eee"/>{drawn}</svg></div>\n'
     )
 

@@ -151,7 +151,7 @@ def without_a_modality(report: Diagnostics) -> str:
 def how_sure(report: Diagnostics) -> str:
     """Whether the weights can be believed."""
     warnings = report_warnings(report)
-    told = (
+    found = (
         items(warnings, "warnings")
         if warnings
         else paragraph("None of the checks of this library found anything suspicious.")
@@ -190,7 +190,7 @@ def how_sure(report: Diagnostics) -> str:
     return section(
         "sure",
         "How sure are the weights?",
-        told,
+        found,
         table(header, zip(*columns, strict=True)) if len(header) > 1 else "",
         items(explained, "note") if explained else "",
         "<h3>Are predictions as sure as they are right?</h3>" if calibration else "",
@@ -215,7 +215,7 @@ def words(report: Diagnostics) -> str:
         "synergy": "what can only be known from several modalities together.",
         "redundancy": "what several modalities say alike, so that one of them would do.",
         "weight": "the share of a prediction that is put down to an interaction, between 0% and 100%.",
-        "expert": "the part of the model that stands for one interaction.",
+        "expert": "the part of the model for one interaction.",
     }
     entries = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in meanings.items())
     limits = (

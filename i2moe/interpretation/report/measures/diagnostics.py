@@ -143,9 +143,9 @@ class Diagnostics(ReportRecord):
                 "behavior_shares must have predictions from each modality alone, however there are none; explain a "
                 "model with a fill or with computed weights, with drop_modalities=True"
             )
-        joint = probabilities(self.task, self.prediction)
+        joint = probabilities(self.task, self.prediction.double())
         prior = joint.mean(0)
-        marginals = probabilities(self.task, self.marginals)
+        marginals = probabilities(self.task, self.marginals.double())
         shares, _ = interaction_shares(torch.where(marginals.isnan(), prior, marginals), joint, prior)
         single = self.marginals.isnan().any(2).logical_not().sum(1, keepdim=True) < 2
         return shares[:, columns(self.interactions, len(self.modality_names))].masked_fill(single, torch.nan)

@@ -83,8 +83,8 @@ def points(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
         return (decide(task, prediction) == target).double().mean(1)
     target = target.double()
     variance = target.var(0, correction=0)
-    share = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
-    return 1 - share.mean(1)
+    unexplained = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
+    return 1 - unexplained.mean(1)
 
 
 def chance(task: Task, target: Tensor) -> float:
@@ -98,8 +98,8 @@ def chance(task: Task, target: Tensor) -> float:
         return target.bincount().max().item() / len(target)
     if task == "regression":
         return 0.0
-    share = target.double().mean(0)
-    return torch.maximum(share, 1 - share).mean().item()
+    frequency = target.double().mean(0)
+    return torch.maximum(frequency, 1 - frequency).mean().item()
 
 
 def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tuple[float, float]:
@@ -133,7 +133,7 @@ def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tup
 
 def _confidence(task: Task, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """How sure each decision is, and whether it is right: of each sample, or of each label of each sample."""
-    probability = probabilities(task, prediction)
+    probability = probabilities(task, prediction.double())
     if task == "classification":
         sure, predicted = probability.max(1)
         return sure, predicted == target

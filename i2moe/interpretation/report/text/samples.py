@@ -69,7 +69,7 @@ def meaning(interaction: Interaction, modality_names: tuple[str, ...]) -> str:
 def in_words(report: Diagnostics, prediction: Tensor) -> str:
     """Say what raw outputs (C,) predict."""
     names, decided = report.output_names, decide(report.task, prediction)
-    probability = probabilities(report.task, prediction)
+    probability = probabilities(report.task, prediction.double())
     if report.task == "classification":
         return f"'{names[int(decided)]}' at {probability[decided]:.2f}"
     if report.task == "regression":
@@ -96,12 +96,12 @@ def _truth(report: Diagnostics, index: int) -> str:
 def _weights(report: Diagnostics, index: int) -> str:
     weights = report.weights[index]
     parts: list[str] = []
-    told = 0.0
+    covered = 0.0
     for e in weights.argsort(descending=True, stable=True).tolist():
         share = float(weights[e])
-        if told >= _ENOUGH - 1e-6 or share < 0.005:
+        if covered >= _ENOUGH - 1e-6 or share < 0.005:
             break
-        told += share
+        covered += share
         what = f"{meaning(report.interactions[e], report.modality_names)} ({report.expert_names[e]})"
         parts.append(f"{share:.0%} {'' if parts else 'of the weight is '}on {what}")
     return ", ".join(parts)

@@ -177,13 +177,13 @@ def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -
     measures: dict[str, Tensor] = {}
     if report.marginals is not None:
         measures["faithfulness"] = report.faithfulness
-    # Weights computed from predictions are judged by these; a single sample's score is noise beside them.
+    # Weights computed from predictions are compared with these; a single sample's score is noise beside them.
     if report.comprehensiveness is not None and not report.computed:
         measures["agreement"] = report.agreement
-    judged = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
+    compared = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
     found = []
     for measure, values in measures.items():
-        low = ((values < below) & judged).tolist()
+        low = ((values < below) & compared).tolist()
         parts = [f"{name!r} {values[e]:+.2f}" for e, name in enumerate(report.expert_names) if low[e]]
         if parts:
             found.append(

@@ -1,4 +1,4 @@
-"""Whether experts differ in nothing but the values of their parameters and buffers."""
+"""Whether experts have the same structure: they differ in nothing but the values of parameters and buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = frozenset({bool, int, float, str, NoneType})
 
 
 def find_obstacle(experts: nn.ModuleList) -> str | None:
-    """Say why the first expert cannot stand for all of them, if it cannot."""
+    """Say why the experts cannot run as one with stacked parameters, if they cannot."""
     for expert in experts:
         for path, layer in expert.named_modules():
             name = f"layer {path!r} ({type(layer).__name__})"

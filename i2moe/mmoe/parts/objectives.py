@@ -1,25 +1,24 @@
-"""Tasks: what turns outputs into predictions, and what scores them."""
+"""Objectives: a task with its number of outputs, and the loss and the score that go with it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe.categorization.checks import Task as Kind
-from i2moe.categorization.checks import check_labels, check_probabilities
+from i2moe._common.checks import check_probabilities, check_shape
+from i2moe._common.tasks import Task, check_target, is_correct, probabilities, score_name
 
-__all__ = ["Classification", "Regression", "Task"]
+__all__ = ["Classification", "Objective", "Regression"]
 
 
-class Task(Protocol):
+class Objective(Protocol):
     """What an `MMoE` is trained for."""
 
     @property
-    def kind(self) -> Kind:
+    def task(self) -> Task:
         """What predictions are: probabilities of classes, or values."""
 
     @property
@@ -55,8 +54,8 @@ class Classification:
     """One of `n_outputs` classes: softmax, cross-entropy, accuracy."""
 
     n_outputs: int
-    kind: ClassVar[Kind] = "classification"
-    metric: ClassVar[str] = "accuracy"
+    task: ClassVar[Task] = "classification"
+    metric: ClassVar[str] = score_name["classification"]
     higher_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -65,7 +64,7 @@ class Classification:
 
     def activate(self, outputs: Tensor) -> Tensor:
         """Return softmax(outputs)."""
-        return outputs.softmax(-1)
+        return probabilities(self.task, outputs)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits."""
@@ -73,17 +72,16 @@ class Classification:
 
     def score(self, predictions: Tensor, target: Tensor) -> Tensor:
         """Return 1 where the likeliest class is right, else 0."""
-        return (predictions.argmax(-1) == target).double()
+        return is_correct(self.task, predictions, target).double()
 
     def check_target(self, target: Tensor, n_samples: int) -> Tensor:
         """Refuse what is not one class per sample."""
-        check_labels(target, n_samples, self.n_outputs)
-        return target.long()
+        return check_target(self.task, target, (n_samples, self.n_outputs))
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not one probability per class and sample."""
-        _check_shape(predictions, (n_samples, self.n_outputs), name)
-        check_probabilities(predictions, name)
+        check_shape(name, predictions, (n_samples, self.n_outputs), "(B, C)")
+        check_probabilities(name, predictions)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Regression:
     """`n_outputs` numbers: no activation, mean squared error."""
 
     n_outputs: int = 1
-    kind: ClassVar[Kind] = "regression"
+    task: ClassVar[Task] = "regression"
     metric: ClassVar[str] = "squared error"
     higher_is_better: ClassVar[bool] = False
 
@@ -101,7 +99,7 @@ class Regression:
 
     def activate(self, outputs: Tensor) -> Tensor:
         """Return the outputs."""
-        return outputs
+        return probabilities(self.task, outputs)
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared error."""
@@ -113,23 +111,10 @@ class Regression:
 
     def check_target(self, target: Tensor, n_samples: int) -> Tensor:
         """Refuse what is not C finite numbers per sample."""
-        allowed = [(n_samples, self.n_outputs), *([(n_samples,)] if self.n_outputs == 1 else [])]
-        if tuple(target.shape) not in allowed or not target.is_floating_point():
-            raise ValueError(
-                f"target must be floating point of shape {allowed[0]}, however it is {target.dtype} "
-                f"{tuple(target.shape)}"
-            )
-        if not bool(torch.isfinite(target).all()):
-            raise ValueError("target must be finite, however some values are not; leave those samples out")
-        return target
+        return check_target(self.task, target, (n_samples, self.n_outputs)).reshape(target.shape)
 
     def check_predictions(self, predictions: Tensor, n_samples: int, name: str) -> None:
         """Refuse what is not C finite numbers per sample."""
-        _check_shape(predictions, (n_samples, self.n_outputs), name)
+        check_shape(name, predictions, (n_samples, self.n_outputs), "(B, C)")
         if not bool(predictions.isfinite().all()):
             raise ValueError(f"{name} must be finite, however some predictions are not; lower the learning rate")
-
-
-def _check_shape(predictions: Tensor, shape: tuple[int, ...], name: str) -> None:
-    if tuple(predictions.shape) != shape:
-        raise ValueError(f"{name} must be (B, C) = {shape}, however its shape is {tuple(predictions.shape)}")

@@ -1,0 +1,51 @@
+"""Names: of modalities, and of the interactions between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+__all__ = ["Interaction", "check_modality_names", "check_names", "interaction_names"]
+
+Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
+"""The interaction of an expert: the index of a modality (its uniqueness), synergy or redundancy."""
+
+
+def interaction_names(modality_names: Sequence[str]) -> tuple[str, ...]:
+    """Name all interactions between M modalities: ("uniqueness/<name 0>", ..., "synergy", "redundancy")."""
+    return (*(f"uniqueness/{name}" for name in modality_names), "synergy", "redundancy")
+
+
+def check_names(what: str, names: Sequence[str], n: int) -> tuple[str, ...]:
+    """Return n names.
+
+    Args:
+        what: the argument they were given as.
+        names: the names.
+        n: number of names.
+
+    Raises:
+        ValueError: if there are more or fewer, two are the same, or one is no string or empty.
+    """
+    found = tuple(names)
+    if len(found) != n or len(set(found)) != n or not all(isinstance(name, str) and name for name in found):
+        raise ValueError(f"{what} must be {n} different, not empty strings, however they are {found}")
+    return found
+
+
+def check_modality_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of M modalities, their numbers where none are given.
+
+    Raises:
+        TypeError: if `n_modalities` is no int.
+        ValueError: if there are fewer than two modalities, or the names do not fit.
+    """
+    if not isinstance(n_modalities, int):
+        raise TypeError(f"n_modalities must be an int, however it is {n_modalities!r}")
+    if n_modalities < 2:
+        raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
+    if names is None:
+        return tuple(str(i) for i in range(n_modalities))
+    if "available" in names:
+        raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
+    return check_names("modality_names", names, n_modalities)
