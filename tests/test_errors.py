@@ -417,7 +417,7 @@ def test_a_latent_of_some_experts_is_missing() -> None:
 
 
 def test_names_of_perturbations_are_listed() -> None:
-    with pytest.raises(ValueError, match=r"\['gaussian', 'mean', 'shuffle', 'zero'\], however it is 'Gaussian'"):
+    with pytest.raises(ValueError, match=r"\('gaussian', 'zero', 'mean', 'shuffle'\), however it is 'Gaussian'"):
         as_perturbation("Gaussian")
 
 

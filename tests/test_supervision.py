@@ -177,9 +177,9 @@ def test_errors(run: Callable[[], object], error: type[Exception], message: str)
         run()
 
 
-def supervised(criterion: Any, shares: Tensor | None = None, **options: Any) -> Tensor:
+def supervised(criterion: Any, target_weights: Tensor | None = None, **options: Any) -> Tensor:
     supervise = InteractionSupervision(lambda prediction, target: criterion(prediction, target, **options))
-    return supervise(make()(*batch()), torch.ones(B, 3), target_weights=shares)
+    return supervise(make()(*batch()), torch.ones(B, 3), target_weights=target_weights)
 
 
 def test_its_name_shows_the_criterion() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,9 @@ from i2moe._common.means import renormalized
 from i2moe._common.modalities import Modality, leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, as_fill
-from i2moe.moe.inputs import check_modalities
+from i2moe.moe.inputs import Arrange, bind, check_modalities
 
-__all__ = ["Fills", "make_fills", "weigh_available"]
+__all__ = ["Fills", "bind_and_fill", "make_fills", "weigh_available"]
 
 
 class Fills(nn.ModuleList):
@@ -55,6 +56,42 @@ class Fills(nn.ModuleList):
                 error.add_note(f"in modality {name!r}")
                 raise
         return tuple(filled), present
+
+
+def bind_and_fill(
+    names: tuple[str, ...],
+    fills: Fills | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    available: Tensor | None,
+) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
+    """Find the modalities in the arguments of a call, and fill in what samples lack.
+
+    Args:
+        names: the M names.
+        fills: of the model; None where every sample must have all modalities.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        available: (B, M) bool; None for all that is given.
+
+    Returns:
+        The M modalities, what arranges modalities as this call did, and which are real, (B, M) bool or None.
+
+    Raises:
+        TypeError: if a modality is not made of tensors, or the mask is not bool.
+        ValueError: if modalities are missing, unknown or do not fit together, or a sample has none.
+    """
+    modalities, arrange = bind(names, args, kwargs, optional=fills is not None)
+    if fills is not None:
+        modalities, available = fills(names, modalities, available)
+        return modalities, arrange, available
+    if available is not None or any(modality is None for modality in modalities):
+        raise ValueError(
+            "a model must have a fill to take samples that lack modalities, however fill=None; build it with "
+            "InteractionMoE(..., fill='learned')"
+        )
+    check_modalities(names, modalities)
+    return modalities, arrange, None
 
 
 def _check_call(names: tuple[str, ...], modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:

@@ -17,10 +17,10 @@ from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
-from i2moe.moe.available import Fills, make_fills, weigh_available
+from i2moe.moe.available import Fills, bind_and_fill, make_fills, weigh_available
 from i2moe.moe.experts.bank import Execution, ExpertBank, ExpertOutputs
 from i2moe.moe.experts.shared import SharedExperts
-from i2moe.moe.inputs import Arrange, bind, check_modalities
+from i2moe.moe.inputs import Arrange
 from i2moe.moe.names import select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
@@ -164,7 +164,7 @@ class InteractionMoE(nn.Module):
             ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all. On other
                 devices than the CPU, and in compiled code, an assertion of the device fails for the latter.
         """
-        modalities, arrange, available = self.bind(args, kwargs, available)
+        modalities, arrange, available = self._bind(args, kwargs, available)
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
     @sizes_parameters
@@ -185,27 +185,16 @@ class InteractionMoE(nn.Module):
             raise ValueError(
                 "interaction views must have a perturbation, however perturbation=None; give the model one"
             )
-        return self._mix(*self.bind(args, kwargs, available), perturb=True)
+        return self._mix(*self._bind(args, kwargs, available), perturb=True)
 
     def extra_repr(self) -> str:
         """Show the experts' names."""
         return f"expert_names={self.expert_names}, losses={self.losses}"
 
-    def bind(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None = None
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
-        """Find the modalities, filled in, in the arguments of a call, and how to call an expert likewise."""
-        modalities, arrange = bind(self.modality_names, args, kwargs, optional=self.fill is not None)
-        if self.fill is not None:
-            modalities, available = self.fill(self.modality_names, modalities, available)
-            return modalities, arrange, available
-        if available is not None or any(modality is None for modality in modalities):
-            raise ValueError(
-                "a model must have a fill to take samples that lack modalities, however fill=None; build it with "
-                "InteractionMoE(..., fill='learned')"
-            )
-        check_modalities(self.modality_names, modalities)
-        return modalities, arrange, None
+        return bind_and_fill(self.modality_names, self.fill, args, kwargs, available)
 
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool

@@ -13,6 +13,7 @@ from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
+from i2moe.moe.available import bind_and_fill
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
 from i2moe.moe.names import choose_experts
@@ -154,15 +155,16 @@ class TopExperts(nn.Module):
             ValueError: in training, and if an expert lets the samples of a batch influence each other.
         """
         self._check()
-        modalities, arrange, available = self.model.bind(args, kwargs, available)
-        weights = self._highest_weighted(self.model.weigh(modalities, available))
+        model = self.model
+        modalities, arrange, available = bind_and_fill(model.modality_names, model.fill, args, kwargs, available)
+        weights = self._highest_weighted(model.weigh(modalities, available))
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):
             rows = weight.nonzero().squeeze(1)
             if len(rows) > 0:
                 seen = tuple(map_leaves(lambda leaf, rows=rows: leaf.index_select(0, rows), m) for m in modalities)
-                prediction = _separate_experts(self.model).run_one(e, arrange, seen).prediction
+                prediction = _separate_experts(model).run_one(e, arrange, seen).prediction
                 if predictions is None:
                     predictions = prediction.new_zeros(*weights.shape, *prediction.shape[1:])
                 predictions[rows, e] = prediction

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality
 from i2moe.moe import InteractionMoE, InteractionOutput
+from i2moe.moe.available import bind_and_fill
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
 
@@ -85,7 +86,8 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: InteractionOutput) -> None:
         named = {name: value for name, value in kwargs.items() if name != "available"}
-        calls.append(Observation(*moe.bind(args, named, kwargs.get("available")), output))
+        bound = bind_and_fill(moe.modality_names, moe.fill, args, named, kwargs.get("available"))
+        calls.append(Observation(*bound, output))
 
     handle = moe.register_forward_hook(note, with_kwargs=True)
     try:
