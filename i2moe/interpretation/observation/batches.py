@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from i2moe._common.modalities import Modality
 from i2moe._common.tasks import Task, check_target, score
-from i2moe.interpretation.faithfulness import score_drops
 from i2moe.interpretation.observation.observe import Observation, checksum, move, observe
 from i2moe.interpretation.observation.reduced import reduced_predictions, spread_of_members
+from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader"]
+__all__ = ["BatchReader", "in_batch", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class BatchReader:
 
     def read(self, index: int, batch: Any) -> dict[str, Tensor]:
         """Return the rows of batch number `index`, on the CPU."""
-        with _named(index):
-            modalities, target = _split(batch)
+        with in_batch(index):
+            modalities, target = split_batch(batch)
         with _noted(index):
             inputs = move(modalities, self.device)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
-        with _named(index):
+        with in_batch(index):
             rows = _checked_rows(seen.output, self.outputs)
             rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
         with _noted(index):
@@ -89,7 +89,7 @@ class BatchReader:
         return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
 
 
-def _split(batch: Any) -> tuple[Any, Tensor]:
+def split_batch(batch: Any) -> tuple[Any, Tensor]:
     """Take a batch apart, or say how to regroup it."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
@@ -155,12 +155,12 @@ def _as_rows(prediction: Tensor, n_leading: int = 1) -> Tensor:
 
 
 @contextmanager
-def _named(index: int) -> Iterator[None]:
+def in_batch(index: int, source: str = "data") -> Iterator[None]:
     """Put the batch into the message of our own errors."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"in batch {index} of data: {error}") from error.__cause__
+        raise ValueError(f"in batch {index} of {source}: {error}") from error.__cause__
 
 
 @contextmanager
