@@ -90,7 +90,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
-        modality_names=model.modality_names,
+        modality_names=model.modality_names if model.arguments is None else model.arguments,
         reweighter=model.reweighter if computed or len(kept) == len(bank) else _Selected(model.reweighter, kept),
         losses=model.losses,
         perturbation=model.perturbation,

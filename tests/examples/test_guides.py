@@ -53,7 +53,8 @@ def accuracy(out: InteractionOutput, y: Tensor) -> float:
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_guide_is_short_and_on_the_page(name: str) -> None:
     assert len((ROOT / f"examples/guides/{name}.py").read_text().splitlines()) < 60
-    assert f"{{literalinclude}} ../examples/guides/{name}.py" in (ROOT / "docs/every-loop.md").read_text()
+    pages = [(ROOT / "docs" / page).read_text() for page in ("every-loop.md", "hugging-face.md")]
+    assert any(f"{{literalinclude}} ../examples/guides/{name}.py" in page for page in pages)
 
 
 def test_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +65,25 @@ def test_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
     assert accuracy(out, y) > 0.97
     named = out.weights.argmax(-1) == Mixture()(len(y), seed=7).interaction
     assert named.double().mean() > 0.9  # weights name the interaction
+
+
+@pytest.mark.slow
+def test_hugging_face_classifier() -> None:
+    variables = run("hf_classifier")
+    before, after, draw = variables["before"], variables["after"], variables["draw"]
+    n_before, n_after = (sum(parameter.numel() for parameter in model.parameters()) for model in (before, after))
+    assert n_after < 2 * n_before  # four experts carry one BERT and one ViT
+    batch, y = draw(500, seed=7)
+    with torch.no_grad():
+        out = after.eval()(**batch)
+    assert accuracy(out, y) > 0.95
+    told_by_text = batch["input_ids"][:, 1] < 4
+    text, image = (out.weights[:, after.expert_names.index(f"uniqueness/{name}")] for name in ("text", "image"))
+    assert text[told_by_text].mean() > 2 * text[~told_by_text].mean()
+    assert image[~told_by_text].mean() > 2 * image[told_by_text].mean()
+    available = torch.tensor([[True, False]]).expand(len(y), -1)
+    with torch.no_grad():
+        torch.testing.assert_close(after(**batch, available=available).prediction, out.marginals[:, 0])
 
 
 class TestAccelerate:
