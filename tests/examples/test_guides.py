@@ -145,6 +145,45 @@ def test_lightning(tmp_path: Path) -> None:
     assert explain(classifier, batches, n_draws=0).weights.shape == (100, 4)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers")
+def test_lightning_callback(tmp_path: Path) -> None:
+    variables = run("lightning_callback")
+    trainer, callback = variables["trainer"], variables["callback"]
+    classifier, metrics = trainer.lightning_module, trainer.callback_metrics
+    logged = {f"train/{name}" for name in ("experts", "marginals", "supervision", "entropy", "weight/synergy")}
+    assert logged | {"val/loss", "val/score", "val/score/a", "val/weight/synergy"} <= set(metrics)
+
+    out, y = predict(classifier, 2_000)
+    assert metrics["val/score"].item() == pytest.approx(accuracy(out, y))
+    assert metrics["val/weight/synergy"].item() == pytest.approx(out.weights[:, 2].mean().item(), abs=1e-5)
+    named = out.weights.argmax(-1) == Mixture()(len(y), seed=1).interaction
+    assert named.double().mean() > 0.9  # the term was trained: the module's own loss leaves the marginals alone
+    assert len(callback.report) == 2_000
+    assert "uniqueness/a" in (tmp_path / "report.html").read_text()
+    assert "training_step" not in vars(classifier)  # as it was
+    assert not classifier.fusion._forward_hooks
+
+
+def test_lightning_callback_needs_one_call_a_step() -> None:
+    from i2moe import InteractionSupervision
+    from i2moe.interpretation.monitoring import interaction_callback
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fusion = task.make_model()
+
+        def training_step(self, batch: Any) -> None:
+            for _ in range(2):
+                self.fusion(*batch[:2])
+
+    module: Any = Twice()
+    callback: Any = interaction_callback(InteractionSupervision(F.cross_entropy))
+    callback.setup(None, module, "fit")
+    with pytest.raises(ValueError, match="once a batch, however it did 2 times"):
+        module.training_step(task.load(4, 0)[:])
+
+
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
 class TestTrainer:
     def test_the_log_names_the_losses_and_evaluation_is_intact(self) -> None:

@@ -18,7 +18,7 @@ from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader", "in_batch", "split_batch"]
+__all__ = ["BatchReader", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BatchReader:
             inputs = move(modalities, self.device)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with in_batch(index):
-            rows = _checked_rows(seen.output, self.outputs)
+            rows = checked_rows(seen.output, self.outputs)
             rows["target"] = check_target(self.task, target.detach().cpu(), rows["prediction"])
         with _noted(index):
             rows["checksums"] = checksum(modalities, len(target))
@@ -69,10 +69,10 @@ class BatchReader:
         if self.drop_modalities and self.moe.fill is not None:
             found["marginals"], found["predictions_without"] = reduced_predictions(self.moe, seen)
         rows = {name: _to_cpu(tensor) for name, tensor in found.items() if tensor is not None}
-        for name in {"marginals", "predictions_without"} & set(rows):
-            rows[name] = _as_rows(rows[name], n_leading=2)[..., self.outputs]
-        if "marginals" in rows and seen.available is not None:
-            rows["marginals"] = rows["marginals"].masked_fill(~seen.available.cpu().unsqueeze(-1), torch.nan)
+        if "marginals" in rows:
+            rows["marginals"] = marginal_rows(rows["marginals"], seen.available, self.outputs)
+        if "predictions_without" in rows:
+            rows["predictions_without"] = _as_rows(rows["predictions_without"], n_leading=2)[..., self.outputs]
         return rows
 
     def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ def split_batch(batch: Any) -> tuple[Any, Tensor]:
         ) from error
 
 
-def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
+def checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
     """Return what the report keeps of an output, at least float32 and on the CPU.
 
     Raises:
@@ -135,6 +135,12 @@ def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor
             f"{weights.sum(1).max():.3g}; end the reweighter with a softmax"
         )
     return rows
+
+
+def marginal_rows(marginals: Tensor, available: Tensor | None, outputs: slice) -> Tensor:
+    """Return marginals as the report keeps them, (B, M, C): NaN where a modality is absent."""
+    rows = _as_rows(_to_cpu(marginals), n_leading=2)[..., outputs]
+    return rows if available is None else rows.masked_fill(~available.cpu().unsqueeze(-1), torch.nan)
 
 
 def _to_cpu(tensor: Tensor) -> Tensor:
