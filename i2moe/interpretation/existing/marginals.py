@@ -61,6 +61,9 @@ class Replaced:
 
     Args:
         n_references: number of background samples K that stand for the others.
+
+    Raises:
+        ValueError: if `n_references` is not positive.
     """
 
     prior: Tensor
@@ -72,7 +75,17 @@ class Replaced:
         self.prior = torch.empty(0)
 
     def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
-        """Choose the background samples, at random."""
+        """Choose the background samples, at random.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small.
+        """
         _check_size(target, 2)
         self._predict = predict
         chosen = torch.randperm(len(target))[: self.n_references]
@@ -112,10 +125,23 @@ class Fitted(Replaced):
 
     Args:
         n_references: as for `Replaced`.
+
+    Raises:
+        ValueError: if `n_references` is not positive.
     """
 
     def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
-        """Choose the background samples and fit the heads."""
+        """Choose the background samples and fit the heads.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small.
+        """
         _check_size(target, FEW_SAMPLES)
         super().fit(predict, background, joint, target)
         self._n_samples = len(target)
@@ -146,6 +172,9 @@ class Apart:
     Args:
         estimator: in scikit-learn's manner: `fit`, and `predict_proba`, or for a regression `predict`. It gets a
             modality as it is, arrays of more than two axes flattened.
+
+    Raises:
+        ValueError: when fitted, if the background is too small or the task is multilabel.
     """
 
     prior: Tensor
@@ -155,7 +184,17 @@ class Apart:
         self.prior = torch.empty(0)
 
     def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
-        """Fit a copy to each modality."""
+        """Fit a copy to each modality.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small, or the task is multilabel.
+        """
         _check_size(target, FEW_SAMPLES)
         if predict.task == "multilabel":
             raise ValueError(

@@ -66,7 +66,7 @@ def find_moe(model: nn.Module) -> InteractionMoE:
     if len(found) != 1:
         raise ValueError(
             f"model must be or hold one InteractionMoE, however {type(model).__name__} holds {len(found)} "
-            f"{tuple(found)}; explain the part of it that holds one"
+            f"{tuple(found)}; explain the part of it that holds one, or use interactions for a model without experts"
         )
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
