@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from i2moe.categorization import categorize
     from i2moe.interpretation import explain
     from i2moe.interpretation.calibration import calibrate
+    from i2moe.interpretation.existing import interactions
     from i2moe.mmoe import MMoE
 
 __version__ = "0.1.0.dev0"
@@ -30,6 +31,7 @@ __all__ = [
     "calibrate",
     "categorize",
     "explain",
+    "interactions",
 ]
 
 _AT_FIRST_USE = {
@@ -37,6 +39,7 @@ _AT_FIRST_USE = {
     "calibrate": "i2moe.interpretation.calibration",
     "categorize": "i2moe.categorization",
     "explain": "i2moe.interpretation",
+    "interactions": "i2moe.interpretation.existing",
 }
 
 

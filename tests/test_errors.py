@@ -282,7 +282,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "integers and the reweighter": (
         lambda: make(perturbation="shuffle")(x(), torch.ones(4, 5, dtype=torch.long)),
         TypeError,
-        "must have a floating-point tensor in every modality, however modality 1 has none; embed it first, or pass",
+        "must have a floating-point tensor in every modality, however modality 1 has none; embed it first, or use",
     ),
     "other widths": (
         lambda: make(feature_dims=(3, 4))(x(), y()),

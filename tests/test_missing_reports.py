@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionOutput, InteractionSupervision, explain
 from i2moe.interpretation import InteractionReport
-from i2moe.interpretation.faithfulness import agreement, evidence
+from i2moe.interpretation.report.measures.faithfulness import agreement, evidence
 
 AVAILABLE = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
 TARGET = torch.tensor([0, 1, 0, 1, 0, 1])

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
-from i2moe.interpretation.monitoring import TemperatureSchedule, WeightMonitor
+from i2moe import InteractionMoE, InteractionOutput, Reweighter, StaticReweighter, explain
+from i2moe.interpretation import stability
+from i2moe.interpretation.monitoring import InteractionMetric, TemperatureSchedule, WeightMonitor
 from tests.test_moe import Synchronizations
 
 NAMES = ("uniqueness/a", "uniqueness/b", "synergy", "redundancy")
@@ -165,3 +166,71 @@ def test_a_falling_temperature_sharpens_the_weights_and_goes_on_after_a_restart(
     again.load_state_dict({"n_taken": 2})
     assert other.temperature == pytest.approx(2)
     assert again.state_dict() == {"n_taken": 2}
+
+
+class TestMetric:
+    @staticmethod
+    def batches() -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        return [
+            (
+                (torch.randn(n, 4, generator=generator), torch.randn(n, 3, generator=generator)),
+                torch.randint(2, (n,), generator=generator),
+            )
+            for n in (30, 10)
+        ]
+
+    @pytest.mark.parametrize("reweighter", ["computed", StaticReweighter(4)])
+    def test_it_says_what_explain_says(self, reweighter: Any) -> None:
+        model = InteractionMoE(lambda: nn.Bilinear(4, 3, 2), 2, reweighter=reweighter).eval()
+        metric = InteractionMetric(model)
+        for modalities, target in self.batches():
+            metric.update(model(*modalities), target)
+        expected = explain(model, self.batches(), n_draws=0, drop_modalities=False)
+        found = metric.report()
+        for name in ("weights", "prediction", "expert_predictions", "target"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+        computed = metric.compute()
+        assert computed["score"] == expected.quality.score
+        assert computed["weight/synergy"] == pytest.approx(expected.overall.mean[2].item())
+        assert computed["std/synergy"] == pytest.approx(expected.overall.std[2].item())
+        if reweighter == "computed":
+            assert found.marginals is not None
+            assert expected.marginals is not None
+            assert torch.equal(found.marginals, expected.marginals)
+            assert computed["faithfulness/synergy"] == pytest.approx(expected.faithfulness[2].item())
+            assert computed["score/0"] == expected.quality_alone["0"].score
+        else:
+            assert not any(name.startswith(("score/", "faithfulness/")) for name in computed)
+
+    def test_reset_forgets_and_absent_modalities_are_kept_apart(self) -> None:
+        model = InteractionMoE(lambda: nn.Bilinear(4, 3, 2), 2, reweighter="computed").eval()
+        metric, ((modalities, target), _) = InteractionMetric(model), self.batches()
+        metric.update(model(*modalities), target)
+        metric.reset()
+        with pytest.raises(RuntimeError, match="must have seen a batch"):
+            metric.compute()
+        available = torch.arange(30).unsqueeze(1) % 3 != torch.arange(2)
+        metric.update(model(*modalities, available=available), target)
+        report = metric.report()
+        assert report.available is not None
+        assert torch.equal(report.available, available)
+        assert report.marginals is not None
+        assert torch.equal(report.marginals.isnan().any(2), ~available)
+
+    def test_mistakes_are_found_in_update(self) -> None:
+        model = InteractionMoE(lambda: nn.Bilinear(4, 3, 2), 2, reweighter="computed").eval()
+        metric, ((modalities, target), _) = InteractionMetric(model), self.batches()
+        with pytest.raises(ValueError, match=r"class indices must lie in \[0, 2\)"):
+            metric.update(model(*modalities), target + 2)
+        with pytest.raises(ValueError, match="must be finite"):
+            metric.update(model(modalities[0] * torch.nan, modalities[1]), target)
+        with pytest.raises(ValueError, match="task must be one of"):
+            InteractionMetric(model, task="ranking")  # type: ignore[arg-type]
+
+    def test_reports_of_a_metric_are_not_taken_for_the_same_samples(self) -> None:
+        model = InteractionMoE(lambda: nn.Bilinear(4, 3, 2), 2, reweighter="computed").eval()
+        metric, ((modalities, target), _) = InteractionMetric(model), self.batches()
+        metric.update(model(*modalities), target)
+        with pytest.raises(ValueError, match="must be of the same samples in the same order"):
+            stability([metric.report(), metric.report()])

@@ -30,6 +30,7 @@ MODULES = [
 PUBLIC_MODULES = [
     "interpretation",
     "interpretation.calibration",
+    "interpretation.existing",
     "interpretation.monitoring",
     "interpretation.plots",
     "losses",
@@ -79,6 +80,7 @@ def test_public_names() -> None:
         "calibrate",
         "categorize",
         "explain",
+        "interactions",
     ]
     assert all(hasattr(i2moe, name) for name in i2moe.__all__)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from i2moe.interpretation import WeightStatistics
-from i2moe.interpretation.faithfulness import agreement
+from i2moe.interpretation.report.measures.faithfulness import agreement
 from i2moe.interpretation.statistics import (
     correlation,
     explained_by_groups,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation import InteractionReport
-from i2moe.interpretation.faithfulness import behavior_bounds, prior_outputs
+from i2moe.interpretation.report.measures.faithfulness import behavior_bounds, prior_outputs
 
 INTERACTIONS = ("uniqueness/image", "uniqueness/text", "synergy", "redundancy")
 SUFFICIENCY = {"uniqueness/image": (0, 1), "uniqueness/text": (1, 0), "synergy": (1, 1), "redundancy": (0, 0)}

@@ -26,7 +26,7 @@ from i2moe.moe import InteractionMoE
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
 
-__all__ = ["explain"]
+__all__ = ["explain", "name_outputs"]
 
 
 def explain(
@@ -147,7 +147,7 @@ def explain(
         modality_names=moe.modality_names,
         expert_names=moe.expert_names,
         interactions=moe.interactions,
-        output_names=_name_outputs(class_names, rows["prediction"].shape[1]),
+        output_names=name_outputs(class_names, rows["prediction"].shape[1]),
         weights=rows["weights"],
         expert_predictions=rows["expert_predictions"],
         prediction=rows["prediction"],
@@ -172,7 +172,12 @@ def _choose_perturbation(
     return moe.perturbation if moe.perturbation is not None else Shuffle()
 
 
-def _name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]:
+def name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]:
+    """Return the names of C outputs: those given, or numbers.
+
+    Raises:
+        ValueError: if they are not as many, or not different.
+    """
     if names is None:
         return tuple(str(c) for c in range(n_outputs)) if n_outputs > 1 else ("output",)
     return check_names("class_names", [str(name) for name in names], n_outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from i2moe._common.means import renormalized
 from i2moe._common.modalities import Modality, leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, as_fill
-from i2moe.moe.inputs import Arrange, bind, check_modalities
+from i2moe.moe.inputs import Arrange, bind, bind_groups, check_modalities
 
 __all__ = ["Fills", "bind_and_fill", "make_fills", "weigh_available"]
 
@@ -59,7 +59,7 @@ class Fills(nn.ModuleList):
 
 
 def bind_and_fill(
-    names: tuple[str, ...],
+    names: tuple[str, ...] | Mapping[str, tuple[str, ...]],
     fills: Fills | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -68,7 +68,7 @@ def bind_and_fill(
     """Find the modalities in the arguments of a call, and fill in what samples lack.
 
     Args:
-        names: the M names.
+        names: the M names; a mapping where modalities are several arguments of the call, see `bind_groups`.
         fills: of the model; None where every sample must have all modalities.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
@@ -81,7 +81,12 @@ def bind_and_fill(
         TypeError: if a modality is not made of tensors, or the mask is not bool.
         ValueError: if modalities are missing, unknown or do not fit together, or a sample has none.
     """
-    modalities, arrange = bind(names, args, kwargs, optional=fills is not None)
+    optional = fills is not None
+    if isinstance(names, Mapping):
+        modalities, arrange = bind_groups(names, args, kwargs, optional=optional)
+    else:
+        modalities, arrange = bind(names, args, kwargs, optional=optional)
+    names = tuple(names)
     if fills is not None:
         modalities, available = fills(names, modalities, available)
         return modalities, arrange, available

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from i2moe._common.modalities import Modality, leaves, sequence_like
 
-__all__ = ["Arrange", "bind", "check_modalities"]
+__all__ = ["Arrange", "bind", "bind_groups", "check_modalities"]
 
 Arrange: TypeAlias = Callable[[Sequence[Modality]], tuple[tuple[Any, ...], dict[str, Any]]]
 """Turns modalities in order back into the arguments of the call they came from."""
@@ -45,6 +45,44 @@ def bind(
         tuple(modalities[:n]),
         dict(zip(names[n:], modalities[n:], strict=True)),
     )
+
+
+def bind_groups(
+    groups: Mapping[str, tuple[str, ...]], args: tuple[Any, ...], kwargs: dict[str, Any], *, optional: bool = False
+) -> tuple[tuple[Modality, ...], Arrange]:
+    """Find modalities that are several arguments of a call each, token ids and their mask say.
+
+    The call is by keyword, or passes one dict; the backbone is called by keyword. Arguments that are None or left out
+    are left to the backbone. A modality of several arguments is a dict, one of a single argument is its tensor.
+
+    Raises:
+        ValueError: if arguments go by position, are unknown, or a modality has none.
+    """
+    given = dict(args[0]) if len(args) == 1 and not kwargs and isinstance(args[0], Mapping) else kwargs
+    known = {argument for group in groups.values() for argument in group}
+    unknown = [argument for argument in given if argument not in known]
+    if unknown or (args and given is kwargs):
+        found = f"{unknown} are unknown" if unknown else f"{len(args)} go by position"
+        raise ValueError(
+            f"modalities of several arguments must go by the names {dict(groups)}, however {found}; "
+            "add what is missing to modality_names, and leave targets out of the call"
+        )
+    parts = [{key: given[key] for key in group if given.get(key) is not None} for group in groups.values()]
+    missing = [name for name, part in zip(groups, parts, strict=True) if not part]
+    if missing and not optional:
+        raise ValueError(f"a call must give the modalities {dict(groups)}, however it gives nothing of {missing}")
+    modalities = tuple(
+        (part[group[0]] if len(group) == 1 else part) if part else None
+        for group, part in zip(groups.values(), parts, strict=True)
+    )
+
+    def arrange(modalities: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        named: dict[str, Any] = {}
+        for group, modality in zip(groups.values(), modalities, strict=True):
+            named |= {group[0]: modality} if len(group) == 1 else modality
+        return (), named
+
+    return modalities, arrange
 
 
 def check_modalities(names: tuple[str, ...], modalities: tuple[Modality, ...]) -> None:

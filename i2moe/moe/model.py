@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -18,10 +18,11 @@ from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
 from i2moe.moe.available import Fills, bind_and_fill, make_fills, weigh_available
-from i2moe.moe.experts.bank import Execution, ExpertBank, ExpertOutputs
+from i2moe.moe.experts.bank import Execution, ExpertOutputs
+from i2moe.moe.experts.building import make_experts
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange
-from i2moe.moe.names import select_experts
+from i2moe.moe.names import group_arguments, select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -53,7 +54,9 @@ class InteractionMoE(nn.Module):
         backbone_factory: called without arguments once per expert, so that experts start different. What it returns is
             called with the modalities exactly as this model is and returns a tensor (B, ...) or a `BackboneOutput`.
         n_modalities: number of modalities M, at least 2.
-        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default.
+        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default. Or
+            which arguments of a call by keyword each modality is: `{"text": ("input_ids", "attention_mask"),
+            "image": "pixel_values"}`.
         feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
             forward pass.
         reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
@@ -72,12 +75,16 @@ class InteractionMoE(nn.Module):
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
 
     Attributes:
+        arguments: modality -> the arguments of a call that it is, where `modality_names` says so; else None.
         expert_names: the E names, ("uniqueness/<name 0>", ..., "synergy", "redundancy").
         interactions: the E interactions, (0, ..., "synergy", "redundancy"), a number being a modality's uniqueness.
 
     Raises:
         TypeError: if the factory is no callable or returns no module.
         ValueError: if an argument is out of range or unknown; the message says what must hold.
+
+    Warns:
+        UserWarning: if each expert has more than five million parameters of its own, as whole encoders do.
 
     Example:
         >>> class Fusion(nn.Module):
@@ -110,7 +117,7 @@ class InteractionMoE(nn.Module):
         backbone_factory: Callable[[], nn.Module],
         n_modalities: int,
         *,
-        modality_names: Sequence[str] | None = None,
+        modality_names: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
         feature_dims: Sequence[int] | None = None,
         reweighter: Literal["computed"] | Weigh | None = None,
         losses: Losses | None = None,
@@ -122,7 +129,9 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, modality_names)
+        names = None if modality_names is None else tuple(modality_names)
+        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, names)
+        self.arguments: dict[str, tuple[str, ...]] | None = group_arguments(modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
         computed = isinstance(reweighter, ComputedReweighter)
@@ -134,7 +143,9 @@ class InteractionMoE(nn.Module):
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
         # An `ExpertBank`, or `SharedExperts` with members.
-        self.experts: Any = _make_experts(backbone_factory, self.expert_names, members, execution, checkpoint)
+        self.experts: Any = make_experts(
+            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
+        )
 
     @property
     def n_modalities(self) -> int:
@@ -194,7 +205,8 @@ class InteractionMoE(nn.Module):
     def _bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
-        return bind_and_fill(self.modality_names, self.fill, args, kwargs, available)
+        names = self.modality_names if self.arguments is None else self.arguments
+        return bind_and_fill(names, self.fill, args, kwargs, available)
 
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
@@ -329,41 +341,3 @@ def _check_reweighter(
             f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]
         )
     return reweighter
-
-
-def _make_experts(
-    backbone_factory: Callable[[], nn.Module],
-    names: tuple[str, ...],
-    members: int | None,
-    execution: Execution,
-    checkpoint: bool,
-) -> ExpertBank | SharedExperts:
-    if members is None:
-        return ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
-    if members < 1 or execution != "auto":
-        raise ValueError(
-            f"members must be at least 1, with execution='auto', however they are {members} with {execution!r}"
-        )
-    return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
-
-
-def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
-    if isinstance(backbone_factory, nn.Module) or not callable(backbone_factory):
-        raise TypeError(
-            "backbone_factory must be a function that builds a backbone, however it is a "
-            f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
-        )
-    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
-    backbones = [backbone_factory() for _ in names]
-    for name, backbone in zip(names, backbones, strict=True):
-        if not isinstance(backbone, nn.Module):
-            raise TypeError(
-                f"backbone_factory must return a torch.nn.Module, however for expert {name!r} it returned a "
-                f"{type(backbone).__name__}"
-            )
-    if len({id(backbone) for backbone in backbones}) < len(backbones):
-        raise ValueError(
-            "backbone_factory must return a new module at each call, however it returned the same one twice; "
-            "build the module inside: `lambda: MyFusion(...)`"
-        )
-    return backbones

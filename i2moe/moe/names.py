@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from i2moe._common.names import Interaction, interaction_names
 
-__all__ = ["choose_experts", "select_experts"]
+__all__ = ["choose_experts", "group_arguments", "select_experts"]
+
+
+def group_arguments(
+    names: Sequence[str] | Mapping[str, str | Sequence[str]] | None,
+) -> dict[str, tuple[str, ...]] | None:
+    """Return which arguments of the backbone's call each modality is, where the caller says so; else None.
+
+    Raises:
+        ValueError: if a modality has no argument, or an argument is given to two.
+    """
+    if not isinstance(names, Mapping):
+        return None
+    groups = {name: (given,) if isinstance(given, str) else tuple(given) for name, given in names.items()}
+    arguments = [argument for group in groups.values() for argument in group]
+    if not all(groups.values()) or len(set(arguments)) < len(arguments) or "available" in arguments:
+        raise ValueError(
+            "modality_names must give each modality arguments of its own, none of them 'available', however they are "
+            f"{groups}"
+        )
+    return groups
 
 
 def select_experts(

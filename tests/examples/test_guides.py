@@ -53,7 +53,8 @@ def accuracy(out: InteractionOutput, y: Tensor) -> float:
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_guide_is_short_and_on_the_page(name: str) -> None:
     assert len((ROOT / f"examples/guides/{name}.py").read_text().splitlines()) < 60
-    assert f"{{literalinclude}} ../examples/guides/{name}.py" in (ROOT / "docs/every-loop.md").read_text()
+    pages = [(ROOT / "docs" / page).read_text() for page in ("every-loop.md", "hugging-face.md")]
+    assert any(f"{{literalinclude}} ../examples/guides/{name}.py" in page for page in pages)
 
 
 def test_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +65,25 @@ def test_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
     assert accuracy(out, y) > 0.97
     named = out.weights.argmax(-1) == Mixture()(len(y), seed=7).interaction
     assert named.double().mean() > 0.9  # weights name the interaction
+
+
+@pytest.mark.slow
+def test_hugging_face_classifier() -> None:
+    variables = run("hf_classifier")
+    before, after, draw = variables["before"], variables["after"], variables["draw"]
+    n_before, n_after = (sum(parameter.numel() for parameter in model.parameters()) for model in (before, after))
+    assert n_after < 2 * n_before  # four experts carry one BERT and one ViT
+    batch, y = draw(500, seed=7)
+    with torch.no_grad():
+        out = after.eval()(**batch)
+    assert accuracy(out, y) > 0.95
+    told_by_text = batch["input_ids"][:, 1] < 4
+    text, image = (out.weights[:, after.expert_names.index(f"uniqueness/{name}")] for name in ("text", "image"))
+    assert text[told_by_text].mean() > 2 * text[~told_by_text].mean()
+    assert image[~told_by_text].mean() > 2 * image[told_by_text].mean()
+    available = torch.tensor([[True, False]]).expand(len(y), -1)
+    with torch.no_grad():
+        torch.testing.assert_close(after(**batch, available=available).prediction, out.marginals[:, 0])
 
 
 class TestAccelerate:
@@ -123,6 +143,45 @@ def test_lightning(tmp_path: Path) -> None:
     assert torch.equal(predict(again)[0].prediction, out.prediction)
     batches = (((a, b), y) for a, b, y in DataLoader(task.load(100, 1), batch_size=50))
     assert explain(classifier, batches, n_draws=0).weights.shape == (100, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers")
+def test_lightning_callback(tmp_path: Path) -> None:
+    variables = run("lightning_callback")
+    trainer, callback = variables["trainer"], variables["callback"]
+    classifier, metrics = trainer.lightning_module, trainer.callback_metrics
+    logged = {f"train/{name}" for name in ("experts", "marginals", "supervision", "entropy", "weight/synergy")}
+    assert logged | {"val/loss", "val/score", "val/score/a", "val/weight/synergy"} <= set(metrics)
+
+    out, y = predict(classifier, 2_000)
+    assert metrics["val/score"].item() == pytest.approx(accuracy(out, y))
+    assert metrics["val/weight/synergy"].item() == pytest.approx(out.weights[:, 2].mean().item(), abs=1e-5)
+    named = out.weights.argmax(-1) == Mixture()(len(y), seed=1).interaction
+    assert named.double().mean() > 0.9  # the term was trained: the module's own loss leaves the marginals alone
+    assert len(callback.report) == 2_000
+    assert "uniqueness/a" in (tmp_path / "report.html").read_text()
+    assert "training_step" not in vars(classifier)  # as it was
+    assert not classifier.fusion._forward_hooks
+
+
+def test_lightning_callback_needs_one_call_a_step() -> None:
+    from i2moe import InteractionSupervision
+    from i2moe.interpretation.monitoring import interaction_callback
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fusion = task.make_model()
+
+        def training_step(self, batch: Any) -> None:
+            for _ in range(2):
+                self.fusion(*batch[:2])
+
+    module: Any = Twice()
+    callback: Any = interaction_callback(InteractionSupervision(F.cross_entropy))
+    callback.setup(None, module, "fit")
+    with pytest.raises(ValueError, match="once a batch, however it did 2 times"):
+        module.training_step(task.load(4, 0)[:])
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")

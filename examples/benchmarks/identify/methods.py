@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from examples.benchmarks.identify.bounds import Ceiling, Exact
 from examples.benchmarks.identify.computed import Computed
+from examples.benchmarks.identify.existing import Existing
 from examples.benchmarks.identify.experts import Experts
 from examples.benchmarks.identify.masking import InterShap
 from examples.benchmarks.identify.method import Method
@@ -19,6 +21,8 @@ METHODS: Mapping[str, Callable[[Training], Method]] = MappingProxyType(
     {
         "paper": Experts,
         "computed": Computed,
+        "fitted": partial(Existing, marginals="fitted"),
+        "replaced": partial(Existing, marginals="replaced"),
         "pointwise": Pointwise,
         "lsmi": Lsmi,
         "intershap": InterShap,

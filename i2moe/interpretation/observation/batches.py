@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from i2moe._common.checks import check_distribution
 from i2moe._common.modalities import Modality
 from i2moe._common.tasks import Task, check_target, score
-from i2moe.interpretation.faithfulness import score_drops
 from i2moe.interpretation.observation.observe import Observation, checksum, move, observe
 from i2moe.interpretation.observation.reduced import reduced_predictions, spread_of_members
+from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader"]
+__all__ = ["BatchReader", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class BatchReader:
 
     def read(self, index: int, batch: Any) -> dict[str, Tensor]:
         """Return the rows of batch number `index`, on the CPU."""
-        with _named(index):
-            modalities, target = _split(batch)
+        with in_batch(index):
+            modalities, target = split_batch(batch)
         with _noted(index):
             inputs = move(modalities, self.device)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
-        with _named(index):
-            rows = _checked_rows(seen.output, self.outputs)
+        with in_batch(index):
+            rows = checked_rows(seen.output, self.outputs)
             rows["target"] = check_target(
                 self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
             )
@@ -72,10 +72,10 @@ class BatchReader:
         if self.drop_modalities and self.moe.fill is not None:
             found["marginals"], found["predictions_without"] = reduced_predictions(self.moe, seen)
         rows = {name: _to_cpu(tensor) for name, tensor in found.items() if tensor is not None}
-        for name in {"marginals", "predictions_without"} & set(rows):
-            rows[name] = _as_rows(rows[name], n_leading=2)[..., self.outputs]
-        if "marginals" in rows and seen.available is not None:
-            rows["marginals"] = rows["marginals"].masked_fill(~seen.available.cpu().unsqueeze(-1), torch.nan)
+        if "marginals" in rows:
+            rows["marginals"] = marginal_rows(rows["marginals"], seen.available, self.outputs)
+        if "predictions_without" in rows:
+            rows["predictions_without"] = _as_rows(rows["predictions_without"], n_leading=2)[..., self.outputs]
         return rows
 
     def _measure(self, seen: Observation, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class BatchReader:
         return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
 
 
-def _split(batch: Any) -> tuple[Any, Tensor]:
+def split_batch(batch: Any) -> tuple[Any, Tensor]:
     """Take a batch apart, or say how to regroup it."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
@@ -111,7 +111,7 @@ def _split(batch: Any) -> tuple[Any, Tensor]:
         ) from error
 
 
-def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
+def checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
     """Return what the report keeps of an output, at least float32 and on the CPU.
 
     Raises:
@@ -134,6 +134,12 @@ def _checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor
     return rows
 
 
+def marginal_rows(marginals: Tensor, available: Tensor | None, outputs: slice) -> Tensor:
+    """Return marginals as the report keeps them, (B, M, C): NaN where a modality is absent."""
+    rows = _as_rows(_to_cpu(marginals), n_leading=2)[..., outputs]
+    return rows if available is None else rows.masked_fill(~available.cpu().unsqueeze(-1), torch.nan)
+
+
 def _to_cpu(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
     return tensor if tensor.dtype == torch.float64 else tensor.float()
@@ -152,12 +158,12 @@ def _as_rows(prediction: Tensor, n_leading: int = 1) -> Tensor:
 
 
 @contextmanager
-def _named(index: int) -> Iterator[None]:
+def in_batch(index: int, source: str = "data") -> Iterator[None]:
     """Put the batch into the message of our own errors."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"in batch {index} of data: {error}") from error.__cause__
+        raise ValueError(f"in batch {index} of {source}: {error}") from error.__cause__
 
 
 @contextmanager

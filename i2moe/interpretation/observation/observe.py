@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -66,7 +67,7 @@ def find_moe(model: nn.Module) -> InteractionMoE:
     if len(found) != 1:
         raise ValueError(
             f"model must be or hold one InteractionMoE, however {type(model).__name__} holds {len(found)} "
-            f"{tuple(found)}; explain the part of it that holds one"
+            f"{tuple(found)}; explain the part of it that holds one, or use interactions for a model without experts"
         )
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
@@ -134,18 +135,19 @@ def preserve_state(
                 generator.set_state(state)
 
 
-def call_by_signature(model: nn.Module, modalities: Any) -> object:
-    """Call a model with what a batch holds: spread over the arguments of its forward, or whole.
+def call_by_signature(model: Any, modalities: Any) -> object:
+    """Call a module or a function with what a batch holds: spread over its arguments, or whole.
 
-    A tuple or list is spread if the forward takes as many arguments without default, or `*args`; a dict if its keys
-    are the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and
-    leave modalities out.
+    A tuple is spread if the forward takes as many arguments, `*args`, or as many with some of those whose default is
+    None. A list is too, unless a single argument is required, which may be the list. A dict is spread if its keys are
+    the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and leave
+    modalities out.
     """
     mask = {}
     if isinstance(model, InteractionMoE) and isinstance(modalities, Mapping) and "available" in modalities:
         modalities = dict(modalities)
         mask["available"] = modalities.pop("available")
-    parameters = inspect.signature(_outermost_backbone(model).forward).parameters.values()
+    parameters = _parameters(model)
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(modalities, Mapping):
         named = {p.name for p in parameters}
@@ -154,7 +156,10 @@ def call_by_signature(model: nn.Module, modalities: Any) -> object:
         spread = fits or any(p.kind is p.VAR_KEYWORD for p in parameters)
         return model(**modalities, **mask) if spread else model(modalities, **mask)
     if isinstance(modalities, tuple | list):
-        spread = any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(required) == len(modalities)
+        most = len(required) + sum(p.default is None for p in parameters)
+        may_be_whole = len(required) == 1 and isinstance(modalities, list)
+        fits = len(required) == len(modalities) or (len(required) <= len(modalities) <= most and not may_be_whole)
+        spread = fits or any(p.kind is p.VAR_POSITIONAL for p in parameters)
         return model(*modalities) if spread else model(modalities)
     return model(modalities)
 
@@ -164,6 +169,8 @@ def move(value: Any, device: torch.device | None) -> Any:
     if device is None:
         return value
     if hasattr(value, "to"):
+        if isinstance(value, Mapping):
+            value = copy.copy(value)  # a `BatchEncoding` of Hugging Face is moved in place: the caller's stays
         return value.to(device)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
@@ -202,6 +209,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _outermost_backbone(model: nn.Module) -> nn.Module:
-    """The module whose forward says how modalities are handed over: an InteractionMoE is called as its backbones."""
-    return unwrap(model.example_backbone) if isinstance(model, InteractionMoE) else model
+def _parameters(model: Any) -> Sequence[inspect.Parameter]:
+    """The parameters that say how modalities are handed over: an InteractionMoE is called as its backbones."""
+    model = unwrap(model.example_backbone) if isinstance(model, InteractionMoE) else model
+    return tuple(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values())

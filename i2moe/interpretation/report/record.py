@@ -59,6 +59,7 @@ class ReportRecord:
         predictions_without: (N, S, C), raw outputs without the modalities of each of the S `dropped_subsets`, NaN where
             nothing would be left; None if not measured.
         computed: whether the weights are computed from the predictions, and not learned.
+        basis: what the weights rest on where the model has no experts, in words; empty for experts.
 
     Raises:
         ValueError: if names, tensors and the task do not fit together.
@@ -82,6 +83,7 @@ class ReportRecord:
     weight_spread: Tensor | None = None
     predictions_without: Tensor | None = None
     computed: bool = False
+    basis: str = ""
 
     def __post_init__(self) -> None:
         check_task(self.task)

@@ -318,6 +318,8 @@ def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
     """
     if isinstance(output, Tensor):
         output = BackboneOutput(output)
+    elif isinstance(getattr(output, "logits", None), Tensor):  # as models of Hugging Face return them
+        output = BackboneOutput(output.logits)  # type: ignore[attr-defined]
     if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
         raise TypeError(
             f"a backbone must return a tensor or a BackboneOutput, however expert {name!r} returned a "

@@ -58,7 +58,8 @@ def share(module: nn.Module, n_members: int, *, n_experts: int = 1) -> Members:
     members. Rows of the input are ordered by expert, then member.
 
     Args:
-        module: any module that treats the rows of a batch (the first axis) independently of each other.
+        module: any module that treats the rows of a batch (the first axis) independently of each other. Parts of it
+            with an attribute `common_to_experts = True` get no factors, so that they stay as they were trained before.
         n_members: number of members of each expert.
         n_experts: number of experts.
 
@@ -131,6 +132,8 @@ class _Factors(nn.Module):
 
     def _by_member(self, x: Tensor, values: Tensor, combine: Any) -> Tensor:
         active, n_rows = self.members.active, self.members.n_rows
+        if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1:  # one row for all: the embedding of positions, say
+            x = x.expand(n_rows, *x.shape[1:])
         if not isinstance(x, Tensor) or x.shape[0] % n_rows:
             found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(
@@ -145,10 +148,12 @@ class _Factors(nn.Module):
         return combined
 
 
-def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Find the layers to share; attention counts as one."""
+def _layers(module: nn.Module, path: str = "", common: bool = False) -> Iterator[tuple[str, nn.Module]]:
+    """Find the layers to share; attention counts as one. Those of parts that are common to all experts stay as is."""
+    common = common or getattr(module, "common_to_experts", False)
     if isinstance(module, (*_CONVOLUTIONS, *_LAST_AXIS)):
-        yield path, module
+        if not common:
+            yield path, module
         return
     if isinstance(module, _BatchNorm) or getattr(module, "mixes_samples", False):
         raise ValueError(
@@ -156,7 +161,7 @@ def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]
             f"layer {path!r} ({type(module).__name__}) does not; use layer normalization, or members=None"
         )
     for name, child in module.named_children():
-        yield from _layers(child, f"{path}.{name}" if path else name)
+        yield from _layers(child, f"{path}.{name}" if path else name, common)
 
 
 def _share_layer(path: str, layer: nn.Module, members: Members) -> _Factors:

@@ -158,6 +158,6 @@ def _pool(index: int, modality: Modality) -> Tensor:
     if not averages:
         raise TypeError(
             f"the reweighter must have a floating-point tensor in every modality, however modality {index} has none; "
-            "embed it first, or pass InteractionMoE a StaticReweighter or one of your own"
+            "embed it first, or use reweighter='computed', which reads predictions alone"
         )
     return torch.cat(averages, dim=-1)

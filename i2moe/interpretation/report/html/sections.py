@@ -43,7 +43,8 @@ def asked(report: Diagnostics) -> str:
         f"For each sample, the model is asked {what}. It sees {len(report.modality_names)} kinds of data, called "
         f"modalities: {modalities}. This page is about {len(report)} samples."
     )
-    return paragraph(text, "lead")
+    basis = f"The model has no experts for these interactions: the weights are {report.basis}." if report.basis else ""
+    return paragraph(text, "lead") + (paragraph(basis, "note") if basis else "")
 
 
 def how_good(report: Diagnostics) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.tasks import decide, distances, is_correct, probabilities, score
-from i2moe.interpretation.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
+from i2moe.interpretation.report.measures.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
 from i2moe.interpretation.report.measures.quality import Quality, quality
 from i2moe.interpretation.report.record import ReportRecord
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics, group_statistics
@@ -186,8 +186,8 @@ class Diagnostics(ReportRecord):
     def behavior(self) -> tuple[Tensor, Tensor]:
         """Between which shares of its knowledge, (E,) and (E,), the model behaves like each interaction.
 
-        To compare with the mean weights: `i2moe.interpretation.faithfulness.behavior_bounds`. NaN where faithfulness
-        was not measured, of fewer than 20 samples, and where predictions are not above chance.
+        To compare with the mean weights: `i2moe.interpretation.report.measures.faithfulness.behavior_bounds`. NaN where
+        faithfulness was not measured, of fewer than 20 samples, and where predictions are not above chance.
         """
         if self.sufficiency is None or len(self) < FEW_SAMPLES or not self.is_above_chance:
             unknown = torch.full((len(self.expert_names),), torch.nan, dtype=torch.float64)

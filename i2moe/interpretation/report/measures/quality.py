@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from i2moe._common.tasks import Task, decide, probabilities, score
-from i2moe.interpretation.faithfulness import prior_outputs
+from i2moe.interpretation.report.measures.faithfulness import prior_outputs
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain
 
 __all__ = ["Quality", "calibration_error", "chance", "points", "quality"]

@@ -36,10 +36,10 @@ def summary(report: Diagnostics) -> str:
         blocks.append(_drops(report))
     if report.available is not None:
         blocks.append(_availability(report, report.available))
-    blocks.append(
-        f"entropy of the weights {report.entropy.mean():.3f} of at most {math.log(len(report.expert_names)):.3f} nats, "
-        f"disagreement of the experts {report.disagreement.mean():.3f}"
+    spread = (
+        f"entropy of the weights {report.entropy.mean():.3f} of at most {math.log(len(report.expert_names)):.3f} nats"
     )
+    blocks.append(spread if report.basis else f"{spread}, disagreement of the experts {report.disagreement.mean():.3f}")
     groups = (*report.by_outcome.values(), *report.per_class.values(), *report.by_availability.values())
     if any(map(_is_small, groups)):
         blocks.append(f"* fewer than {FEW_SAMPLES} samples: their mean weights are rough")
@@ -57,7 +57,8 @@ def _headline(report: Diagnostics) -> str:
         quality = f"{right:.3f} of the labels and {report.correct.double().mean():.3f} of the samples right"
     else:
         quality = f"mean squared error {-report.score.mean():.4g}"
-    return f"{len(report)} samples, {report.task}, {quality}"
+    basis = f"\nweights {report.basis}" if report.basis else ""
+    return f"{len(report)} samples, {report.task}, {quality}{basis}"
 
 
 def _experts(report: Diagnostics) -> str:

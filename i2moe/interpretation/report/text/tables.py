@@ -32,6 +32,7 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
     comprehensiveness, sufficiency = report.comprehensiveness, report.sufficiency
     return {
         "task": report.task,
+        "basis": report.basis,
         "n_samples": len(report),
         "modality_names": list(report.modality_names),
         "expert_names": list(report.expert_names),

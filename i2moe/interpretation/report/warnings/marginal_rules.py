@@ -23,7 +23,8 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
         return []
     return [
         f"the weights rest on predictions that are not as sure as they are right (calibration error from one modality "
-        f"alone: {', '.join(parts)}): calibrate(model, held_out_batches) mends it"
+        f"alone: {', '.join(parts)}): "
+        + ("a larger background may mend it" if report.basis else "calibrate(model, held_out_batches) mends it")
     ]
 
 

@@ -1,0 +1,6 @@
+"""Explaining models that were trained without experts."""
+
+from i2moe.interpretation.existing.interactions import interactions
+from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
+
+__all__ = ["Apart", "Fitted", "Marginals", "Replaced", "interactions"]

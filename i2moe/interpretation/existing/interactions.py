@@ -1,0 +1,212 @@
+"""Explain a model that is trained already and knows nothing of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.modalities import as_tensor, map_leaves
+from i2moe._common.tasks import Task, check_target, check_task
+from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
+from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
+from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
+from i2moe.interpretation.explain import name_outputs
+from i2moe.interpretation.observation.batches import in_batch, split_batch
+from i2moe.interpretation.observation.observe import checksum, generators_of, preserve_state, unwrap
+from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.statistics import check_confidence
+from i2moe.moe.weights.shares import interaction_shares
+
+__all__ = ["interactions"]
+
+_BY_NAME: dict[str, Callable[[], Marginals]] = {"fitted": Fitted, "replaced": Replaced}
+
+
+def interactions(
+    model: Any,
+    data: Iterable[Any],
+    background: Iterable[Any],
+    *,
+    task: Task = "classification",
+    marginals: Literal["fitted", "replaced"] | Marginals | Any = "fitted",
+    modality_names: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+    class_names: Sequence[str] | None = None,
+    call: Callable[[Any, Any], object] | None = None,
+    returns: Returns | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> InteractionReport:
+    r"""Report which interactions the predictions of a trained model come from, though it has no experts.
+
+    Where the model has experts of `InteractionMoE`, use `explain`. This is for all other models: a fusion module as it
+    is, a classifier of Hugging Face, gradient boosting over several arrays. It is not changed, and not trained further.
+
+    The weights are the `i2moe.moe.weights.interaction_shares` of the model's prediction and of predictions from each
+    modality alone, its *marginals*. The model was probably never trained without a modality, so its marginals have to
+    be made:
+
+    * `"fitted"`: a linear head for each modality, fitted on the background, reads what the model says of this modality
+      next to K background samples. On known interactions it names far more of them than "replaced".
+    * `"replaced"`: the mean of what the model says of a modality next to K background samples. It needs no targets,
+      and says how the model behaves on combinations that it may never have seen.
+    * an estimator in scikit-learn's manner: a copy is fitted to each modality, and the model is not asked.
+    * an object: `Fitted(n_references=16)`, `Replaced(...)`, or one of your own with the methods of `Marginals`.
+
+    Args:
+        model: a module; a function of the modalities; or an object with `predict_proba` (in regression `predict`), that
+            takes a list or dict of arrays. Modules are evaluated without gradient and left as they were.
+        data: batches `(modalities, target)` to explain, as for `explain`. Modalities may be tensors, arrays or data
+            frames, also nested (token ids and mask), in a tuple, list or dict. The model gets them as they come.
+        background: batches `(modalities, target)` of other samples of the same kind, that the model was not trained on:
+            some hundreds, those of early stopping say.
+        task: what the model predicts: "classification", "multilabel" or "regression".
+        marginals: see above.
+        modality_names: names for modalities in order. Or where batches are dicts, which keys belong to which modality:
+            `{"text": ("input_ids", "attention_mask"), "image": "pixel_values"}`; by default each key is a modality.
+        class_names: the C outputs' names.
+        call: how to call the model with the modalities of a batch where the rule of `explain` does not fit:
+            `lambda model, modalities: model(*modalities)[0]`.
+        returns: "raw" (logits) or "probabilities". By default they are probabilities where all of the first outputs lie
+            in [0, 1] and, for classes, rows sum to 1.
+        confidence: of the intervals of the mean weights.
+        seed: of what is drawn; equal seeds give equal reports.
+
+    Returns:
+        The report of `explain`, with `report.basis` set. There are no experts: each interaction has the model's own
+        prediction. Faithfulness under replacement and the cost of dropping modalities are not measured.
+
+    Raises:
+        TypeError: if the model cannot be called or returns no array, or a batch holds no arrays.
+        ValueError: if batches are not `(modalities, target)`, differ in form or lack a modality, the background is too
+            small, or outputs are not finite or do not fit the targets. The message names the batch.
+
+    Note:
+        The model is run M K times on each batch, and as often on the background, never on more rows than a batch has.
+        For large models `Fitted(n_references=8)` will do.
+
+    Example:
+        >>> class Fusion(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(8 + 4, 3)
+        ...     def forward(self, image, text):
+        ...         return self.head(torch.cat([image, text], dim=-1))
+        >>> def batch():
+        ...     return {"image": torch.randn(50, 8), "text": torch.randn(50, 4)}, torch.randint(3, (50,))
+        >>> report = interactions(Fusion(), data=[batch()], background=[batch(), batch()])
+        >>> report
+        InteractionReport(50 samples, classification, experts ('uniqueness/image', 'uniqueness/text', ...))
+        >>> report.weights.shape, report.marginals.shape
+        (torch.Size([50, 4]), torch.Size([50, 2, 3]))
+    """
+    check_task(task)
+    check_confidence(confidence)
+    alone = _as_marginals(marginals)
+    model = unwrap(model) if isinstance(model, nn.Module) else model
+    module = model if isinstance(model, nn.Module) else nn.Module()
+    device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), None)
+
+    with preserve_state(module, device, generators_of(data, background), seed):
+        known = [_read("background", index, batch) for index, batch in enumerate(background)]
+        if not known:
+            raise ValueError("background must yield at least one batch, however it is empty; give held-out samples")
+        first = known[0][0]
+        form = Form.of(first, modality_names)
+        predict = Predictor(function_of(model, task), form, first, call, task, returns, device)
+        found = (_predict("background", index, predict, *batch) for index, batch in enumerate(known))
+        held_out, joint, answers = zip(*found, strict=True)
+        modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
+        alone.fit(predict, modalities, torch.cat(joint), torch.cat(answers))
+        rows = [
+            (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
+            for modalities, predicted, target in (
+                _predict("data", index, predict, *_read("data", index, batch)) for index, batch in enumerate(data)
+            )
+        ]
+    if not rows:
+        raise ValueError(
+            "data must yield at least one batch, however it is empty; a generator can be run through only once"
+        )
+    from_all, compared, target, checksums = (torch.cat(part) for part in zip(*rows, strict=True))
+    weights, _ = interaction_shares(compared[:, :-1], compared[:, -1], alone.prior)
+    prediction = raw_outputs(task, from_all).float()
+    return InteractionReport(
+        task=task,
+        modality_names=form.names,
+        expert_names=(*(f"uniqueness/{name}" for name in form.names), "synergy", "redundancy"),
+        interactions=(*range(len(form.names)), "synergy", "redundancy"),
+        output_names=name_outputs(class_names, prediction.shape[1]),
+        weights=weights.float(),
+        expert_predictions=prediction.unsqueeze(1).repeat(1, len(form.names) + 2, 1),
+        prediction=prediction,
+        target=target,
+        comprehensiveness=None,
+        sufficiency=None,
+        checksums=checksums,
+        confidence=confidence,
+        marginals=raw_outputs(task, compared[:, :-1]).float(),
+        computed=True,
+        basis=f"computed from a model without experts; {alone.basis()}",
+    )
+
+
+def _as_marginals(marginals: object) -> Marginals:
+    if isinstance(marginals, str):
+        if marginals not in _BY_NAME:
+            raise ValueError(
+                f"marginals must be one of {sorted(_BY_NAME)} or an object, however they are {marginals!r}"
+            )
+        return _BY_NAME[marginals]()
+    if isinstance(marginals, Marginals) and not isinstance(marginals, type):
+        return marginals
+    if isinstance(marginals, type) or not hasattr(marginals, "fit"):
+        raise TypeError(
+            "marginals must be a name, an object such as Fitted(n_references=16), or an estimator with fit and "
+            f"predict_proba, however they are {marginals!r}"
+        )
+    return Apart(marginals)
+
+
+def _read(source: str, index: int, batch: Any) -> tuple[Any, Tensor]:
+    with in_batch(index, source):
+        return split_batch(batch)
+
+
+def _predict(
+    source: str, index: int, predict: Predictor, held: Any, target: Tensor
+) -> tuple[list[Any], Tensor, Tensor]:
+    """Return the M modalities of a batch, the prediction from all of them (B, C), and the checked target."""
+    try:
+        with in_batch(index, source):
+            modalities = predict.form.split(held)
+            _check_rows(predict.form.names, modalities, len(target) if target.ndim else 0)
+            predicted = predict(modalities)
+            outputs = raw_outputs(predict.task, predicted)
+            return modalities, predicted, check_target(predict.task, target.cpu(), outputs.shape, outputs.dtype)
+    except Exception as error:
+        error.add_note(f"in batch {index} of {source}, which must yield (modalities, target)")
+        raise
+
+
+def _check_rows(names: Sequence[str], modalities: Sequence[Any], n_samples: int) -> None:
+    for name, modality in zip(names, modalities, strict=True):
+        n_absent = n_samples if modality is None else absent_rows(modality)
+        if n_absent:
+            raise ValueError(
+                f"every sample must have every modality, however {n_absent} of {n_samples} lack {name!r} (None, or NaN "
+                "throughout); drop these samples, or fill them in as in the model's training"
+            )
+    sizes = {name: n_rows(modality) for name, modality in zip(names, modalities, strict=True)}
+    if set(sizes.values()) != {n_samples}:
+        raise ValueError(
+            f"all modalities must have a row for each of {n_samples} targets, however their numbers of rows are {sizes}"
+        )
+
+
+def _checksum(modalities: Sequence[Any], n_samples: int) -> Tensor:
+    """Sum the numbers of each sample; texts and categories are left out."""
+    return checksum(map_leaves(lambda x: as_tensor(x) if is_number(x) else None, list(modalities)), n_samples)

@@ -1,0 +1,246 @@
+"""Marginals of a model without experts: what it would predict from each modality alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from i2moe._common.modalities import as_tensor
+from i2moe.interpretation.existing.calling import Predictor, raw_outputs
+from i2moe.interpretation.existing.heads import Head
+from i2moe.interpretation.existing.rows import n_rows, take
+from i2moe.interpretation.statistics import FEW_SAMPLES
+
+__all__ = ["Apart", "Fitted", "Marginals", "Replaced"]
+
+
+@runtime_checkable
+class Marginals(Protocol):
+    """What predicts from each modality alone, and says what the prediction from all of them is to be compared with."""
+
+    prior: Tensor
+    """(C,), the prediction from no modality, known after `fit`."""
+
+    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+        """Get ready.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them: probabilities or values, in float64.
+            target: (N,) classes, or (N, C) labels or values.
+        """
+        ...
+
+    def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
+        """Predict from each modality alone, and from all.
+
+        Args:
+            modalities: M modalities (B, ...).
+            joint: (B, C), what the model predicts from all.
+
+        Returns:
+            (B, M + 1, C), probabilities or values in float64 on the CPU.
+        """
+        ...
+
+    def basis(self) -> str:
+        """Say what the predictions rest on, to be read after "computed from a model without experts; "."""
+        ...
+
+
+class Replaced:
+    """Ask the model itself, with all other modalities replaced, and take the mean over the replacements.
+
+    Others are replaced by those of the same background samples for all. A model that was never trained without a
+    modality has not seen such combinations: its predictions are then not what the modality says.
+
+    Args:
+        n_references: number of background samples K that stand for the others.
+
+    Raises:
+        ValueError: if `n_references` is not positive.
+    """
+
+    prior: Tensor
+
+    def __init__(self, n_references: int = 64) -> None:
+        if n_references < 1:
+            raise ValueError(f"n_references must be at least 1, however it is {n_references}")
+        self.n_references = n_references
+        self.prior = torch.empty(0)
+
+    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+        """Choose the background samples, at random.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small.
+        """
+        _check_size(target, 2)
+        self._predict = predict
+        chosen = torch.randperm(len(target))[: self.n_references]
+        self._n_found = len(chosen)
+        self._references = [take(modality, chosen) for modality in background]
+        self.prior = joint.mean(0)
+
+    def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
+        """Predict (B, M + 1, C)."""
+        return torch.cat((self.probe(modalities).mean(2), joint.unsqueeze(1)), dim=1)
+
+    def basis(self) -> str:
+        """Say what the predictions rest on."""
+        return f"other modalities replaced by those of {self._n_found} background samples"
+
+    def probe(self, modalities: Sequence[Any]) -> Tensor:
+        """Predict from each modality next to each reference: (B, M, K, C)."""
+        n_samples = n_rows(modalities[0])
+        found = []
+        for k in range(self._n_found):
+            rows = torch.full((n_samples,), k)
+            others = [take(modality, rows) for modality in self._references]
+            each = [self._predict([*others[:i], own, *others[i + 1 :]]) for i, own in enumerate(modalities)]
+            found.append(torch.stack(each, dim=1))
+        return torch.stack(found, dim=2)
+
+
+class Fitted(Replaced):
+    """Fit a small head for each modality, that reads what the model makes of it next to background samples.
+
+    What the model says of a modality next to one background sample mixes the two. Next to K of them it is a fingerprint
+    of the modality. A linear head learns from the background's targets what the fingerprint means. So it predicts as
+    well as the model's own knowledge of this modality allows, also where the model was never trained without one.
+
+    A head reads the model's prediction from all modalities as well. Heads are as sure as they are right on the
+    background, and a model that is surer would look as if it knew more from all than from one.
+
+    Args:
+        n_references: as for `Replaced`.
+
+    Raises:
+        ValueError: if `n_references` is not positive.
+    """
+
+    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+        """Choose the background samples and fit the heads.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small.
+        """
+        _check_size(target, FEW_SAMPLES)
+        super().fit(predict, background, joint, target)
+        self._n_samples = len(target)
+        self._heads = [Head(predict.task, x, target, joint.shape[1]) for x in self._features(background, joint)]
+        self.prior = self._heads[-1](raw_outputs(predict.task, joint)).mean(0)
+
+    def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
+        """Predict (B, M + 1, C)."""
+        features = self._features(modalities, joint)
+        return torch.stack([head(x) for head, x in zip(self._heads, features, strict=True)], dim=1)
+
+    def basis(self) -> str:
+        """Say what the predictions rest on."""
+        return (
+            f"a linear head for each modality, fitted on {self._n_samples} background samples, reads the model's "
+            f"outputs with the other modalities replaced by those of {self._n_found} of them"
+        )
+
+    def _features(self, modalities: Sequence[Any], joint: Tensor) -> list[Tensor]:
+        """Raw outputs next to each reference, M of (B, K * C), and those from all modalities (B, C)."""
+        task = self._predict.task
+        return [*raw_outputs(task, self.probe(modalities)).flatten(2).unbind(1), raw_outputs(task, joint)]
+
+
+class Apart:
+    """Fit a copy of an estimator to each modality, which knows nothing of the model.
+
+    Args:
+        estimator: in scikit-learn's manner: `fit`, and `predict_proba`, or for a regression `predict`. It gets a
+            modality as it is, arrays of more than two axes flattened.
+
+    Raises:
+        ValueError: when fitted, if the background is too small or the task is multilabel.
+    """
+
+    prior: Tensor
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+        self.prior = torch.empty(0)
+
+    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+        """Fit a copy to each modality.
+
+        Args:
+            predict: the model.
+            background: M modalities of N samples.
+            joint: (N, C), what the model predicts of them.
+            target: (N,) classes, or (N, C) labels or values.
+
+        Raises:
+            ValueError: if the background is too small, or the task is multilabel.
+        """
+        _check_size(target, FEW_SAMPLES)
+        if predict.task == "multilabel":
+            raise ValueError(
+                "an estimator must have one target, however the task is multilabel; use marginals='fitted'"
+            )
+        self._task, self._n_samples = predict.task, len(target)
+        y = (target.squeeze(1) if target.ndim == 2 and target.shape[1] == 1 else target).numpy()
+        self._fitted = [copy.deepcopy(self.estimator).fit(_table(modality), y) for modality in background]
+        self._head = Head(self._task, raw_outputs(self._task, joint), target, joint.shape[1])
+        self.prior = self._head(raw_outputs(self._task, joint)).mean(0)
+
+    def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
+        """Predict (B, M + 1, C)."""
+        calibrated = self._head(raw_outputs(self._task, joint))
+        alone = [self._one(fitted, _table(x), calibrated) for fitted, x in zip(self._fitted, modalities, strict=True)]
+        return torch.stack([*alone, calibrated], dim=1)
+
+    def basis(self) -> str:
+        """Say what the predictions rest on."""
+        return f"a {type(self.estimator).__name__} for each modality, fitted on {self._n_samples} background samples"
+
+    def _one(self, estimator: Any, table: Any, like: Tensor) -> Tensor:
+        if self._task == "regression":
+            values: Tensor = as_tensor(estimator.predict(table)).double().reshape(like.shape)
+            return values
+        all_classes = torch.zeros_like(like)  # a class may be absent from the background
+        all_classes[:, as_tensor(estimator.classes_)] = as_tensor(estimator.predict_proba(table)).double()
+        return all_classes
+
+
+def _table(modality: Any) -> Any:
+    """A modality as estimators take it: a data frame as it is, else an array (N, D)."""
+    if hasattr(modality, "iloc"):
+        return modality
+    if not hasattr(modality, "shape"):
+        raise TypeError(
+            "a modality must be one array to be read by an estimator, however it is a nested "
+            f"{type(modality).__name__}; use marginals='fitted'"
+        )
+    array = modality.detach().cpu().numpy() if isinstance(modality, Tensor) else modality
+    return array.reshape(len(array), -1) if array.ndim != 2 else array
+
+
+def _check_size(target: Tensor, least: int) -> None:
+    if len(target) < least:
+        raise ValueError(
+            f"the background must hold at least {least} samples, however it holds {len(target)}; "
+            "give held-out samples, some hundreds if you have them"
+        )

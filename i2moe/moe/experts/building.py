@@ -1,0 +1,86 @@
+"""Building the experts from the caller's factory."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from i2moe.moe.experts.bank import Execution, ExpertBank
+from i2moe.moe.experts.shared import SharedExperts
+
+__all__ = ["make_experts"]
+
+_LARGE = 5_000_000
+"""Parameters that a fusion seldom has, and encoders do."""
+
+
+def make_experts(
+    backbone_factory: Callable[[], nn.Module],
+    names: tuple[str, ...],
+    members: int | None,
+    *,
+    execution: Execution,
+    checkpoint: bool,
+) -> ExpertBank | SharedExperts:
+    """Build the experts, each a backbone of its own, or all sharing one.
+
+    Args:
+        backbone_factory: builds a backbone.
+        names: the E names.
+        members: members of each expert, which then share one backbone's weights; None for backbones of their own.
+        execution: as for `ExpertBank`.
+        checkpoint: as for `ExpertBank`.
+
+    Raises:
+        TypeError: if the factory is no function, or returns no module.
+        ValueError: if it returns the same module twice, or `members` is out of range.
+    """
+    if members is None:
+        bank = ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
+        _warn_of_copies(bank)
+        return bank
+    if members < 1 or execution != "auto":
+        raise ValueError(
+            f"members must be at least 1, with execution='auto', however they are {members} with {execution!r}"
+        )
+    return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
+
+
+def _warn_of_copies(bank: ExpertBank) -> None:
+    """Warn where experts carry so much each that it must be encoders; what they share counts once."""
+    sizes = [
+        sum(parameter.numel() for parameter in each.parameters() if not is_lazy(parameter)) for each in (bank, bank[0])
+    ]
+    copied = (sizes[0] - sizes[1]) / max(len(bank) - 1, 1)
+    if copied > _LARGE:
+        warnings.warn(
+            f"experts should hold the fusion alone, however each of the {len(bank)} has {copied / 1e6:.0f} million "
+            "parameters of its own, which looks like whole encoders; share them with members=1, or put the encoders "
+            "before the InteractionMoE, where they run once a sample",
+            stacklevel=4,
+        )
+
+
+def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
+    if isinstance(backbone_factory, nn.Module) or not callable(backbone_factory):
+        raise TypeError(
+            "backbone_factory must be a function that builds a backbone, however it is a "
+            f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
+        )
+    # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
+    backbones = [backbone_factory() for _ in names]
+    for name, backbone in zip(names, backbones, strict=True):
+        if not isinstance(backbone, nn.Module):
+            raise TypeError(
+                f"backbone_factory must return a torch.nn.Module, however for expert {name!r} it returned a "
+                f"{type(backbone).__name__}"
+            )
+    if len({id(backbone) for backbone in backbones}) < len(backbones):
+        raise ValueError(
+            "backbone_factory must return a new module at each call, however it returned the same one twice; "
+            "build the module inside: `lambda: MyFusion(...)`"
+        )
+    return backbones

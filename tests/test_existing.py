@@ -1,0 +1,284 @@
+"""`interactions`: models without experts, explained by marginals that are fitted or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from examples.datasets.mixtures import Mixture
+from i2moe import interactions
+from i2moe.interpretation import InteractionReport
+from i2moe.interpretation.existing import Fitted, Replaced
+from i2moe.moe.weights import interaction_shares
+
+
+def batches(n_samples: int, seed: int, size: int = 100) -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
+    """Samples of two numbers each: the class is that of the sum's sign."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randn(2, n_samples, 2, generator=generator).unbind()
+    y = (a[:, 0] + b[:, 0] > 0).long()
+    return [((a[rows], b[rows]), y[rows]) for rows in torch.arange(n_samples).split(size)]
+
+
+class Knowing(nn.Module):
+    """Predict by a known rule; the first number of each modality counts as much as `weights` say."""
+
+    def __init__(self, *weights: float) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float32))
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        z = self.weights[0] * a[:, 0] + self.weights[1] * b[:, 0]
+        logits: Tensor = self.dropout(torch.stack([-z, z], dim=1))
+        return logits
+
+
+def probabilities(a: Any, b: Any) -> Any:
+    """The same as a function of arrays, which looks at modality a alone."""
+    p = 1 / (1 + np.exp(-4 * np.asarray(a)[:, 0]))
+    return np.stack([1 - p, p], axis=1)
+
+
+class TestWeights:
+    def test_they_are_shares_of_the_models_own_predictions(self) -> None:
+        model, data = Knowing(2.0, 0.5), batches(60, seed=1)
+        report = interactions(model, data, batches(50, seed=2), marginals="replaced")
+        assert report.marginals is not None
+        (a, b), _ = data[0]
+        joint = model.eval()(a, b)
+        torch.testing.assert_close(report.prediction.softmax(1), joint.softmax(1).detach())
+        held_out = [model(*modalities).softmax(1).detach() for modalities, _ in batches(50, seed=2)]
+        shares, _ = interaction_shares(
+            report.marginals.softmax(2), joint.softmax(1).detach(), torch.cat(held_out).mean(0)
+        )
+        torch.testing.assert_close(report.weights, shares, atol=1e-5, rtol=1e-4)
+
+    def test_replaced_marginals_are_means_over_all_of_a_small_background(self) -> None:
+        """With as many references as the background holds, the mean over it, by hand."""
+        model, ((a, b), y) = Knowing(1.0, -1.0), batches(7, seed=1)[0]
+        (other_a, other_b), other_y = batches(5, seed=2)[0]
+        report = interactions(model, [((a, b), y)], [((other_a, other_b), other_y)], marginals=Replaced(5))
+        model.eval()
+        for i in range(7):
+            alone_a = torch.stack([model(a[i : i + 1], other_b[k : k + 1]).softmax(1)[0] for k in range(5)]).mean(0)
+            alone_b = torch.stack([model(other_a[k : k + 1], b[i : i + 1]).softmax(1)[0] for k in range(5)]).mean(0)
+            assert report.marginals is not None
+            torch.testing.assert_close(report.marginals[i].softmax(1), torch.stack([alone_a, alone_b]).detach())
+
+    @pytest.mark.parametrize("marginals", ["fitted", "replaced"])
+    def test_a_model_of_one_modality_has_its_uniqueness(self, marginals: Any) -> None:
+        report = interactions(Knowing(9.0, 0.0), batches(100, seed=1), batches(200, seed=2), marginals=marginals)
+        assert report.overall.mean[0] > 0.9
+
+    def test_fitted_marginals_name_known_interactions_where_replaced_ones_do_not(self) -> None:
+        torch.manual_seed(0)
+        train, test, held_out = (Mixture()(n, seed) for n, seed in ((4_000, 0), (500, 1), (500, 2)))
+        model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 2))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        for rows in torch.cat([torch.randperm(4_000) for _ in range(8)]).split(100):
+            loss = nn.functional.cross_entropy(model(torch.cat(train.modalities, 1)[rows]), train.target[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        def call(model: nn.Module, modalities: tuple[Tensor, ...]) -> Tensor:
+            logits: Tensor = model(torch.cat(modalities, dim=1))
+            return logits
+
+        named = {}
+        for marginals in ("fitted", "replaced"):
+            report = interactions(
+                model,
+                [(test.modalities, test.target)],
+                [(held_out.modalities, held_out.target)],
+                call=call,
+                marginals=marginals,
+            )
+            named[marginals] = (report.weights.argmax(1) == test.interaction).double().mean().item()
+        assert named["fitted"] > 0.85
+        assert named["fitted"] > named["replaced"] + 0.1
+
+    def test_regression_and_labels(self) -> None:
+        data = [((a, b), a[:, :1] + b[:, :1]) for (a, b), _ in batches(200, seed=1)]
+        found = interactions(lambda a, b: a[:, 0] + b[:, 0], data, data, task="regression")
+        assert found.marginals is not None
+        torch.testing.assert_close(
+            found.marginals[:, 0], torch.cat([a[:, :1] for (a, _), _ in data]), atol=0.15, rtol=0
+        )
+        assert found.quality.score == pytest.approx(1)
+
+        labels = [((a, b), torch.stack([a[:, 0] > 0, b[:, 0] > 0], 1).long()) for (a, b), _ in batches(200, seed=1)]
+        found = interactions(lambda a, b: 9 * torch.stack([a[:, 0], b[:, 0]], 1), labels, labels, task="multilabel")
+        assert found.quality_alone["0"].score == pytest.approx(0.75, abs=0.05)
+
+    def test_equal_seeds_give_equal_reports(self) -> None:
+        weights = [
+            interactions(Knowing(1, 1), batches(60, 1), batches(60, 2), marginals=Replaced(4), seed=seed).weights
+            for seed in (0, 0, 1)
+        ]
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
+
+
+class TestModels:
+    def test_a_module_is_left_as_it_was(self) -> None:
+        model = Knowing(1.0, 1.0).train()
+        model.dropout.eval()
+        state = torch.get_rng_state()
+        interactions(model, batches(60, 1), batches(60, 2))
+        assert model.training
+        assert not model.dropout.training
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+    def test_functions_of_arrays_get_arrays_and_data_frames_get_frames(self) -> None:
+        def arrays(seed: int) -> list[Any]:
+            return [((a.numpy(), b.numpy()), y.numpy()) for (a, b), y in batches(200, seed)]
+
+        report = interactions(probabilities, arrays(1), arrays(2))
+        assert report.overall.mean[0] > 0.9
+
+        def of_frames(modalities: Mapping[str, pd.DataFrame]) -> Any:
+            assert list(modalities["left"].columns) == ["x", "y"]
+            return probabilities(modalities["left"], modalities["right"])
+
+        frames = [
+            (
+                {
+                    name: pd.DataFrame(x.numpy(), columns=["x", "y"])
+                    for name, x in zip(("left", "right"), xs, strict=True)
+                },
+                y,
+            )
+            for xs, y in batches(200, 1)
+        ]
+        again = interactions(of_frames, frames, frames)
+        assert again.modality_names == ("left", "right")
+
+    def test_gradient_boosting_and_estimators_as_marginals(self) -> None:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.linear_model import LogisticRegression
+
+        (train, y), (test, z), (held_out, w) = (batches(400, seed, size=400)[0] for seed in (0, 1, 2))
+        table = HistGradientBoostingClassifier(max_iter=30).fit(np.hstack(train), y.numpy())
+
+        class Classifier:
+            def predict_proba(self, Xs: list[Any]) -> Any:
+                return table.predict_proba(np.hstack(Xs))
+
+        report = interactions(Classifier(), [(test, z)], [(held_out, w)], marginals=LogisticRegression())
+        assert "LogisticRegression for each modality" in report.basis
+        assert report.quality.score > 0.85
+        assert all(0.6 < quality.score < 0.9 for quality in report.quality_alone.values())
+
+    def test_outputs_of_hugging_face_and_of_backbones(self) -> None:
+        from types import SimpleNamespace
+
+        plain = interactions(Knowing(1, 1), batches(60, 1), batches(60, 2))
+        named = interactions(
+            Knowing(1, 1),
+            batches(60, 1),
+            batches(60, 2),
+            call=lambda model, modalities: SimpleNamespace(logits=model(*modalities)),
+        )
+        assert torch.equal(plain.weights, named.weights)
+
+    def test_token_ids_and_mask_are_one_modality(self) -> None:
+        """They are replaced together: no mask comes to stand by the ids of another sample."""
+
+        def predict(ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+            assert torch.equal(mask.sum(1), ids[:, 0])  # each sample's first id is its length
+            z = ids[:, 0] - 3.0 + 0 * image[:, 0]
+            return torch.stack([-z, z], dim=1)
+
+        def batch(seed: int) -> tuple[dict[str, Tensor], Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            length = torch.randint(1, 6, (100, 1), generator=generator)
+            ids = torch.cat([length, torch.randint(9, (100, 4), generator=generator)], dim=1)
+            mask = (torch.arange(5) < length).long()
+            return {"ids": ids, "mask": mask, "image": torch.randn(100, 3)}, (length[:, 0] > 3).long()
+
+        names = {"text": ("ids", "mask"), "image": "image"}
+        report = interactions(predict, [batch(1)], [batch(2)], modality_names=names)
+        assert report.modality_names == ("text", "image")
+        assert report.overall.mean[0] > 0.9
+
+
+def test_the_report_says_what_it_rests_on(tmp_path: Any) -> None:
+    report = interactions(Knowing(1, 1), batches(60, 1), batches(60, 2), marginals=Replaced(8))
+    mark = "computed from a model without experts; other modalities replaced by those of 8 background samples"
+    assert report.basis == mark
+    assert mark in report.summary()
+    assert report.to_dict()["basis"] == mark
+    report.to_html(tmp_path / "report.html")
+    assert mark in (tmp_path / "report.html").read_text()
+    report.save(tmp_path / "report.pt")
+    assert InteractionReport.load(tmp_path / "report.pt").basis == mark
+    assert "without experts" not in InteractionReport.example().summary()
+    fitted = interactions(Knowing(1, 1), batches(60, 1), batches(60, 2), marginals=Fitted(8))
+    assert "a linear head for each modality, fitted on 60 background samples" in fitted.summary()
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"model": 3}, TypeError, "model must be a module, a function .* however it is a int"),
+            ({"model": lambda a, b: a * torch.nan}, ValueError, "batch 0 of background: outputs must be finite"),
+            ({"model": lambda a, b: "no"}, TypeError, "must return an array of outputs .* returned a str"),
+            ({"model": lambda a, b: a[:3]}, ValueError, r"outputs \(B, C\) for 60 samples"),
+            ({"model": lambda a, b: a[:, :1]}, ValueError, "outputs of at least two classes"),
+            ({"returns": "probabilities"}, ValueError, "probabilities must lie in .* returns='raw'"),
+            ({"background": []}, ValueError, "background must yield at least one batch"),
+            ({"data": []}, ValueError, "data must yield at least one batch"),
+            ({"background": batches(19, 2)}, ValueError, "at least 20 samples, however it holds 19"),
+            ({"background": batches(1, 2), "marginals": "replaced"}, ValueError, "at least 2 samples, however"),
+            (
+                {"data": [((torch.ones(3, 2),) * 3, torch.ones(3).long())]},
+                ValueError,
+                "batch 0 of data: every batch must",
+            ),
+            ({"data": [((None, torch.ones(3, 2)), torch.ones(3).long())]}, ValueError, "3 of 3 lack '0'"),
+            (
+                {"data": [((torch.ones(2, 2), torch.tensor([[torch.nan] * 2, [1.0, 1.0]])), torch.ones(2).long())]},
+                ValueError,
+                "1 of 2 lack '1'",
+            ),
+            (
+                {"data": [((torch.ones(3, 2), torch.ones(2, 2)), torch.ones(3).long())]},
+                ValueError,
+                "numbers of rows are",
+            ),
+            (
+                {"data": [(torch.ones(3, 2), torch.ones(3).long())]},
+                ValueError,
+                "every batch must hold the 2 modalities",
+            ),
+            ({"data": [((["a"], torch.ones(1, 2)), torch.ones(1).long())]}, TypeError, "dtype=object"),
+            ({"modality_names": ("a",)}, ValueError, "a name for each of 2 modalities"),
+            ({"modality_names": ("a", "a")}, ValueError, "of different names"),
+            ({"marginals": "guessed"}, ValueError, "marginals must be one of"),
+            ({"marginals": Fitted}, TypeError, "marginals must be a name, an object"),
+            ({"task": "ranking"}, ValueError, "task must be one of"),
+        ],
+    )
+    def test_each(self, changes: dict[str, Any], error: type[Exception], message: str) -> None:
+        arguments: dict[str, Any] = {"model": Knowing(1, 1), "data": batches(60, 1), "background": batches(60, 2)}
+        with pytest.raises(error, match=message):
+            interactions(**(arguments | changes))
+
+    def test_no_replacements(self) -> None:
+        with pytest.raises(ValueError, match="n_references must be at least 1"):
+            Replaced(0)
+
+    def test_keys_that_belong_to_no_modality(self) -> None:
+        data = [({"a": torch.ones(30, 1), "b": torch.ones(30, 1), "labels": torch.ones(30)}, torch.ones(30).long())]
+        with pytest.raises(ValueError, match=r"must share the keys .* out, .*; leave what is no modality out"):
+            interactions(probabilities, data, data, modality_names={"left": "a", "right": "b"})
