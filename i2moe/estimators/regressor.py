@@ -62,7 +62,7 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
             return report
         mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])
         values = ("expert_predictions", "prediction", "target", "marginals", "predictions_without")
-        changed = {name: _linear(getattr(report, name), scale, mean) for name in values}
+        changed: dict[str, Any] = {name: _linear(getattr(report, name), scale, mean) for name in values}
         for name in ("comprehensiveness", "sufficiency"):
             changed[name] = _linear(getattr(report, name), scale**2, 0.0)
         return replace(report, **changed)

@@ -22,7 +22,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     pages, done = shared / "site", shared / "site-is-built"
     with FileLock(shared / "site.lock"):
         if not done.exists():
-            command = [sys.executable, "-m", "sphinx", "-q", "-W", "-d", shared / "doctrees", ROOT / "docs", pages]
+            options = ["-q", "-W", "-d", str(shared / "doctrees")]
+            command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(pages)]
             subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
             done.touch()
     return pages
