@@ -1,4 +1,7 @@
-"""Execute the notebooks of the gallery and store their outputs: `python docs/gallery/execute.py [NAME ...]`."""
+"""Execute the notebooks of the gallery and store their outputs.
+
+python docs/gallery/execute.py [NAME ...]
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ ROOT = FOLDER.parents[1]
 
 def code_of(notebook: dict[str, Any]) -> list[str]:
     """Return the source of each code cell."""
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 def fingerprint(notebook: dict[str, Any]) -> str:
@@ -27,16 +34,23 @@ def fingerprint(notebook: dict[str, Any]) -> str:
 
 
 def execute(path: Path) -> None:
-    """Run a notebook in an empty folder, and write it back with its outputs; its first figure is its thumbnail."""
+    """Run a notebook in an empty folder, and write it back with its outputs.
+
+    Its first figure is its thumbnail.
+    """
     import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": folder}}).execute()
+        place = {"metadata": {"path": folder}}
+        NotebookClient(notebook, timeout=None, resources=place).execute()
     for cell in notebook.cells:
         cell.metadata.clear()  # the time of execution
-    notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
+    notebook.metadata = {
+        "kernelspec": notebook.metadata.kernelspec,
+        "language_info": {"name": "python"},
+    }
     notebook.metadata["outputs_of"] = fingerprint(notebook)
     nbformat.write(notebook, path)
     draw_thumbnail(notebook, FOLDER / f"thumbnails/{path.stem}.png")
@@ -46,21 +60,31 @@ def draw_thumbnail(notebook: dict[str, Any], path: Path) -> None:
     """Store the first figure, 480 pixels wide and 240 high, on white."""
     from PIL import Image, ImageOps
 
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
-    figure = next(output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", ()))
-    image = Image.open(io.BytesIO(base64.b64decode(figure))).convert("RGB")
+    outputs = [
+        output for cell in notebook["cells"] for output in cell.get("outputs", ())
+    ]
+    shown = [output.get("data", {}) for output in outputs]
+    figure = base64.b64decode(next(d["image/png"] for d in shown if "image/png" in d))
+    image = Image.open(io.BytesIO(figure)).convert("RGB")
     path.parent.mkdir(exist_ok=True)
-    ImageOps.pad(image, (480, 240), color="white").quantize(64).save(path, optimize=True)
+    ImageOps.pad(image, (480, 240), color="white").quantize(64).save(
+        path, optimize=True
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="notebooks, without .ipynb; default: all")
-    names = parser.parse_args().names or sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    parser.add_argument(
+        "names", nargs="*", help="notebooks, without .ipynb; default: all"
+    )
+    names = parser.parse_args().names or sorted(
+        path.stem for path in FOLDER.glob("*.ipynb")
+    )
     os.environ |= {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm, where ipywidgets is not installed
+        # of tqdm, where ipywidgets is not installed
+        "PYTHONWARNINGS": "ignore:IProgress not found",
     }
     for name in names:
         start = time.perf_counter()
