@@ -259,6 +259,19 @@ def test_regression(n_targets: int) -> None:
         assert report.comprehensiveness[:, 0].mean() == pytest.approx(rise, rel=0.3)
 
 
+def test_report_of_a_regression_is_in_units() -> None:
+    generator = np.random.default_rng(0)
+    Xs = [generator.normal(size=(200, 3)), generator.normal(size=(200, 2))]
+    y = 1000 + 50 * Xs[0][:, 0]
+    estimator = InteractionRegressor(**QUICK).fit(Xs, y)
+    report = estimator.report(Xs, y, n_draws=0)
+
+    assert report.marginals is not None
+    assert report.predictions_without is not None
+    np.testing.assert_allclose(report.marginals[..., 0], estimator.marginal_predict(Xs), rtol=1e-5)
+    np.testing.assert_allclose(report.predictions_without[:, 0, 0], estimator.marginal_predict(Xs)[:, 1], rtol=1e-5)
+
+
 def test_sample_weights() -> None:
     Xs, y = made("unique", n=120)
     wrong = np.concatenate([y, ~y])

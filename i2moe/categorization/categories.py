@@ -153,7 +153,7 @@ def categorize(
             taken wherever tensors are.
         multimodal: (B, C), those of all modalities together.
         target: (B,) classes, or (B,) or (B, C) values in regression; None where there is none.
-        distance: a name or a `Distance`, see `i2moe.categorization.distances`; L1 by default. `Calibrated` and
+        distance: a name or a `Distance`, see `as_distance`; L1 by default. `Calibrated` and
             `LikeliestClass` use none.
         threshold: when a modality is near: `Calibrated()`, `LikeliestClass()`, or the distance up to which it is, a
             number, `Halfway()` or a `Quantile`. None is `Calibrated()`, and `Quantile(0.5)` where a distance is given

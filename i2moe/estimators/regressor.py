@@ -61,12 +61,10 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         if self._n_outputs > 1:
             return report
         mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])
-        changed: dict[str, Any] = {
-            name: getattr(report, name) * scale + mean for name in ("expert_predictions", "prediction", "target")
-        }
+        values = ("expert_predictions", "prediction", "target", "marginals", "predictions_without")
+        changed: dict[str, Any] = {name: _linear(getattr(report, name), scale, mean) for name in values}
         for name in ("comprehensiveness", "sufficiency"):
-            drop = getattr(report, name)
-            changed[name] = None if drop is None else drop * scale**2
+            changed[name] = _linear(getattr(report, name), scale**2, 0.0)
         return replace(report, **changed)
 
     @property
@@ -98,6 +96,11 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
     def _in_units(self, outputs: np.ndarray) -> np.ndarray:
         values: np.ndarray = outputs * self.target_scale_ + self.target_mean_
         return values.squeeze(-1) if self.target_ndim_ == 1 else values
+
+
+def _linear(x: Tensor | None, scale: float, mean: float) -> Tensor | None:
+    """Scale what was measured."""
+    return None if x is None else x * scale + mean
 
 
 def _as_values(y: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Execution: TypeAlias = Literal["auto", "batched", "vmap", "sequential"]
+"""How the experts are run: one by one, all at once, or what is faster."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Small trained models, each made by the command of its file."""
