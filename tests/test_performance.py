@@ -51,7 +51,7 @@ def counted(model: InteractionMoE) -> tuple[Count, int]:
 # --- memory ---
 
 
-def test_counting_counts() -> None:
+def test_the_counter_counts_operators_and_bytes() -> None:
     x = torch.ones(1000, requires_grad=True)
     count, kept = count_step(lambda: x.exp().exp().view(10, 100).sum())
     assert kept == 2 * 4000 + 4
