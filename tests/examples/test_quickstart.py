@@ -19,6 +19,7 @@ from examples.quickstart import COMPUTED, MODELS, Fold
 from i2moe import InteractionMoE
 from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.statistics import rank_correlation
+from tests.examples.fewer import load_few
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +28,7 @@ def test_main_ends_with_a_report_and_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(quickstart, "load_watch", load_few)
     figure = tmp_path / "new" / "figure.png"
     state = torch.get_rng_state()
 
@@ -70,7 +72,7 @@ def test_every_parameter_is_trained(name: str) -> None:
 
 def test_weights_that_name_what_the_model_does_are_true_and_shuffled_ones_are_not() -> None:
     """Of a model whose weights are the shares themselves: it predicts by its experts' mean."""
-    windows, model = load_watch().validation, MODELS[COMPUTED].build().eval()
+    windows, model = load_few().validation, MODELS[COMPUTED].build().eval()
     found = quickstart.shares_of(model, windows)
     assert found.shape == (len(windows), 4)
     torch.testing.assert_close(found.sum(1), torch.ones(len(windows)))
@@ -110,7 +112,7 @@ def test_scores_are_those_counted_by_hand() -> None:
 
 
 def test_reports_are_of_the_test_windows() -> None:
-    windows, model = load_watch().test, MODELS[COMPUTED].build()
+    windows, model = load_few().test, MODELS[COMPUTED].build()
     report = quickstart.examine(model, windows).report
     assert report is not None
     with torch.no_grad():
