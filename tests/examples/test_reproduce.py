@@ -149,6 +149,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "2",
         "--lr",
         "1e-4",
+        "--batch-size",
+        "256",
     ]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
