@@ -179,7 +179,7 @@ def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
         (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
     ],
 )
-def test_errors(run: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_a_mistake_in_calibration_is_refused(run: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         run()
 

@@ -375,7 +375,7 @@ def test_fit_threshold_finds_the_gap() -> None:
 
 @pytest.mark.filterwarnings("ignore:the predictions should tell more")
 @pytest.mark.parametrize(("margin", "expected"), [(0.0, [True, False, False]), (0.1, [True, True, False])])
-def test_ambiguous_samples(margin: float, expected: list[bool]) -> None:
+def test_samples_within_the_margin_are_ambiguous(margin: float, expected: list[bool]) -> None:
     second = torch.tensor([[0.5, 0.5], [0.55, 0.45], [0.56, 0.44]])
     unimodal = torch.stack([said([0, 0, 0], 2).float(), second], dim=1)
     found = categorize(unimodal, said([0, 0, 0], 2), torch.tensor([0, 0, 0]), margin=margin)

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,6 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
@@ -23,6 +23,8 @@ from i2moe.missing import ZeroFill
 from i2moe.moe.pruning import TopExperts, prune
 from i2moe.moe.weights.computed import mean_of_present
 from i2moe.moe.weights.shares import interaction_shares
+from tests.covering import every_pair
+from tests.processes import needs_gloo, together
 
 B, WIDTHS = 6, (3, 4, 2, 5)
 EVERY_FORM: tuple[dict[str, Any], ...] = (
@@ -94,9 +96,9 @@ def supervised(model: Callable[..., Any], modalities: list[Tensor]) -> Tensor:
 # --- What weights are ---
 
 
-@FORMS
-@pytest.mark.parametrize("calibrated", [False, True])
-@pytest.mark.parametrize("fill", ["zero", "mean", "learned", "shuffle"])
+@pytest.mark.parametrize(
+    ("form", "calibrated", "fill"), every_pair(EVERY_FORM, [False, True], ["zero", "mean", "learned", "shuffle"])
+)
 def test_a_marginal_is_the_prediction_with_one_modality_alone(
     form: dict[str, Any], calibrated: bool, fill: str
 ) -> None:
@@ -329,7 +331,7 @@ def test_an_average_of_parameters_follows_a_model_that_has_seen_a_batch(members:
 
 @BOTH
 @pytest.mark.parametrize("kind", ["float64", "bfloat16 model", "autocast"])
-def test_precisions(members: int | None, kind: str) -> None:
+def test_weights_are_right_in_every_precision(members: int | None, kind: str) -> None:
     dtype = {"float64": torch.float64, "bfloat16 model": torch.bfloat16, "autocast": torch.float32}[kind]
     model = make(members=members).to(dtype)
     modalities = [x.to(dtype) for x in batch()]
@@ -343,8 +345,8 @@ def test_precisions(members: int | None, kind: str) -> None:
     close(out.weights.float(), expected(*batch()).weights, 1e-4 if kind == "float64" else 0.2)
 
 
-@BOTH
-@pytest.mark.parametrize("sized", [False, True])
+# Experts are compiled with and without members, weights before and after the first batch has sized them.
+@pytest.mark.parametrize(("members", "sized"), [(None, False), (2, True)])
 def test_compiled_training_and_evaluation_equal_eager(members: int | None, sized: bool) -> None:
     torch.compiler.reset()
     model, twin = make(members=members), make(members=members)
@@ -403,35 +405,29 @@ def test_modalities_of_token_ids_and_a_mask() -> None:
 # --- Several processes ---
 
 
-def _step(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    try:
-        every: tuple[dict[str, Any], ...] = ({}, {"members": 2}, {"members": 2, "checkpoint": True})
-        for options in every:
-            model = DistributedDataParallel(make(**options))
-            for _ in range(2):
-                model.zero_grad()
-                supervised(model, [x.chunk(2)[rank] for x in batch()]).backward()
-            twin = make(**options)
-            target = (torch.arange(B // 2) % 3).repeat(2)
-            InteractionSupervision(nn.functional.cross_entropy)(twin(*batch()), target).backward()
-            found = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-            close(found, {name: parameter.grad for name, parameter in twin.named_parameters()})
-            priors = [torch.zeros(3) for _ in range(2)]
-            model.eval()(*batch())
-            model.train()(*batch())  # the first process's buffers are everybody's
-            dist.all_gather(priors, prior_of(model.module))
-            close(priors[0], priors[1], 1e-6)
-        dist.barrier()  # a process that leaves early takes its connections with it
-    finally:
-        dist.destroy_process_group()
+def step(rank: int, folder: Path) -> None:
+    every: tuple[dict[str, Any], ...] = ({}, {"members": 2}, {"members": 2, "checkpoint": True})
+    for options in every:
+        model = DistributedDataParallel(make(**options))
+        for _ in range(2):
+            model.zero_grad()
+            supervised(model, [x.chunk(2)[rank] for x in batch()]).backward()
+        twin = make(**options)
+        target = (torch.arange(B // 2) % 3).repeat(2)
+        InteractionSupervision(nn.functional.cross_entropy)(twin(*batch()), target).backward()
+        found = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+        close(found, {name: parameter.grad for name, parameter in twin.named_parameters()})
+        priors = [torch.zeros(3) for _ in range(2)]
+        model.eval()(*batch())
+        model.train()(*batch())  # the first process's buffers are everybody's
+        dist.all_gather(priors, prior_of(model.module))
+        close(priors[0], priors[1], 1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
-def test_replicas_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Any) -> None:
-    spawn(_step, args=(str(tmp_path),), nprocs=2)
+@needs_gloo
+def test_replicas_with_computed_weights_make_the_step_of_one_process_on_the_joined_batch(tmp_path: Path) -> None:
+    together(step, tmp_path)
 
 
 # --- Pruning and errors ---
@@ -468,6 +464,6 @@ def test_pruned_models_keep_the_uniqueness_experts() -> None:
         ),
     ],
 )
-def test_errors(build: Callable[[], object], message: str) -> None:
+def test_a_mistake_in_the_options_is_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

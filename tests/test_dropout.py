@@ -13,7 +13,7 @@ from i2moe._common.dropout import Dropout
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 1.0])
-def test_keeps_its_share_and_the_mean(p: float, dtype: torch.dtype) -> None:
+def test_dropout_keeps_its_share_and_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = torch.ones(100_000, dtype=dtype, requires_grad=True)
     y = Dropout(p)(x)
@@ -26,12 +26,12 @@ def test_keeps_its_share_and_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.testing.assert_close(x.grad, y.detach())
 
 
-def test_is_the_identity_in_evaluation() -> None:
+def test_dropout_is_the_identity_in_evaluation() -> None:
     x = torch.randn(10)
     assert torch.equal(Dropout(0.5).eval()(x), x)
 
 
-def test_the_seed_decides() -> None:
+def test_the_seed_decides_what_dropout_drops() -> None:
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         dropped: torch.Tensor = Dropout(0.5)(torch.ones(64))
@@ -41,7 +41,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_draws_no_bernoulli_numbers() -> None:
+def test_dropout_draws_no_bernoulli_numbers() -> None:
     """They are what makes torch's own slow on the CPU."""
     names: dict[type[nn.Module], set[str]] = {}
     for kind in (nn.Dropout, Dropout):
@@ -52,7 +52,7 @@ def test_draws_no_bernoulli_numbers() -> None:
     assert "aten::bernoulli_" not in names[Dropout]
 
 
-def test_runs_under_vmap_without_a_loop() -> None:
+def test_dropout_runs_under_vmap_without_a_loop() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         y = torch.vmap(Dropout(0.5), randomness="different")(torch.ones(3, 1000))

@@ -327,7 +327,7 @@ def test_a_mistake_in_a_call_is_found_before_a_backbone_runs(
     assert ran == []
 
 
-def test_the_spy_would_notice() -> None:
+def test_the_spy_notices_a_backbone_that_runs() -> None:
     make()(x(), y())
     assert ran
 

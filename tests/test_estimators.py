@@ -64,7 +64,7 @@ def test_the_weights_name_the_interaction(kind: str) -> None:
     assert estimator.score(Xs, y) > 0.97
 
 
-def test_probabilities() -> None:
+def test_probabilities_sum_to_one_and_those_of_the_modality_that_knows_are_right() -> None:
     Xs, y = made("unique", seed=1)
     together, alone = fitted("unique").predict_proba(Xs), fitted("unique").marginal_proba(Xs)
     assert together.shape == (600, 2)
@@ -82,7 +82,7 @@ def test_a_modality_alone_is_the_prediction_where_the_other_is_missing() -> None
     assert np.isnan(fitted("unique").marginal_proba([a, np.full_like(b, np.nan)])[:, 1]).all()
 
 
-def test_report() -> None:
+def test_the_report_says_what_the_estimator_predicts() -> None:
     Xs, y = made("unique", seed=1)
     report = fitted("unique").report(Xs, y)
     assert report.output_names == ("False", "True")
@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_model_and_leaves_random_states_alone() -> 
     assert not np.array_equal(first.predict_proba(Xs), other.predict_proba(Xs))
 
 
-def test_clone_and_parameters() -> None:
+def test_a_clone_has_the_parameters_and_leaves_encoders_untrained() -> None:
     encoders = [nn.Linear(4, 8), None]
     estimator = InteractionClassifier(encoders=encoders, dropout=0.3)
     assert estimator.encoders is encoders
@@ -154,14 +154,14 @@ def test_clone_and_parameters() -> None:
     assert is_regressor(InteractionRegressor())
 
 
-def test_pickle() -> None:
+def test_a_pickled_estimator_predicts_the_same() -> None:
     Xs, _ = made("xor", seed=1)
     again = pickle.loads(pickle.dumps(fitted("xor")))
     assert np.array_equal(again.predict_proba(Xs), fitted("xor").predict_proba(Xs))
     assert np.array_equal(again.interaction_weights(Xs), fitted("xor").interaction_weights(Xs))
 
 
-def test_grid_search_and_cross_validation() -> None:
+def test_grid_search_and_cross_validation_take_modalities() -> None:
     Xs, y = made("unique", n=90)
     data = Modalities({"image": Xs[0], "text": Xs[1]})
     search = GridSearchCV(InteractionClassifier(**QUICK), {"hidden_dim": [4, 8]}, cv=2).fit(data, y)
@@ -176,7 +176,7 @@ def split_columns(table: np.ndarray) -> list[np.ndarray]:
     return [table[:, :4], table[:, 4:]]
 
 
-def test_pipeline_from_one_table() -> None:
+def test_a_pipeline_splits_one_table_into_modalities() -> None:
     Xs, y = made("unique", n=90)
     estimator = InteractionClassifier(**QUICK)
     pipeline = make_pipeline(StandardScaler(), FunctionTransformer(split_columns), estimator)
@@ -205,7 +205,7 @@ def test_a_single_nan_counts_as_the_mean() -> None:
     assert np.allclose(fitted("unique").predict_proba([a, b]), fitted("unique").predict_proba([filled, b]), atol=1e-6)
 
 
-def test_standardized_features() -> None:
+def test_features_are_standardized_whatever_their_scale() -> None:
     generator = np.random.default_rng(0)
     steps = generator.normal(5, 3, size=(50, 7, 2)).astype(np.float32)
     steps[..., 1] = 4.0
@@ -232,14 +232,14 @@ def test_sequences_of_any_length() -> None:
     assert estimator.predict([signal[:, :9], Xs[1]]).shape == (300,)
 
 
-def test_three_modalities() -> None:
+def test_three_modalities_have_five_weights() -> None:
     (a, b), y = made("unique", n=90)
     estimator = InteractionClassifier(**QUICK).fit([a, b, b[:, :1]], y)
     assert estimator.interaction_weights([a, b, b[:, :1]]).shape == (90, 5)
 
 
 @pytest.mark.parametrize("n_targets", [0, 2])
-def test_regression(n_targets: int) -> None:
+def test_a_regressor_learns_one_target_and_several(n_targets: int) -> None:
     (a, b), _ = made("unique", n=400)
     y = 1000 + 50 * a[:, 0]
     y = np.stack([y, -y / 1e4], axis=1) if n_targets else y
@@ -272,7 +272,7 @@ def test_report_of_a_regression_is_in_units() -> None:
     np.testing.assert_allclose(report.predictions_without[:, 0, 0], estimator.marginal_predict(Xs)[:, 1], rtol=1e-5)
 
 
-def test_sample_weights() -> None:
+def test_a_sample_without_weight_changes_nothing() -> None:
     Xs, y = made("unique", n=120)
     wrong = np.concatenate([y, ~y])
     doubled = [np.concatenate([x, x]) for x in Xs]
@@ -285,7 +285,7 @@ def test_sample_weights() -> None:
     assert kept.fit(doubled, wrong, sample_weight=weight * 0.9 + 0.05).score(Xs, y) > 0.9
 
 
-def test_balanced_classes() -> None:
+def test_balanced_weights_find_more_of_a_rare_class() -> None:
     generator = np.random.default_rng(0)
     y = (np.arange(300) % 15 == 0).astype(int)
     Xs = [generator.normal(size=(300, 2)) + y[:, None], generator.normal(size=(300, 2))]
@@ -328,7 +328,7 @@ def test_a_backbone_and_encoders_of_ones_own() -> None:
     assert estimator.predict(named).shape == (80,)
 
 
-def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_the_held_out_loss(capsys: pytest.CaptureFixture[str]) -> None:
     InteractionClassifier(**QUICK, progress="rich").fit(*made("unique", n=60))
     assert "held-out loss" in capsys.readouterr().out
 
@@ -366,12 +366,12 @@ def test_errors_say_what_must_hold(case: str) -> None:
 
 
 @pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan)])
-def test_wrong_sample_weights(weight: Any) -> None:
+def test_wrong_sample_weights_are_refused(weight: Any) -> None:
     with pytest.raises(ValueError, match="sample_weight must be 40"):
         InteractionClassifier(**QUICK).fit([A, B], Y, sample_weight=weight)
 
 
-def test_errors_at_predict() -> None:
+def test_inputs_unlike_those_of_fit_are_refused() -> None:
     with pytest.raises(NotFittedError):
         InteractionClassifier().predict([A, B])
     for Xs, message in (
@@ -386,7 +386,7 @@ def test_errors_at_predict() -> None:
         fitted("unique").report([A, B], np.full(40, 7))
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (a, b), y = made("unique", n=120)
     out = tmp_path / "report.html"
     for target in (np.where(y, "yes", "no"), a[:, 0]):
@@ -418,7 +418,7 @@ def test_errors_of_the_command_line(
     assert message in capsys.readouterr().err
 
 
-def test_without_scikit_learn() -> None:
+def test_without_scikit_learn_the_error_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['sklearn'] = None\n"
         "import i2moe, i2moe.__main__\n"

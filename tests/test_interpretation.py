@@ -170,7 +170,7 @@ class TestPerSample:
 
 
 class TestOverTheData:
-    def test_constant_weights(self) -> None:
+    def test_constant_weights_have_their_value_as_interval(self) -> None:
         model = make_model_static()
         report = explain(model, make_batches())
 
@@ -377,7 +377,7 @@ class TestWhatUsersHandIn:
 
     @pytest.mark.parametrize("form", [tuple, list, lambda m: {"0": m[0], "1": m[1]}])
     @pytest.mark.parametrize("batch_form", [tuple, list])
-    def test_forms_of_batches(self, form: Callable[..., Any], batch_form: Callable[..., Any]) -> None:
+    def test_every_form_of_batch_is_explained(self, form: Callable[..., Any], batch_form: Callable[..., Any]) -> None:
         class Named(Fusion):
             pass
 
@@ -406,7 +406,7 @@ class TestWhatUsersHandIn:
             reports.append(explain(model, make_batches()))
         assert all(same_tensors(report, reports[0]) for report in reports)
 
-    def test_call_decides(self) -> None:
+    def test_call_decides_how_a_batch_is_handed_over(self) -> None:
         class Odd(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -477,7 +477,7 @@ class TestWhatUsersHandIn:
             ("classification", torch.randint(3, (10,), dtype=torch.int32), 3),
         ],
     )
-    def test_tasks(self, task: Task, target: Tensor, n_outputs: int) -> None:
+    def test_every_task_is_explained(self, task: Task, target: Tensor, n_outputs: int) -> None:
         model = InteractionMoE(lambda: Fusion(n_outputs), 2, feature_dims=(WIDTH, WIDTH), perturbation="zero")
         report = explain(model, [(make_batches()[0][0], target)], task=task)
         assert report.prediction.shape == (10, n_outputs)
@@ -490,7 +490,7 @@ class TestWhatUsersHandIn:
         report = explain(make_model().bfloat16(), batches)
         assert report.weights.dtype == report.prediction.dtype == torch.float32
 
-    def test_a_subset_of_experts(self) -> None:
+    def test_a_model_of_one_expert_is_explained(self) -> None:
         report = explain(make_model(experts=("synergy",)), make_batches())
         assert report.expert_names == ("synergy",)
         assert report.disagreement.max() == 0
@@ -530,7 +530,7 @@ class TestLeavesNoTrace:
             assert buffer is buffers[name]
             assert torch.equal(buffer, before[name])
 
-    def test_random_states(self) -> None:
+    def test_explaining_leaves_all_random_states_alone(self) -> None:
         own, loaders, samplers = (torch.Generator().manual_seed(i) for i in range(3))
         model = make_model(perturbation=Gaussian(generator=own))
         modalities, targets = make_batches(1)[0]
@@ -621,7 +621,7 @@ class TestLeavesNoTrace:
 
 
 class TestTables:
-    def test_to_dict_is_json(self) -> None:
+    def test_a_report_becomes_json(self) -> None:
         report = explain(make_model_static(), make_batches())
         values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
         assert values["agreement"] == [None] * 4
@@ -655,7 +655,7 @@ class TestTables:
         assert "... and 20 smaller classes" in text
 
     @pytest.mark.parametrize(("task", "n_outputs"), [("classification", 3), ("multilabel", 2), ("regression", 1)])
-    def test_to_pandas(self, task: Task, n_outputs: int) -> None:
+    def test_a_table_becomes_a_data_frame(self, task: Task, n_outputs: int) -> None:
         pytest.importorskip("pandas")
         model = InteractionMoE(lambda: Fusion(n_outputs), 2, feature_dims=(WIDTH, WIDTH))
         n = N_SAMPLES // 4
@@ -680,7 +680,7 @@ class TestTables:
 
 
 class TestStability:
-    def test_equal_reports(self) -> None:
+    def test_equal_reports_agree_fully(self) -> None:
         report = explain(make_model(), make_batches())
         result = stability([report, report, report])
         assert result.pairs == ((0, 1), (0, 2), (1, 2))
@@ -740,17 +740,17 @@ class TestStability:
             reports.append(explain(Net(), wrapped_batches()))
         assert stability(reports).same_largest.shape == (1,)
 
-    def test_needs_two_reports(self) -> None:
+    def test_stability_needs_two_reports(self) -> None:
         with pytest.raises(ValueError, match="at least two reports, however it has 1"):
             stability([InteractionReport.example()])
 
-    def test_different_experts(self) -> None:
+    def test_reports_of_different_experts_have_no_stability(self) -> None:
         a = explain(make_model(), make_batches())
         b = explain(make_model(experts=("synergy", "redundancy")), make_batches())
         with pytest.raises(ValueError, match="same experts"):
             stability([a, b])
 
-    def test_different_data(self) -> None:
+    def test_reports_of_different_data_have_no_stability(self) -> None:
         model, batches = make_model(), make_batches()
         report = explain(model, batches)
         with pytest.raises(ValueError, match="report 0 has 40 and report 1 30"):
@@ -766,7 +766,7 @@ class TestStability:
 
 
 class TestErrors:
-    def test_empty_data(self) -> None:
+    def test_empty_data_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least one batch"):
             explain(make_model(), [])
 
@@ -776,12 +776,12 @@ class TestErrors:
         with pytest.raises(ValueError, match="only once"):
             explain(make_model(), batches)
 
-    def test_flat_batches(self) -> None:
+    def test_flat_batches_are_refused(self) -> None:
         loader = DataLoader(TensorDataset(torch.randn(4, 3), torch.randn(4, 3), torch.zeros(4)), batch_size=2)
         with pytest.raises(ValueError, match=r"in batch 0 of data: .* list of 3; regroup the batches"):
             explain(make_model(), loader)
 
-    def test_dict_batches(self) -> None:
+    def test_dict_batches_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"with the keys \('x', 'y'\)"):
             explain(make_model(), [{"x": torch.zeros(2, 3), "y": torch.zeros(2)}])
 
@@ -864,7 +864,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="once per batch, however it did 0 times"):
             explain(Past(), wrapped_batches())
 
-    def test_token_predictions(self) -> None:
+    def test_predictions_per_token_are_refused(self) -> None:
         class Tokens(Fusion):
             def forward(self, a: Tensor, b: Tensor) -> Tensor:
                 return super().forward(a, b).unsqueeze(1).expand(-1, 4, -1)
@@ -883,7 +883,7 @@ class TestErrors:
             ("perturbation", "noise", "perturbation must be one of"),
         ],
     )
-    def test_arguments(self, argument: str, value: Any, match: str) -> None:
+    def test_a_wrong_argument_is_refused(self, argument: str, value: Any, match: str) -> None:
         with pytest.raises(ValueError, match=match):
             explain(make_model(), make_batches(), **{argument: value})
 

@@ -23,6 +23,7 @@ from i2moe.losses import (
     triplet_uniqueness,
 )
 from tests import oracle
+from tests.covering import every_pair
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -50,10 +51,8 @@ def test_every_function_is_tested() -> None:
 # --- values ---
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("n_modalities", [2, 3, 4, 5])
-@pytest.mark.parametrize("n_outputs", [2, 7])
-def test_equal_the_oracle(task: Any, n_modalities: int, n_outputs: int) -> None:
+@pytest.mark.parametrize(("task", "n_modalities", "n_outputs"), every_pair(TASKS, [2, 3, 4, 5], [2, 7]))
+def test_losses_equal_loops_over_samples_and_views(task: Any, n_modalities: int, n_outputs: int) -> None:
     views = torch.randn(6, n_modalities + 2, n_modalities + 1, n_outputs)
     terms = oracle.TERMS[task]
     expected = [oracle.interaction_loss(views[:, e], kind, terms) for e, kind in enumerate(interactions(n_modalities))]
@@ -61,7 +60,7 @@ def test_equal_the_oracle(task: Any, n_modalities: int, n_outputs: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["regression", "released_regression"])
-def test_one_output_equals_the_oracle(task: Any) -> None:
+def test_losses_of_one_output_equal_loops_over_samples_and_views(task: Any) -> None:
     views = torch.randn(6, 5, 4, 1)
     expected = [oracle.interaction_loss(views[:, e], i, oracle.TERMS[task]) for e, i in enumerate(interactions(3))]
     torch.testing.assert_close(InteractionLosses(task)(views), torch.tensor(expected), rtol=0, atol=1e-9)
@@ -105,7 +104,7 @@ def test_weights_over_negatives_average() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.1, 1.0, 5.0])
-def test_margin(margin: float) -> None:
+def test_the_margin_is_that_of_the_functions(margin: float) -> None:
     views = torch.randn(4, 3, 5)
     found = InteractionLosses("regression", margin=margin)(views.unsqueeze(1).expand(4, 4, 3, 5))
     expected = [triplet_uniqueness(views, 0, margin=margin), triplet_uniqueness(views, 1, margin=margin)]
@@ -113,7 +112,7 @@ def test_margin(margin: float) -> None:
     torch.testing.assert_close(found, torch.stack(expected))
 
 
-def test_identical_views() -> None:
+def test_losses_of_identical_views_have_known_values() -> None:
     views = torch.randn(4, 1, 5).expand(4, 3, 5)
     torch.testing.assert_close(triplet_uniqueness(views, 0, margin=0.7), torch.tensor(0.7))
     torch.testing.assert_close(cosine_synergy(views), torch.tensor(1.0))
@@ -130,7 +129,7 @@ SHAPES = st.tuples(st.integers(1, 5), st.integers(2, 4), st.integers(2, 4))
 
 @settings(deadline=None, max_examples=80)
 @given(SHAPES, st.integers(0, 2**31), st.floats(-3, 3))
-def test_bounds(shape: tuple[int, int, int], seed: int, exponent: float) -> None:
+def test_losses_keep_their_bounds(shape: tuple[int, int, int], seed: int, exponent: float) -> None:
     n_samples, n_modalities, n_outputs = shape
     random = torch.Generator().manual_seed(seed)
     views = 10**exponent * torch.randn(n_samples, n_modalities + 1, n_outputs, generator=random, dtype=torch.float64)
@@ -187,14 +186,19 @@ def test_our_regression_synergy_pushes_apart_and_the_released_one_together() -> 
 
 @every_function
 @pytest.mark.parametrize("shape", [(3, 3, 2), (2, 4, 3), (2, 3, 2, 2)])
-def test_gradcheck(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+def test_gradients_equal_finite_differences(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
     views = torch.randn(shape, requires_grad=True)
     assert torch.autograd.gradcheck(function, (views,))
 
 
-@every_function
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("case", ["zeros", "identical", "zero anchor", "zero view", "tiny", "huge"])
+@pytest.mark.parametrize(
+    ("function", "dtype", "case"),
+    every_pair(
+        [*FUNCTIONS.values()],
+        [torch.float32, torch.float64, torch.bfloat16],
+        ["zeros", "identical", "zero anchor", "zero view", "tiny", "huge"],
+    ),
+)
 def test_gradients_are_finite_everywhere(function: Callable[[Tensor], Tensor], dtype: torch.dtype, case: str) -> None:
     views = torch.randn(4, 3, 5)
     if case == "zeros":
@@ -286,7 +290,7 @@ def test_a_custom_loop() -> None:
     assert InteractionLosses()(views).shape == (4,)
 
 
-def test_repr() -> None:
+def test_losses_show_their_options() -> None:
     text = "InteractionLosses(task='regression', on='latent', margin=0.5)"
     assert repr(InteractionLosses("regression", on="latent", margin=0.5)) == text
 

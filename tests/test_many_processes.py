@@ -15,18 +15,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import InteractionMoE
 from i2moe.moe.experts import Execution
+from tests.processes import N_PROCESSES, needs_gloo, together
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"),
-]
+pytestmark = [pytest.mark.slow, needs_gloo]
 
-N_PROCESSES, N_SAMPLES = 2, 8
+N_SAMPLES = 8
 AVAILABLE = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 0], [1, 1], [1, 1], [1, 1], [0, 1]]).bool()
 
 
@@ -62,20 +59,6 @@ def loss_of(model: Callable[..., Any], x: Tensor, y: Tensor, target: Tensor, **m
 def part(rank: int) -> tuple[Tensor, ...]:
     """The share of the batch of one process."""
     return tuple(tensor.chunk(N_PROCESSES)[rank] for tensor in batch())
-
-
-def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
-    """Run `work(rank, folder, ...)` in every process."""
-    spawn(_join, args=(work, folder, *args), nprocs=N_PROCESSES)
-
-
-def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=N_PROCESSES)
-    try:
-        work(rank, folder, *args)
-    finally:
-        dist.destroy_process_group()
 
 
 def assert_same_step(

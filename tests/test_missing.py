@@ -23,8 +23,9 @@ from i2moe.missing import Fill, LearnedFill, MeanFill, ModalityDropout, ShuffleF
 from i2moe.moe.experts import Execution
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
 from tests import oracle
+from tests.covering import in_turn
 from tests.test_moe import Synchronizations
-from tests.zoo import EXECUTIONS
+from tests.zoo import EXECUTIONS, EXECUTIONS_WITH_CHECKPOINTS
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -130,11 +131,12 @@ PERTURBATIONS: dict[str, Callable[[], Perturbation]] = {
 # --- what is absent reaches nothing ---
 
 
+# Modalities are filled and views drawn before experts run: neither can interact with the execution.
+
+
 @pytest.mark.parametrize(
-    ("execution", "checkpoint"),
-    [pair for pair in product(EXECUTIONS, (False, True)) if pair != ("vmap", True)],
+    ("fill", "execution", "checkpoint"), [(fill, *how) for fill, how in in_turn(FILLS, EXECUTIONS_WITH_CHECKPOINTS)]
 )
-@pytest.mark.parametrize("fill", FILLS)
 def test_what_stands_in_an_absent_modality_changes_nothing(fill: str, execution: Execution, checkpoint: bool) -> None:
     models = [make(fill=fill, execution=execution, checkpoint=checkpoint) for _ in range(2)]
     modalities = batch()
@@ -150,9 +152,8 @@ def test_what_stands_in_an_absent_modality_changes_nothing(fill: str, execution:
     assert_identical(found, expected)
 
 
-@pytest.mark.parametrize("perturbation", PERTURBATIONS)
-@pytest.mark.parametrize("task", ["classification", "regression", "released_regression"])
-def test_nor_does_it_with_any_perturbation_and_loss(perturbation: str, task: Any) -> None:
+@pytest.mark.parametrize(("perturbation", "task"), in_turn([*PERTURBATIONS], [*oracle.TERMS]))
+def test_what_stands_in_an_absent_modality_changes_no_loss_under_any_perturbation(perturbation: str, task: Any) -> None:
     models = [make(perturbation=PERTURBATIONS[perturbation](), losses=InteractionLosses(task)) for _ in range(2)]
     modalities = batch()
     found, expected = (
@@ -164,8 +165,7 @@ def test_nor_does_it_with_any_perturbation_and_loss(perturbation: str, task: Any
         assert x[AVAILABLE[:, i]].flatten(1).any(1).all()
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("perturbation", PERTURBATIONS)
+@pytest.mark.parametrize(("perturbation", "execution"), in_turn([*PERTURBATIONS], EXECUTIONS))
 def test_all_available_is_no_mask_bit_for_bit(perturbation: str, execution: Execution) -> None:
     everything = torch.ones(B, M, dtype=torch.bool)
     modalities = batch()
@@ -188,7 +188,7 @@ def test_all_available_is_no_mask_for_every_loss(task: Any, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
-def test_every_execution_makes_the_same(execution: Execution) -> None:
+def test_every_execution_gives_the_same_step_with_missing_modalities(execution: Execution) -> None:
     modalities = batch()
     expected, found = (
         results(make(execution=mode, perturbation="zero"), modalities, available=AVAILABLE)
@@ -271,7 +271,7 @@ def test_losses_average_over_what_exists(task: Any, n_modalities: int) -> None:
     assert found.tolist() == pytest.approx(expected, abs=1e-12)
 
 
-def test_token_axes_are_more_samples() -> None:
+def test_token_axes_are_more_samples_of_the_same_availability() -> None:
     views = torch.randn(B, M + 2, M + 1, 4, 3)
     losses = InteractionLosses()
     rows = views.movedim(3, 1).flatten(0, 1)
@@ -310,7 +310,7 @@ def test_where_no_term_exists_the_loss_is_zero_and_so_is_its_gradient() -> None:
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_custom_losses_are_told() -> None:
+def test_custom_losses_get_what_is_available() -> None:
     seen = []
 
     def spy(views: Tensor, interactions: Any, replaced: Any, available: Tensor) -> Tensor:
@@ -329,9 +329,8 @@ def example() -> list[Fill]:
     return [LearnedFill(example=modalities[name]) for name in ("a", "b", "c")]
 
 
-@pytest.mark.parametrize("absent", ["a", "b", "c"])
-@pytest.mark.parametrize("kind", FILLS)
-def test_left_out_is_absent_everywhere(absent: str, kind: str) -> None:
+@pytest.mark.parametrize(("absent", "kind"), in_turn(["a", "b", "c"], FILLS))
+def test_a_modality_left_out_is_absent_in_every_sample(absent: str, kind: str) -> None:
     kinds: dict[str, Callable[[Any], Fill]] = {
         "learned": LearnedFill,
         "zero": ZeroFill,
@@ -361,7 +360,7 @@ def test_a_vector_is_left_out_without_an_example() -> None:
 
 
 @pytest.mark.parametrize("style", ["dict", "list"])
-def test_one_argument_for_all(style: str) -> None:
+def test_a_modality_may_be_left_out_of_one_argument_for_all(style: str) -> None:
     class Pair(nn.Module):
         def forward(self, pair: Any) -> Tensor:
             x, y = pair.values() if isinstance(pair, dict) else pair
@@ -455,7 +454,7 @@ def test_evaluation_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.9])
-def test_modality_dropout(p: float, generator: torch.Generator) -> None:
+def test_modality_dropout_drops_its_share_and_leaves_one_modality(p: float, generator: torch.Generator) -> None:
     available = torch.rand(4000, 4, generator=generator) < 0.7
     available[~available.any(1)] = True
     left = ModalityDropout(p, generator=generator)(available)
@@ -499,7 +498,7 @@ def test_a_sample_without_any_modality_is_an_error() -> None:
         ({}, {"c": torch.randn(B, 2, 4)}, ValueError, r"must be 5 wide .* are \[4\] wide"),
     ],
 )
-def test_mistakes_in_a_call(options: Any, given: Any, error: Any, words: str) -> None:
+def test_a_mistake_in_a_call_is_refused(options: Any, given: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         make(**options)(**(batch() | given))
 
@@ -515,12 +514,12 @@ def test_mistakes_in_a_call(options: Any, given: Any, error: Any, words: str) ->
         ({"reweighter": StaticReweighter(5), "fill": None}, ValueError, "feature_dims must be left out"),
     ],
 )
-def test_mistakes_in_building(options: Any, error: Any, words: str) -> None:
+def test_a_mistake_in_building_is_refused(options: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
         make(**options)
 
 
-def test_other_mistakes() -> None:
+def test_mistakes_in_fills_and_dropout_are_refused() -> None:
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\)"):
         ModalityDropout(1.0)
     with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by a vector"):
@@ -571,7 +570,7 @@ def test_a_state_of_a_sized_model_fits_a_lazy_one() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_and_half_precision(dtype: torch.dtype) -> None:
+def test_missing_modalities_work_under_autocast_and_in_half_precision(dtype: torch.dtype) -> None:
     model = make().float()
     modalities = map_leaves(lambda x: x.float() if x.is_floating_point() else x, batch())
     with torch.autocast("cpu", dtype=dtype):
@@ -585,8 +584,7 @@ def test_autocast_and_half_precision(dtype: torch.dtype) -> None:
 # --- without synchronization, compiled, exported, elsewhere ---
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize(("fill", "execution"), in_turn(FILLS, EXECUTIONS))
 def test_a_step_never_waits_for_the_device(fill: str, execution: Execution) -> None:
     model = make(fill=fill, execution=execution, perturbation=Shuffle(fraction=0.5, per_step=2))
     modalities = batch()
@@ -596,23 +594,15 @@ def test_a_step_never_waits_for_the_device(fill: str, execution: Execution) -> N
     assert count.found == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        *({"fill": fill} for fill in FILLS),
-        *({"checkpoint": True}, {"execution": "vmap"}, {"perturbation": Shuffle(fraction=0.5, per_step=2)}),
-        {"left out": True},
-    ],
-    ids=str,
-)
-def test_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
+# Each modality has a fill of its own, so that one model compiles three of them.
+@pytest.mark.parametrize("left_out", [False, True])
+def test_training_with_missing_modalities_compiles_into_one_graph_once(left_out: bool) -> None:
     torch._dynamo.reset()
-    options = dict(options)
-    left_out = options.pop("left out", False)
-    model = make(**options)
+    drawn = Shuffle(fraction=0.5, per_step=2)
+    model = make() if left_out else make(fill=["zero", "mean", "shuffle"], checkpoint=True, perturbation=drawn)
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
-    for seed in range(3):
+    for seed in range(2):
         modalities = batch() | ({"a": None} if left_out else {})
         mask = torch.ones_like(AVAILABLE) if left_out else AVAILABLE.roll(seed, 0)
         torch.autograd.backward(total(compiled(**modalities, available=mask)))
@@ -621,20 +611,24 @@ def test_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", ["auto", "vmap"])
-def test_compiled_equals_eager(execution: Execution) -> None:
+def test_a_model_compiled_once_equals_the_eager_one_where_modalities_are_missing(execution: Execution) -> None:
     torch._dynamo.reset()
-    found = []
-    for backend in (None, "aot_eager"):
-        model = make(perturbation="zero", execution=execution)
-        model.reweighter.eval()  # type: ignore[attr-defined]
-        run: Any = model if backend is None else torch.compile(model, fullgraph=True, backend=backend)
-        torch.manual_seed(2)
-        out = run(**batch(), available=AVAILABLE)
-        torch.autograd.backward(total(out))
-        found.append((out.to_dict(), {name: p.grad for name, p in model.named_parameters()}))
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)
+    models = [make(perturbation="zero", execution=execution) for _ in range(2)]
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    runs: list[Any] = [models[0], torch.compile(models[1], fullgraph=True, backend=counter)]
+    for seed in range(2):
+        modalities, mask = batch(), AVAILABLE.roll(seed, 0)
+        found = []
+        for model, run in zip(models, runs, strict=True):
+            model.reweighter.eval()  # type: ignore[attr-defined]
+            model.zero_grad()
+            out = run(**modalities, available=mask)
+            torch.autograd.backward(total(out))
+            found.append((out.to_dict(), {name: p.grad for name, p in model.named_parameters()}))
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)
+    assert counter.frame_count == 1
     with pytest.raises(RuntimeError, match="every sample must have a modality"):
-        run(**batch(), available=torch.zeros_like(AVAILABLE))
+        runs[1](**batch(), available=torch.zeros_like(AVAILABLE))
 
 
 def test_evaluation_is_exported_for_any_batch() -> None:
@@ -648,8 +642,7 @@ def test_evaluation_is_exported_for_any_batch() -> None:
     torch.testing.assert_close(found.prediction, model(**modalities, available=mask).prediction)
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize(("fill", "execution"), in_turn(FILLS, EXECUTIONS))
 def test_a_step_is_made_on_a_cuda_device(fill: str, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)
     with FakeTensorMode(), torch.no_grad():
@@ -667,7 +660,7 @@ def test_a_step_is_made_on_a_cuda_device(fill: str, execution: Execution, monkey
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_step_has_gradients_elsewhere(checkpoint: bool) -> None:
+def test_a_step_has_gradients_on_another_device(checkpoint: bool) -> None:
     with torch.device("meta"):
         model = make(lambda: Three(nn.BatchNorm1d(6)), checkpoint=checkpoint)
         mask = torch.ones(B, M, dtype=torch.bool)

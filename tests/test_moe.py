@@ -7,7 +7,7 @@ import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from itertools import permutations, product
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,7 +23,8 @@ from i2moe.moe.experts import Execution
 from i2moe.moe.pruning import TopExperts
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
 from tests import oracle
-from tests.zoo import EXECUTIONS, auxiliary_and_latent
+from tests.covering import every_pair, in_turn
+from tests.zoo import EXECUTIONS, EXECUTIONS_WITH_CHECKPOINTS, auxiliary_and_latent
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -71,21 +72,20 @@ def backward(loss: Tensor) -> None:
 # --- calls ---
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda model, x, y: model([x, y]),
-        lambda model, x, y: model((x, y)),
-        lambda model, x, y: model(Pair(x, y)),
-        lambda model, x, y: model({"x": x, "y": y}),
-        lambda model, x, y: model({"y": y, "x": x}),
-        lambda model, x, y: model(x=x, y=y),
-        lambda model, x, y: model(y=y, x=x),
-        lambda model, x, y: model(x, y=y),
-    ],
-    ids=["list", "tuple", "named tuple", "dict", "dict reversed", "keywords", "keywords reversed", "mixed"],
-)
-@pytest.mark.parametrize("execution", EXECUTIONS)
+CALLS: dict[str, Callable[..., InteractionOutput]] = {
+    "list": lambda model, x, y: model([x, y]),
+    "tuple": lambda model, x, y: model((x, y)),
+    "named tuple": lambda model, x, y: model(Pair(x, y)),
+    "dict": lambda model, x, y: model({"x": x, "y": y}),
+    "dict reversed": lambda model, x, y: model({"y": y, "x": x}),
+    "keywords": lambda model, x, y: model(x=x, y=y),
+    "keywords reversed": lambda model, x, y: model(y=y, x=x),
+    "mixed": lambda model, x, y: model(x, y=y),
+}
+
+
+# A call is read before experts run: it cannot interact with the execution.
+@pytest.mark.parametrize(("call", "execution"), in_turn([*CALLS.values()], EXECUTIONS), ids=CALLS)
 def test_every_call_means_the_same(call: Callable[..., InteractionOutput], execution: Execution) -> None:
     model = make(execution=execution, perturbation="zero")
     model.reweighter.eval()  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ def test_a_subset_of_experts_is_the_full_set_without_the_others(
 # --- outputs ---
 
 
-def test_shapes_and_the_mixture() -> None:
+def test_outputs_have_their_shapes_and_the_prediction_is_the_mixture() -> None:
     out = make(lambda: Fusion(n_outputs=4))(*batch())
     assert out.prediction.shape == (6, 4)
     assert out.weights.shape == (6, 4)
@@ -192,7 +192,7 @@ def test_outputs_of_any_shape(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(out.prediction.reshape(6, -1), torch.einsum("be,bec->bc", weights, flat))
 
 
-def test_to_dict_and_losses() -> None:
+def test_an_output_names_its_tensors_and_its_losses() -> None:
     model = make(lambda: Returning(auxiliary_and_latent))
     out = model(*batch())
     computed = {"marginals", "available", "member_predictions", "member_marginals"}
@@ -241,7 +241,7 @@ def test_losses_on_the_latent_compare_latents_and_reach_them() -> None:
     assert out.views.shape == (6, 4, 3, 3)
 
 
-def test_user_written_losses() -> None:
+def test_losses_of_the_users_own_are_used() -> None:
     class Losses:
         on = "prediction"
 
@@ -268,8 +268,11 @@ def test_without_perturbation_there_is_no_interaction_loss() -> None:
 # --- training and evaluation ---
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("perturbation", ["gaussian", "shuffle", Gaussian(fraction=0.5), Shuffle(per_step=2)])
+# Evaluation makes no views: the perturbation cannot interact with the execution.
+@pytest.mark.parametrize(
+    ("perturbation", "execution"),
+    in_turn(["gaussian", "shuffle", Gaussian(fraction=0.5), Shuffle(per_step=2)], EXECUTIONS),
+)
 def test_evaluation_draws_nothing_and_changes_nothing(perturbation: str | Perturbation, execution: Execution) -> None:
     model = make(lambda: Fusion(nn.BatchNorm1d(6), nn.Dropout()), execution=execution, perturbation=perturbation)
     model.eval()
@@ -311,9 +314,10 @@ def test_same_seed_same_result(execution: Execution) -> None:
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("task", ["classification", "regression", "released_regression"])
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize(
+    ("execution", "task", "fraction"),
+    every_pair(EXECUTIONS, ["classification", "regression", "released_regression"], [1.0, 0.5]),
+)
 def test_gradient_reaches_every_parameter(execution: Execution, task: Any, fraction: float) -> None:
     perturbation = Custom(nn.Linear(1, 1), fraction=fraction)
     perturbation.function = Affine()
@@ -349,10 +353,10 @@ def test_every_expert_gets_gradient_from_the_interaction_loss_alone(execution: E
         assert sum(p.grad.abs().sum().item() for p in expert.parameters() if p.grad is not None) > 0
 
 
-@pytest.mark.parametrize("n_modalities", [2, 3, 4, 5])
-@pytest.mark.parametrize("task", ["classification", "regression", "released_regression"])
-@pytest.mark.parametrize("execution", EXECUTIONS)
-def test_equals_the_oracle(n_modalities: int, task: Any, execution: Execution) -> None:
+@pytest.mark.parametrize(
+    ("n_modalities", "task", "execution"), every_pair([2, 3, 4, 5], list(oracle.TERMS), EXECUTIONS)
+)
+def test_a_model_equals_plain_loops(n_modalities: int, task: Any, execution: Execution) -> None:
     class Mixes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -462,9 +466,14 @@ def test_a_saved_state_makes_the_same_model(lazy: bool) -> None:
     torch.testing.assert_close(twin.eval()(x, y).to_dict()["prediction"], model.eval()(x, y).prediction)
 
 
-@pytest.mark.parametrize("perturbation", ["gaussian", "shuffle", Gaussian(generator=torch.Generator().manual_seed(1))])
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    ("perturbation", "duplicate", "used"),
+    every_pair(
+        ["gaussian", "shuffle", Gaussian(generator=torch.Generator().manual_seed(1))],
+        [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+        [False, True],
+    ),
+)
 def test_a_copy_is_the_same_and_apart(
     perturbation: Any, duplicate: Callable[[InteractionMoE], InteractionMoE], used: bool
 ) -> None:
@@ -558,7 +567,7 @@ def test_losses_are_single_precision_under_autocast(dtype: torch.dtype, executio
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_half_precision_model() -> None:
+def test_a_half_precision_model_computes_losses_in_single() -> None:
     model = make().to(torch.bfloat16)
     out = model(*batch(dtype=torch.bfloat16))
     assert out.prediction.dtype == torch.bfloat16
@@ -584,9 +593,12 @@ class Synchronizations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
+# Views are drawn before experts run, here and on other devices: what draws them cannot interact with the execution.
 @pytest.mark.parametrize(
-    "perturbation", ["gaussian", "zero", "mean", "shuffle", Shuffle(fraction=0.5), Gaussian(fraction=0.5, per_step=2)]
+    ("perturbation", "execution"),
+    in_turn(
+        ["gaussian", "zero", "mean", "shuffle", Shuffle(fraction=0.5), Gaussian(fraction=0.5, per_step=2)], EXECUTIONS
+    ),
 )
 def test_a_step_never_waits_for_the_device(perturbation: str | Perturbation, execution: Execution) -> None:
     model = make(perturbation=perturbation, execution=execution)
@@ -617,51 +629,68 @@ def test_a_step_with_a_drawn_modality_never_waits() -> None:
     assert count.found == []
 
 
-COMPILED: dict[str, dict[str, Any]] = {
+# Options that do not meet in the code are compiled together: a break of the graph by any of them fails.
+TRAINED: dict[str, dict[str, Any]] = {
+    "checkpoint, some rows": {"checkpoint": True, "perturbation": Gaussian(fraction=0.5)},
+    "shuffle, regression": {"perturbation": "shuffle", "losses": InteractionLosses("regression")},
+    "mean, batch norm": {"perturbation": "mean", "factory": lambda: Fusion(nn.BatchNorm1d(6))},
+    "one view, auxiliary loss and latent": {
+        "perturbation": Zero(per_step=1),
+        "experts": ("synergy", "redundancy"),
+        "factory": lambda: Returning(auxiliary_and_latent),
+        "losses": InteractionLosses(on="latent"),
+    },
+}
+EVALUATED: dict[str, dict[str, Any]] = {
     "auto": {},
-    "sequential": {"execution": "sequential"},
     "vmap": {"execution": "vmap"},
-    "checkpoint": {"checkpoint": True},
-    "shuffle": {"perturbation": "shuffle"},
-    "mean": {"perturbation": "mean"},
-    "fraction": {"perturbation": Gaussian(fraction=0.5)},
-    "per step": {"perturbation": Zero(per_step=1), "experts": ("synergy", "redundancy")},
-    "regression": {"losses": InteractionLosses("regression")},
     "batch norm": {"factory": lambda: Fusion(nn.BatchNorm1d(6))},
-    "auxiliary": {"factory": lambda: Returning(auxiliary_and_latent), "losses": InteractionLosses(on="latent")},
+    "auxiliary loss and latent": {"factory": lambda: Returning(auxiliary_and_latent)},
 }
 
 
-@pytest.mark.parametrize("options", COMPILED.values(), ids=COMPILED.keys())
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-def test_compiles_into_one_graph_once(options: dict[str, Any], training: bool) -> None:
+@pytest.mark.parametrize("options", TRAINED.values(), ids=TRAINED)
+def test_training_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
-    model = make(**options).train(training)
+    model = make(**options)
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(3):
-        out = compiled(*batch())
-        if training:
-            optimizer.zero_grad()
-            backward(total(out))
-            optimizer.step()
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(total(compiled(*batch())))
+        optimizer.step()
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("options", EVALUATED.values(), ids=EVALUATED)
+def test_evaluation_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(make(**options).eval(), fullgraph=True, backend=counter)
+    for _ in range(2):
+        compiled(*batch())
     assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("execution", ["auto", "sequential", "vmap"])
-def test_compiled_equals_eager(execution: Execution) -> None:
+def test_a_model_compiled_once_equals_the_eager_one(execution: Execution) -> None:
     torch._dynamo.reset()
-    outs = []
-    for compile in (False, True):
-        model = make(perturbation="zero", execution=execution)
-        model.reweighter.eval()  # type: ignore[attr-defined]
-        run: Any = torch.compile(model, fullgraph=True, backend="aot_eager") if compile else model
-        torch.manual_seed(2)
-        out = run(*batch())
-        backward(total(out))
-        outs.append((out.to_dict(), {name: p.grad for name, p in model.named_parameters()}))
-    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-9)
+    models = [make(perturbation="zero", execution=execution) for _ in range(2)]
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    runs: list[Any] = [models[0], torch.compile(models[1], fullgraph=True, backend=counter)]
+    for _ in range(2):
+        x, y = batch()
+        found = []
+        for model, run in zip(models, runs, strict=True):
+            model.reweighter.eval()  # type: ignore[attr-defined]
+            out = run(x, y)
+            model.zero_grad()
+            backward(total(out))
+            found.append((out.to_dict(), {name: p.grad for name, p in model.named_parameters()}))
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+        torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -697,8 +726,7 @@ ELSEWHERE: tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("perturbation", ELSEWHERE)
+@pytest.mark.parametrize(("perturbation", "execution"), in_turn(ELSEWHERE, EXECUTIONS))
 def test_views_are_made_on_a_cuda_device(
     perturbation: Any, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -715,10 +743,9 @@ def test_views_are_made_on_a_cuda_device(
 
 
 @pytest.mark.parametrize(
-    ("execution", "checkpoint"),
-    [pair for pair in product(EXECUTIONS, (False, True)) if pair != ("vmap", True)],
+    ("perturbation", "execution", "checkpoint"),
+    [(perturbation, *how) for perturbation, how in in_turn(ELSEWHERE, EXECUTIONS_WITH_CHECKPOINTS)],
 )
-@pytest.mark.parametrize("perturbation", ELSEWHERE)
 def test_a_step_is_made_on_another_device(perturbation: Any, execution: Execution, checkpoint: bool) -> None:
     with torch.device("meta"):
         model = make(
@@ -734,7 +761,7 @@ def test_a_step_is_made_on_another_device(perturbation: Any, execution: Executio
     assert all(p.grad is not None and p.grad.device.type == "meta" for p in model.parameters())
 
 
-def test_default_parts() -> None:
+def test_the_default_parts_are_those_of_the_paper() -> None:
     model = InteractionMoE(Fusion, 2)
     assert isinstance(model.reweighter, Reweighter)
     assert isinstance(model.perturbation, Gaussian)

@@ -46,7 +46,7 @@ def test_numbers_over_steps_are_those_of_all_samples() -> None:
     }
 
 
-def test_it_starts_anew() -> None:
+def test_a_monitor_starts_anew_after_each_epoch() -> None:
     monitor = WeightMonitor(NAMES)
     monitor(output(weights_of(5)))
     monitor.finish()
@@ -67,7 +67,7 @@ def test_it_starts_anew() -> None:
         ([[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]], "the same for all samples"),
     ],
 )
-def test_warnings(rows: Any, words: str) -> None:
+def test_weights_that_collapse_are_warned_of(rows: Any, words: str) -> None:
     monitor = WeightMonitor(NAMES, unused_below=0.1 if "unused" in words else 0)
     monitor(output(torch.tensor(rows)))
     with pytest.warns(UserWarning, match=words):
@@ -106,7 +106,7 @@ def test_watching_waits_for_no_device_and_keeps_no_graph() -> None:
     assert not any(tensor.requires_grad for tensor in monitor._sums)
 
 
-def test_a_forward_hook_will_do() -> None:
+def test_a_monitor_can_be_a_forward_hook() -> None:
     class Fusion(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -123,7 +123,7 @@ def test_a_forward_hook_will_do() -> None:
     assert monitor.finish().n_samples == 6
 
 
-def test_mistakes() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="patience must be at least 1"):
         WeightMonitor(NAMES, patience=0)
     with pytest.raises(ValueError, match="must be of the 4 experts"):

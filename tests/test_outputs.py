@@ -20,6 +20,7 @@ from i2moe import (
 )
 from i2moe.losses.heads import HeadLosses, Heads
 from i2moe.moe.experts import Execution
+from tests.covering import in_turn
 from tests.zoo import EXECUTIONS
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -99,9 +100,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], InteractionLoss
 }
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("name", CASES)
-def test_it_learns_and_every_parameter_takes_part(name: str, execution: Execution) -> None:
+@pytest.mark.parametrize(("name", "execution"), in_turn([*CASES], EXECUTIONS))
+def test_outputs_of_any_form_are_learned_and_every_parameter_takes_part(name: str, execution: Execution) -> None:
     factory, shape, losses, criterion = CASES[name]
     torch.manual_seed(0)
     model = InteractionMoE(factory, 2, losses=losses, execution=execution)
@@ -222,7 +222,7 @@ def test_a_supervision_for_each_head(members: int | None) -> None:
     torch.autograd.backward(found)
 
 
-def test_mistakes_with_heads() -> None:
+def test_a_mistake_with_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one output each"):
         Heads({})
     with pytest.raises(ValueError, match="at least one output each"):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from i2moe import InteractionLosses, InteractionMoE, StaticReweighter
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Views, Zero, as_perturbation
+from tests import oracle
+from tests.covering import every_pair, in_turn
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -84,8 +86,8 @@ def test_masks_and_integers_are_kept_themselves(kind: type[Perturbation]) -> Non
     assert kind()(rest)["length"] is rest["length"]
 
 
-@pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 0.99])
+# Rows are drawn before anything is replaced, by the same code for all kinds.
+@pytest.mark.parametrize(("kind", "fraction"), in_turn(ALL, [0.01, 0.3, 0.5, 0.99]))
 def test_a_fraction_takes_rows_of_the_batch(kind: type[Perturbation], fraction: float) -> None:
     real = modalities(8)
     views = kind(fraction=fraction).draw(real)
@@ -155,12 +157,12 @@ def test_gaussian_is_standard_normal(generator: torch.Generator) -> None:
     assert below == pytest.approx(torch.special.ndtr(torch.tensor(1.0)).item(), abs=4 * 0.37 / n**0.5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", ALL)
-def test_precision_is_kept(kind: type[Perturbation], dtype: torch.dtype) -> None:
-    replaced = kind()(torch.randn(5, 3).to(dtype))
-    assert isinstance(replaced, Tensor)
-    assert replaced.dtype == dtype
+def test_precision_is_kept(kind: type[Perturbation]) -> None:
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        replaced = kind()(torch.randn(5, 3).to(dtype))
+        assert isinstance(replaced, Tensor)
+        assert replaced.dtype == dtype
 
 
 def test_zero_is_zero() -> None:
@@ -285,30 +287,33 @@ def loss_and_gradients(
     return torch.cat([torch.stack(list(out.interaction_losses.values())).detach(), *gradients])
 
 
-@pytest.mark.parametrize("task", ["classification", "regression", "released_regression"])
-@pytest.mark.parametrize(
-    "options",
-    [{"fraction": 0.5}, {"fraction": 0.25}, {"per_step": 2}, {"fraction": 0.5, "per_step": 2}],
-    ids=["half", "quarter", "two modalities", "both"],
-)
-@pytest.mark.parametrize(
-    "available",
-    [None, [[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]], [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]],
-    ids=["complete", "some missing", "one complete row"],
-)
+DRAWN: dict[str, dict[str, Any]] = {
+    "half": {"fraction": 0.5},
+    "quarter": {"fraction": 0.25},
+    "two modalities": {"per_step": 2},
+    "both": {"fraction": 0.5, "per_step": 2},
+}
+AVAILABLE: dict[str, list[list[int]] | None] = {
+    "complete": None,
+    "some missing": [[1, 1, 1], [1, 0, 0], [0, 1, 1], [0, 0, 1]],
+    "one complete row": [[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]],
+}
+
+
+@pytest.mark.parametrize(("task", "drawn", "rows"), every_pair([*oracle.TERMS], [*DRAWN], [*AVAILABLE]))
 def test_expected_losses_and_gradients_are_those_of_all(
-    task: str, options: dict[str, Any], available: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
+    task: str, drawn: str, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean over every order that could be drawn, of 4 rows and 3 modalities, is exact."""
-    batch = tuple(torch.randn(4, 3) for _ in range(3))
+    batch, options, available = tuple(torch.randn(4, 3) for _ in range(3)), DRAWN[drawn], AVAILABLE[rows]
     mask = None if available is None else torch.tensor(available).bool()
     expected = loss_and_gradients(task, Zero(), batch, mask)
     of_rows = list(permutations(range(4))) if "fraction" in options else [()]
     of_modalities = list(permutations(range(3))) if "per_step" in options else [()]
 
     found = []
-    for rows, replaced in product(of_rows, of_modalities):
-        orders = {4: rows, 3: replaced}
+    for order, replaced in product(of_rows, of_modalities):
+        orders = {4: order, 3: replaced}
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randperm", lambda n, orders=orders, **_: torch.tensor(orders[n]))
             found.append(loss_and_gradients(task, Zero(**options), batch, mask))
@@ -358,7 +363,7 @@ def test_a_function_is_a_perturbation() -> None:
     assert torch.equal(perturbation(x), -x)
 
 
-def test_a_subclass_says_by_replace() -> None:
+def test_a_subclass_defines_replace_alone() -> None:
     class Constant(Perturbation):
         def replace(self, x: Tensor) -> Tensor:
             return torch.full_like(x, 2.0)
@@ -381,5 +386,5 @@ def test_a_module_is_trained_with_the_model(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian", "zero", "mean", "shuffle"])
-def test_names(name: str) -> None:
+def test_a_name_is_the_perturbation_of_that_name(name: str) -> None:
     assert type(as_perturbation(name)).__name__.lower() == name

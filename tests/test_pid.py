@@ -63,7 +63,7 @@ def mutual_information(p: Tensor) -> float:
     ],
     ids=["xor", "first", "second", "and", "or", "copy", "independent"],
 )
-def test_closed_forms(joint: Tensor, expected: tuple[float, ...]) -> None:
+def test_gates_have_their_closed_forms(joint: Tensor, expected: tuple[float, ...]) -> None:
     assert terms(pid(joint)) == pytest.approx(expected, abs=TOLERANCE)
 
 
@@ -88,7 +88,7 @@ def test_a_degraded_modality_has_nothing_unique(erased: float) -> None:
 
 @pytest.mark.parametrize("zeros", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(4))
-def test_identities(seed: int, zeros: float) -> None:
+def test_terms_add_up_to_mutual_information(seed: int, zeros: float) -> None:
     joint = random_joint(seed, zeros=zeros)
     found = pid(joint)
     assert found.information_1 == pytest.approx(mutual_information(joint.sum(1)), abs=1e-12)
@@ -311,19 +311,19 @@ def test_equal_seeds_give_equal_estimates_and_leave_the_global_generators() -> N
         (torch.tensor([[[0.5, 0.0], [0.5, 0.0]]]), "at least two classes, however of 2 only one"),
     ],
 )
-def test_no_distribution_is_refused(joint: Tensor, message: str) -> None:
+def test_what_is_no_distribution_is_refused(joint: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pid(joint)
 
 
 @pytest.mark.parametrize("joint", [torch.ones(2, 2, 2, dtype=torch.complex64), [["a"]], None, [[1.0], [1.0, 2.0]]])
-def test_no_numbers_are_refused(joint: Tensor) -> None:
+def test_what_holds_no_numbers_is_refused(joint: Tensor) -> None:
     with pytest.raises(TypeError, match="`joint` must be"):
         pid(joint)
 
 
 @pytest.mark.parametrize("modality", [-1, 3])
-def test_no_such_modality(modality: int) -> None:
+def test_a_modality_that_does_not_exist_is_refused(modality: int) -> None:
     with pytest.raises(ValueError, match=rf"0..M-1 .* however: {modality}"):
         against_rest(torch.full((2, 2, 2, 2), 1 / 16), modality)
 

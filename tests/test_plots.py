@@ -182,7 +182,7 @@ class TestErrors:
             plot_classes(REGRESSION)
 
     @pytest.mark.parametrize("index", [4, -5])
-    def test_no_such_sample(self, index: int) -> None:
+    def test_a_sample_that_does_not_exist_is_refused(self, index: int) -> None:
         with pytest.raises(IndexError, match="one of 4 samples"):
             plot_sample(EXAMPLE, index)
 
@@ -193,15 +193,15 @@ class TestErrors:
             plot_faithfulness(EXAMPLE, n_bins=1)
 
     @pytest.mark.parametrize("names", [["tsak"], []])
-    def test_names_never_logged(self, names: list[str]) -> None:
+    def test_names_never_logged_are_refused(self, names: list[str]) -> None:
         with pytest.raises(ValueError, match=r"some of the logged \('task',\)"):
             plot_losses([{"task": 1.0}], names=names)
 
-    def test_nothing_logged(self) -> None:
+    def test_an_empty_history_is_refused(self) -> None:
         with pytest.raises(ValueError, match="some of the logged"):
             plot_losses([])
 
-    def test_without_matplotlib(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_matplotlib_the_error_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
         with pytest.raises(ImportError, match=r"pip install 'i2moe\[plot\]'"):

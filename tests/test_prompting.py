@@ -483,14 +483,14 @@ def test_without_the_client_the_cure_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 302])
-def test_refusals_are_final(server: Server, code: int) -> None:
+def test_a_refusal_is_not_asked_again(server: Server, code: int) -> None:
     server.faults = [status(code, Location=f"{server.url}/elsewhere")]
     with pytest.raises(EndpointError, match=f"answered status {code}"):
         endpoint(server)("how much?")
     assert len(server.requests) == 1  # a redirect would carry the key away
 
 
-def test_nobody_listens(server: Server) -> None:
+def test_an_endpoint_that_does_not_listen_is_given_up(server: Server) -> None:
     ask = endpoint(server, n_attempts=2)
     server.close()
     with pytest.raises(EndpointError, match="after 2 of 2 attempts"):

@@ -93,7 +93,7 @@ def test_a_pruned_model_has_fewer_parameters_trains_and_is_saved() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_kept(training: bool) -> None:
+def test_pruning_keeps_the_mode(training: bool) -> None:
     assert prune(make().train(training), ("synergy",)).training is training
 
 
@@ -210,7 +210,7 @@ def test_k_out_of_range_is_refused(k: int) -> None:
         TopExperts(make(), k)
 
 
-def test_training_is_refused() -> None:
+def test_top_experts_refuse_training() -> None:
     with pytest.raises(ValueError, match="must run in evaluation, however the model is in training"):
         TopExperts(make(), 1).train()(*batch())
 

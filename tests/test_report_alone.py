@@ -121,7 +121,7 @@ class TestFields:
         assert report.weight_spread is not None
         torch.testing.assert_close(report.weight_spread[:30], torch.stack(each).std(0))
 
-    def test_nothing_without_a_fill(self) -> None:
+    def test_without_a_fill_nothing_is_said_of_modalities_alone(self) -> None:
         report = explain(make(reweighter=None, members=None, feature_dims=(3, 3)), batches(), n_draws=0)
         assert report.marginals is report.weight_spread is report.predictions_without is None
         assert report.quality_alone == {}
@@ -130,14 +130,14 @@ class TestFields:
                 use()
         assert "alone" not in report.summary()
 
-    def test_switched_off(self) -> None:
+    def test_without_dropping_modalities_only_computed_weights_have_marginals(self) -> None:
         computed = explain(make(), batches(), n_draws=0, drop_modalities=False)
         assert computed.predictions_without is None
         assert computed.marginals is not None
         filled = make(reweighter=None, members=None, fill="zero", feature_dims=(3, 3))
         assert explain(filled, batches(), n_draws=0, drop_modalities=False).marginals is None
 
-    def test_what_is_absent_is_nan(self) -> None:
+    def test_predictions_from_absent_modalities_are_nan(self) -> None:
         mask = torch.ones(60, 2, dtype=torch.bool)
         mask[:10, 1] = False
         report = explain(make_named(), absent(batches(), mask), n_draws=0)
@@ -153,7 +153,7 @@ class TestFields:
         json.dumps(report.to_dict(), allow_nan=False)
 
     @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
-    def test_round_trip(self, tmp_path: Path, task: Task) -> None:
+    def test_a_report_with_marginals_is_saved_and_loaded(self, tmp_path: Path, task: Task) -> None:
         model = make(3, members=2)
         report = explain(model, batches(3, task=task), task=task, n_draws=1)
         report.save(tmp_path / "report.pt")
@@ -201,7 +201,7 @@ class TestFaithfulness:
         assert any("faithfulness: 'uniqueness/image' -" in warning for warning in liar.warnings())
         assert not any("faithfulness" in warning for warning in report.warnings())
 
-    def test_takes_no_targets(self) -> None:
+    def test_faithfulness_does_not_depend_on_targets(self) -> None:
         report = made_up()
         other = replace(report, target=1 - report.target)
         assert other.faithfulness.nan_to_num().equal(report.faithfulness.nan_to_num())
@@ -227,7 +227,7 @@ class TestQuality:
         assert report.quality_alone["image"].calibration_error == pytest.approx(1 - 1 / (1 + math.exp(-4)))
         assert report.quality_alone["text"].better_than_chance
 
-    def test_r2_and_labels(self) -> None:
+    def test_quality_of_regression_is_r2_and_of_labels_their_accuracy(self) -> None:
         torch.manual_seed(0)
         y = torch.randn(50, 2)
         report = made_up(
@@ -299,7 +299,7 @@ class TestDropping:
         margin = 1.966 * math.sqrt(p * (1 - p) / (n - 1))
         assert costs["image"].high - costs["image"].cost == pytest.approx(margin, rel=1e-3)
 
-    def test_pairs(self) -> None:
+    def test_of_three_modalities_pairs_are_dropped_too(self) -> None:
         report = explain(make(3), batches(3), n_draws=0)
         assert list(report.cost_of_dropping()) == [*NAMES, "image+text", "image+sound", "text+sound"]
         assert list(report.to_dict()["cost_of_dropping"]) == list(report.cost_of_dropping())
@@ -317,19 +317,19 @@ class TestSample:
         assert "Without image it would have been 'cat' at 0.50" in made_up().sample(1)
 
     @pytest.mark.parametrize("task", ["multilabel", "regression"])
-    def test_other_tasks(self, task: Task) -> None:
+    def test_a_sample_of_any_task_is_described(self, task: Task) -> None:
         report = explain(make(3), batches(3, task=task), task=task, n_draws=0)
         for index in range(len(report)):
             assert report.sample(index).count("Without") == 3
         assert "Members of the model differ by up to" in report.sample(-1)
 
-    def test_no_such_sample(self) -> None:
+    def test_a_sample_that_does_not_exist_is_refused(self) -> None:
         with pytest.raises(IndexError, match="one of 4 samples, however it is 4"):
             InteractionReport.example().sample(4)
 
 
 class TestCompare:
-    def test_two_seeds(self) -> None:
+    def test_reports_of_two_seeds_are_compared(self) -> None:
         data = batches()
         first = explain(make(), data, n_draws=0)
         torch.manual_seed(5)

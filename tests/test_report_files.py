@@ -19,7 +19,7 @@ DAMAGED = r"report\.pt must be a whole file written by InteractionReport\.save, 
 
 
 @pytest.mark.parametrize("n_draws", [0, 1])
-def test_round_trip(tmp_path: Path, n_draws: int) -> None:
+def test_a_saved_report_is_loaded_as_it_was(tmp_path: Path, n_draws: int) -> None:
     report = explain(make_model().double(), double_batches(), n_draws=n_draws, class_names=("a", "ß", "c"))
     report.save(tmp_path / "report.pt")
     loaded = InteractionReport.load(tmp_path / "report.pt")
@@ -104,19 +104,19 @@ def test_crafted_contents_end_in_one_error(tmp_path: Path, crafted: Any) -> None
         lambda path: path.write_bytes(b""),
     ],
 )
-def test_files_of_another_kind(tmp_path: Path, write: Callable[[Path], Any]) -> None:
+def test_files_of_another_kind_are_refused(tmp_path: Path, write: Callable[[Path], Any]) -> None:
     write(tmp_path / "report.pt")
     with pytest.raises(ValueError, match=DAMAGED):
         InteractionReport.load(tmp_path / "report.pt")
 
 
-def test_another_format(tmp_path: Path) -> None:
+def test_a_report_of_another_format_is_refused(tmp_path: Path) -> None:
     torch.save(contents(format=7), tmp_path / "report.pt")
     with pytest.raises(ValueError, match="must have report format 1, however it has 7; read it with the version"):
         InteractionReport.load(tmp_path / "report.pt")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         InteractionReport.load(tmp_path / "none")
 

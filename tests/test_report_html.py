@@ -63,7 +63,7 @@ def sections(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 @pytest.mark.parametrize("n_draws", [0, 1])
-def test_all_sections(tmp_path: Path, task: Task, n_draws: int) -> None:
+def test_the_page_has_all_sections(tmp_path: Path, task: Task, n_draws: int) -> None:
     report = explain(make(3), batches(3, task=task), task=task, n_draws=n_draws)
     page = page_of(report, tmp_path)
     assert sections(page) == ["good", "drives", "without", "sure", "samples", "words"]
@@ -83,7 +83,7 @@ def test_without_marginals_and_passes(tmp_path: Path) -> None:
     assert "members differ" not in page.text.lower()
 
 
-def test_a_single_sample(tmp_path: Path) -> None:
+def test_a_report_of_a_single_sample_has_a_page(tmp_path: Path) -> None:
     whole = made_up()
     one = {
         name: getattr(whole, name)[:1]
@@ -127,7 +127,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert "script" not in Page(report._repr_html_()).tags
 
 
-def test_nothing_is_loaded(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     page = page_of(made_up(), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not {"script", "img", "iframe", "object", "embed"} & set(page.tags)
@@ -164,7 +164,7 @@ def test_a_gain_is_drawn_to_the_left_of_zero(tmp_path: Path) -> None:
     assert re.search(r'aria-label="without text: -100.0 pp">.*?<rect x="0.00" width="100.00"', text)
 
 
-def test_in_a_notebook() -> None:
+def test_a_notebook_shows_the_summary_and_a_figure() -> None:
     page = Page(made_up()._repr_html_())
     assert "400 samples, classification, accuracy 100.0%" in page.text
     assert page.tags.count("svg") == 1

@@ -67,16 +67,16 @@ class TestUsage:
         summary = unmeasured(torch.full((6, 4), 0.25)).summary()
         assert summary.count("25.0%") == 4
 
-    def test_near_identical_experts(self) -> None:
+    def test_near_identical_experts_are_warned_of(self) -> None:
         weights = torch.eye(4).repeat_interleave(2, dim=0)
         (warning,) = unmeasured(weights, apart=False).warnings()
         assert "the experts are near identical (mean disagreement 0.0000)" in warning
 
-    def test_healthy_weights(self) -> None:
+    def test_healthy_weights_are_not_warned_of(self) -> None:
         weights = torch.eye(4).repeat_interleave(2, dim=0)  # each expert for both classes
         assert unmeasured(weights).warnings() == ()
 
-    def test_unused_expert(self) -> None:
+    def test_an_unused_expert_is_warned_of(self) -> None:
         weights = torch.tensor([[1.0, 0, 0, 0], [0, 0.99, 0.01, 0], [0, 0, 0, 1], [1, 0, 0, 0]])
         (warning,) = unmeasured(weights).warnings(follow_class_above=1)
         assert warning.startswith("expert 'synergy' is unused")
@@ -92,13 +92,13 @@ class TestUsage:
         assert "collapsed onto 'uniqueness/image'" in warning
         assert not any("collapsed" in warning for warning in unmeasured(weights).warnings(collapsed_above=0.95))
 
-    def test_constant(self) -> None:
+    def test_constant_weights_are_warned_of(self) -> None:
         weights = torch.full((6, 4), 0.25)
         (warning,) = unmeasured(weights).warnings()
         assert "same for all samples" in warning
         assert unmeasured(weights).warnings(constant_below=0) == ()
 
-    def test_an_expert_per_class(self) -> None:
+    def test_weights_that_follow_the_class_are_warned_of(self) -> None:
         weights = torch.tensor([[0.5, 0, 0.5, 0], [0, 0.5, 0, 0.5]]).repeat(3, 1)
         (warning,) = unmeasured(weights).warnings()
         assert "follow the predicted class, which explains 100%" in warning
@@ -142,7 +142,7 @@ class TestOneInteraction:
         warnings = measured(kinds, weights).warnings()
         assert any(warning.startswith("expert 'synergy' is unused") for warning in warnings)
 
-    def test_predictions_at_chance(self) -> None:
+    def test_predictions_at_chance_are_warned_of(self) -> None:
         kinds = torch.full((300,), 3)
         warnings = measured(kinds, on(kinds), accuracy=0.5).warnings()
         assert any("no better than without any modality" in warning for warning in warnings)
@@ -158,7 +158,7 @@ class TestLowAgreement:
         assert report.warnings(near_identical_below=0) == ()
 
     @pytest.mark.parametrize("order", ["rolled", "shuffled"])
-    def test_weights_that_do_not(self, order: str) -> None:
+    def test_weights_that_do_not_follow_the_evidence_are_warned_of(self, order: str) -> None:
         weights = on(self.KINDS)
         weights = weights.roll(1, dims=1) if order == "rolled" else weights[torch.randperm(300)]
         report = measured(self.KINDS, weights)

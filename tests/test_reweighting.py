@@ -33,7 +33,7 @@ def test_weights_lie_on_the_simplex(n_samples: int, n_experts: int, temperature:
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[:, 0]))
 
 
-def test_layers() -> None:
+def test_a_reweighter_has_the_layers_asked_for() -> None:
     reweighter = Reweighter(5, (3, 4), hidden_dim=16, n_layers=3, dropout=0.25)
     kinds = [type(layer) for layer in reweighter.mlp]
     assert kinds == [nn.Linear, nn.ReLU, Dropout] * 3 + [nn.Linear]
@@ -83,7 +83,7 @@ def test_temperature_divides_the_logits(temperature: float) -> None:
     assert ((changed > entropy) == (temperature > 1)).all()
 
 
-def test_lazy_equals_sized() -> None:
+def test_a_lazy_reweighter_equals_a_sized_one() -> None:
     x, y = torch.randn(6, 5, 3), torch.randn(6, 2)
     lazy, sized = Reweighter(4, hidden_dim=8).eval(), Reweighter(4, (3, 2), hidden_dim=8).eval()
     lazy((x, y))

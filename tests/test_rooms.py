@@ -62,20 +62,20 @@ def test_every_room_has_a_floor() -> None:
     assert {room_of(module) for module in MODULES} == set(FLOOR)
 
 
-def test_few_rooms() -> None:
+def test_a_folder_has_few_entries() -> None:
     for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")):
         entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
         assert len(entries) <= (11 if folder == PACKAGE else 9), f"{folder.name} has {len(entries)} entries"
 
 
-def test_no_circle() -> None:
+def test_imports_form_no_circle() -> None:
     try:
         TopologicalSorter(GRAPH).prepare()
     except CycleError as error:
         pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
 
 
-def test_no_arrow_runs_up() -> None:
+def test_no_import_runs_up_a_floor() -> None:
     up = [f"{a} -> {b}" for a, b in ARROWS if FLOOR[room_of(a)] < FLOOR[room_of(b)]]
     beside = [f"{a} -> {b}" for a, b in ARROWS if FLOOR[room_of(a)] == FLOOR[room_of(b)] and room_of(a) != room_of(b)]
     assert not up

@@ -124,7 +124,7 @@ def test_a_criterion_that_compares_samples_sees_one_batch_at_a_time(members: int
 
 
 @pytest.mark.parametrize("kind", [tuple, list, dict])
-def test_nested_targets(kind: Any) -> None:
+def test_nested_targets_reach_the_criterion(kind: Any) -> None:
     label, weight = torch.randint(3, (B,)), torch.rand(B, 2)
     target: Any = {"label": label, "weight": weight} if kind is dict else kind((label, weight))
 
@@ -172,7 +172,7 @@ def test_known_shares_teach_a_learned_reweighter() -> None:
         ),
     ],
 )
-def test_errors(run: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_a_mistake_in_supervision_is_refused(run: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         run()
 

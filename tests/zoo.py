@@ -18,9 +18,14 @@ from i2moe import BackboneOutput
 from i2moe._common.modalities import Modality
 from i2moe.moe.experts import Execution
 
-__all__ = ["EXECUTIONS", "PERTURBATIONS", "ZOO", "Case", "Refusal", "by_name", "call"]
+__all__ = ["EXECUTIONS", "EXECUTIONS_WITH_CHECKPOINTS", "PERTURBATIONS", "ZOO", "Case", "Refusal", "by_name", "call"]
 
 EXECUTIONS: tuple[Execution, ...] = ("auto", "batched", "sequential", "vmap")
+EXECUTIONS_WITH_CHECKPOINTS: tuple[tuple[Execution, bool], ...] = (
+    *((execution, False) for execution in EXECUTIONS),
+    *((execution, True) for execution in EXECUTIONS if execution != "vmap"),
+)
+"""Whether activations are made anew in the backward pass, where that is possible."""
 PERTURBATIONS = ("gaussian", "zero", "mean", "shuffle", "half")
 
 Factory = Callable[[], nn.Module]

@@ -85,6 +85,6 @@ def test_a_closed_gate_hides_its_modality() -> None:
         ({"hidden_dim": 0}, "hidden_dim must be at least 1"),
     ],
 )
-def test_refuses_bad_options(options: dict[str, float], cure: str) -> None:
+def test_bad_options_of_interpretcc_are_refused(options: dict[str, float], cure: str) -> None:
     with pytest.raises(ValueError, match=cure):
         InterpretCC((4, 3), 2, **options)  # type: ignore[arg-type]

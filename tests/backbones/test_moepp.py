@@ -7,6 +7,7 @@ import torch
 
 from i2moe.backbones import MoEPlusPlus, MoEPlusPlusLayer
 from tests.backbones import oracle
+from tests.covering import every_pair
 
 GROUPS = ["batch", "sample"]
 
@@ -25,18 +26,22 @@ def layers_of(fusion: MoEPlusPlus) -> list[MoEPlusPlusLayer]:
     return [layer for layer in fusion.modules() if isinstance(layer, MoEPlusPlusLayer)]
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("factor", [None, 0.3, 1.1, 50.0])
-@pytest.mark.parametrize("shape", [(4, 6, 8), (1, 1, 8), (1, 5, 3), (3, 1, 7)])
-@pytest.mark.parametrize(("n_experts", "n_constants", "n_active"), [(1, 1, 1), (3, 2, 2), (2, 1, 5), (9, 3, 3)])
-def test_equals_the_loops(
-    n_experts: int,
-    n_constants: int,
-    n_active: int,
+@pytest.mark.parametrize(
+    ("counts", "shape", "factor", "group"),
+    every_pair(
+        [(1, 1, 1), (3, 2, 2), (2, 1, 5), (9, 3, 3)],
+        [(4, 6, 8), (1, 1, 8), (1, 5, 3), (3, 1, 7)],
+        [None, 0.3, 1.1, 50.0],
+        GROUPS,
+    ),
+)
+def test_a_layer_equals_loops_over_tokens(
+    counts: tuple[int, int, int],
     shape: tuple[int, int, int],
     factor: float | None,
     group: Literal["batch", "sample"],
 ) -> None:
+    n_experts, n_constants, n_active = counts
     layer = MoEPlusPlusLayer(
         shape[-1],
         n_experts,
@@ -53,7 +58,7 @@ def test_equals_the_loops(
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_gradients_equal_those_of_the_loops(group: Literal["batch", "sample"]) -> None:
+def test_gradients_of_a_layer_equal_those_of_loops_over_tokens(group: Literal["batch", "sample"]) -> None:
     layer = MoEPlusPlusLayer(5, 3, inner_dim=4, capacity_factor=0.7, group=group)
     tokens = torch.randn(3, 4, 5, requires_grad=True)
     inputs = [tokens, *layer.parameters()]
@@ -193,7 +198,7 @@ def test_balance_loss_moves_the_gates() -> None:
         ({"n_constants": 0}, "n_constants must be at least 1"),
     ],
 )
-def test_refuses_bad_options(options: dict[str, object], cure: str) -> None:
+def test_bad_options_of_a_moepp_layer_are_refused(options: dict[str, object], cure: str) -> None:
     with pytest.raises(ValueError, match=cure):
         MoEPlusPlusLayer(8, 4, **options)  # type: ignore[arg-type]
 

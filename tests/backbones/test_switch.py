@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from i2moe.backbones import SwitchLayer, SwitchTransformer, SwitchTransformerLayer
 from tests.backbones import oracle
+from tests.covering import every_pair
 
 GROUPS = ["batch", "sample"]
 
@@ -27,11 +28,11 @@ def tokens_of_ones(*shape: int) -> torch.Tensor:
     return tokens
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("factor", [None, 0.3, 1.0, 1.2, 50.0])
-@pytest.mark.parametrize("shape", [(4, 6, 8), (1, 1, 8), (1, 5, 3), (3, 1, 7)])
-@pytest.mark.parametrize("n_experts", [1, 2, 5, 11])
-def test_equals_the_loops(
+@pytest.mark.parametrize(
+    ("n_experts", "shape", "factor", "group"),
+    every_pair([1, 2, 5, 11], [(4, 6, 8), (1, 1, 8), (1, 5, 3), (3, 1, 7)], [None, 0.3, 1.0, 1.2, 50.0], GROUPS),
+)
+def test_a_layer_equals_loops_over_tokens(
     n_experts: int, shape: tuple[int, int, int], factor: float | None, group: Literal["batch", "sample"]
 ) -> None:
     layer = SwitchLayer(shape[-1], n_experts, capacity_factor=factor, jitter=0, group=group)
@@ -45,7 +46,7 @@ def test_equals_the_loops(
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_gradients_equal_those_of_the_loops(group: Literal["batch", "sample"]) -> None:
+def test_gradients_of_a_layer_equal_those_of_loops_over_tokens(group: Literal["batch", "sample"]) -> None:
     layer = SwitchLayer(5, 3, capacity_factor=0.8, jitter=0, group=group)
     tokens = torch.randn(3, 4, 5, requires_grad=True)
     inputs = [tokens, *layer.parameters()]
@@ -187,6 +188,6 @@ def test_no_expert_takes_more_than_its_places(
         ({"n_experts": 0}, "n_experts must be at least 1, however it is 0"),
     ],
 )
-def test_refuses_bad_options(options: dict[str, object], cure: str) -> None:
+def test_bad_options_of_a_switch_layer_are_refused(options: dict[str, object], cure: str) -> None:
     with pytest.raises(ValueError, match=cure):
         SwitchLayer(8, **({"n_experts": 4} | options))  # type: ignore[arg-type]

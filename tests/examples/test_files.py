@@ -38,7 +38,7 @@ def rows_in(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_form(name: str, written: Callable[[str], Path]) -> None:
+def test_every_gated_data_set_has_one_form(name: str, written: Callable[[str], Path]) -> None:
     source = find(name)
     data = source.open(written(name))
     assert len(data.modality_names) == len(source.expected.shapes) == len(data.shapes)

@@ -57,7 +57,7 @@ def test_a_guide_is_short_and_on_the_page(name: str) -> None:
     assert any(f"{{literalinclude}} ../examples/guides/{name}.py" in page for page in pages)
 
 
-def test_plain_pytorch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_pytorch_learns_and_its_weights_name_the_interaction(capsys: pytest.CaptureFixture[str]) -> None:
     model = run("plain_loop")["model"]
     printed = capsys.readouterr().out
     assert all(f"  {name} " in printed for name in ("experts", "marginals", "supervision"))
@@ -127,7 +127,7 @@ class TestAccelerate:
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers")
-def test_lightning(tmp_path: Path) -> None:
+def test_lightning_logs_the_losses_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     trainer = run("lightning_loop")["trainer"]
     classifier, metrics = trainer.lightning_module, trainer.callback_metrics
     assert {f"{split}/{name}" for split in ("train", "val") for name in LOSSES} <= set(metrics)

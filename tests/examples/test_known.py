@@ -50,7 +50,7 @@ def near(probability: float, n: int) -> object:
 
 
 @pytest.mark.parametrize("name", NEW)
-def test_form(name: str) -> None:
+def test_every_problem_draws_samples_of_one_form(name: str) -> None:
     data = draw(name, 50, 0)
     assert all(x.dtype == torch.float32 and len(x) == 50 for x in data.modalities)
     assert data.target.shape == data.interaction.shape == (50,)
@@ -97,7 +97,7 @@ def test_exact_posteriors_are_calibrated(name: str) -> None:
     torch.testing.assert_close(exact(data).joint.mean(0), exact(data).prior, atol=0.02, rtol=0)
 
 
-def test_unknown_names() -> None:
+def test_unknown_names_of_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="must be a problem, however: 'xor'; there are two-modalities, "):
         draw("xor", 10, 0)
     with pytest.raises(ValueError, match="must be a change, however: 'times-3'; there are times-10, "):
@@ -232,7 +232,7 @@ def test_pairwise_redundancy_is_between_two() -> None:
     assert torch.equal(bits[rows].sum(1) % 2, data.target[rows])
 
 
-def test_pairs_need_a_third() -> None:
+def test_pairwise_redundancy_needs_three_modalities() -> None:
     with pytest.raises(ValueError, match="must be at least 3, however: 2"):
         pairwise_redundancy(2)
 
@@ -240,7 +240,7 @@ def test_pairs_need_a_third() -> None:
 # Digits
 
 
-def test_photographs() -> None:
+def test_the_photographs_are_500_of_each_digit() -> None:
     photographs, digits = read_digits()
     assert photographs.shape == (5000, 1, 28, 28)
     assert (float(photographs.min()), float(photographs.max())) == (0, 1)
@@ -315,7 +315,7 @@ def test_a_change_keeps_the_target_and_moves_truth_and_weights_alike(problem: st
         torch.testing.assert_close(CHANGES[change].weights(before.exact.shares), exact(after).shares)
 
 
-def test_what_changes_change() -> None:
+def test_changes_change_what_they_say() -> None:
     first, second = (x for x in draw("dense-gates", 100, 0).modalities)
     scaled, backward, duplicated, noisy = (draw(f"dense-gates/{change}", 100, 0).modalities for change in CHANGES)
     assert all(torch.equal(x, y) for x, y in zip(scaled, (10 * first, second), strict=True))

@@ -99,7 +99,7 @@ def test_patients_must_have_every_modality(raw: Path, tmp_path: Path) -> None:
     assert labels.rows() == [(3, 1), (4, 1), (5, 0), (6, 0), (9, 0)]
 
 
-def test_labs_by_hand(raw: Path, tmp_path: Path) -> None:
+def test_labs_are_extracted_as_by_hand(raw: Path, tmp_path: Path) -> None:
     write_labs = [
         (50912, "2150-01-02 00:00:00", 1.0, "mg/dL"),
         (50912, "2150-01-03 00:00:00", 4.0, "mg/dL"),
@@ -124,7 +124,7 @@ def test_labs_by_hand(raw: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_lab_features_by_hand() -> None:
+def test_features_of_labs_are_those_by_hand() -> None:
     rows = [(s, 1, "mg/dl", 2, float(s), 2.0 * s) for s in (1, 2, 3, 4, 6)]
     rows += [(4, 1, "umol/l", 9, 500.0, 500.0), (6, 1, "umol/l", 1, 600.0, 600.0), (1, 2, "", 1, 5.0, 5.0)]
     rows += [(s, 3, "g/dl", 1, 1.0, 1.0) for s in (2, 3)]
@@ -144,7 +144,7 @@ def test_lab_features_by_hand() -> None:
     assert lab_features(labs, subjects, train, most=1)[0][4, 0] == 10
 
 
-def test_codes_by_hand(raw: Path) -> None:
+def test_codes_are_extracted_as_by_hand(raw: Path) -> None:
     codes = [("I5022", 10), ("I5030", 10), ("4280", 9), ("V4581 ", 9)]
     patient(raw, 13, [stay("2150-01-01", "2150-01-05", codes=codes), {**TWO_STAYS[1], "codes": [("4289", 9)]}])
     visits, *_ = cohort(raw)

@@ -56,7 +56,7 @@ def test_what_is_taken_away_is_not_seen(patients: MultimodalData, way: Way) -> N
     assert not torch.equal(found, predict(model, test, test.available))
 
 
-def test_the_figure(tmp_path: Path) -> None:
+def test_the_figure_is_drawn(tmp_path: Path) -> None:
     scores = Scores(0.7, 0.7, 0.7, [0.7] * len(SHARES), [0.7] * len(SHARES))
     path = tmp_path / "figure.png"
     draw({name: [scores] for name in WAYS}, path)

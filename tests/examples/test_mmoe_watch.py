@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from examples import mmoe_watch
-from examples.datasets.watch import CLASS_NAMES, load_watch
+from examples.datasets.watch import CLASS_NAMES
+from tests.examples.fewer import load_few
 
 mpl.use("Agg")
 
@@ -19,12 +20,13 @@ def test_main_prints_the_report_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(mmoe_watch, "load_watch", load_few)
     stages = tmp_path / "stages"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # one epoch leaves few windows of some kinds
         mmoe_watch.main(["--epochs", "1", "--checkpoints", str(stages), "--figure", str(tmp_path / "figure.png")])
         printed = capsys.readouterr().out
-        data = load_watch()
+        data = load_few()
         again = mmoe_watch.fit(data, 1, Console(), stages).report(data.test.modalities, data.test.labels)
 
     for word in (*CLASS_NAMES, "uniqueness/gyroscope", "baseline", "oracle", "another choice of distance"):

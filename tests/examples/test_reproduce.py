@@ -27,6 +27,7 @@ from examples.reproduce.identity import checksum
 from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
 from i2moe.interpretation import InteractionReport
+from tests.covering import in_turn
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,20 +43,22 @@ def forget_accelerator() -> None:
         state._reset_state()
 
 
-@pytest.mark.parametrize("dataset", ["adni", "mimic", "mmimdb", "mosi", "enrico"])
+# Every fusion takes the encodings of any data set: test_pieces.py.
+@pytest.mark.parametrize(
+    ("dataset", "fusion"), in_turn(["adni", "mimic", "mmimdb", "mosi", "enrico"], ["interpretcc", "transformer"])
+)
 def test_every_gated_data_set_runs_from_end_to_end(
-    dataset: str, written: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dataset: str, fusion: str, written: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for fusion in ("transformer", "interpretcc"):
-        arguments = ["--root", str(written(dataset)), "--smoke", "--seeds", "0", "--cpu", "--fusion", fusion]
-        main([dataset, *arguments, "--method", "vanilla", "i2moe", "--output", str(tmp_path / fusion)])
-        results = [json.loads(line) for line in (tmp_path / fusion / "results.jsonl").read_text().splitlines()]
-        assert [result["method"] for result in results] == ["vanilla", "i2moe"]
-        assert all(set(result["test"]) == set(find_data(dataset).open(written(dataset)).metrics) for result in results)
-        assert results[1]["n_parameters"] > results[0]["n_parameters"]
-        for name in ("losses.png", "weights.png", "model.pt", "history.json"):
-            assert (tmp_path / fusion / "i2moe" / "seed-0" / name).stat().st_size > 100
-        assert not (tmp_path / fusion / "vanilla" / "seed-0" / "weights.png").exists()
+    arguments = ["--root", str(written(dataset)), "--smoke", "--seeds", "0", "--cpu", "--fusion", fusion]
+    main([dataset, *arguments, "--method", "vanilla", "i2moe", "--output", str(tmp_path)])
+    results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [result["method"] for result in results] == ["vanilla", "i2moe"]
+    assert all(set(result["test"]) == set(find_data(dataset).open(written(dataset)).metrics) for result in results)
+    assert results[1]["n_parameters"] > results[0]["n_parameters"]
+    for name in ("losses.png", "weights.png", "model.pt", "history.json"):
+        assert (tmp_path / "i2moe" / "seed-0" / name).stat().st_size > 100
+    assert not (tmp_path / "vanilla" / "seed-0" / "weights.png").exists()
     assert "i2moe" in capsys.readouterr().out
 
 
@@ -146,6 +149,8 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "2",
         "--lr",
         "1e-4",
+        "--batch-size",
+        "256",
     ]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(

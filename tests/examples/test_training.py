@@ -26,6 +26,7 @@ from examples.reproduce.training import epoch_batches, fit, predict, score
 from i2moe import ComputedReweighter, InteractionMoE
 from i2moe.interpretation import InteractionReport
 from i2moe.moe.experts import ExpertBank
+from tests.covering import in_turn
 
 SETTINGS = Settings(
     hidden_dim=8, n_layers=1, n_heads=2, dropout=0.1, reweighter_dim=8, lr=1e-2, batch_size=16, epochs=4
@@ -121,8 +122,11 @@ def learner_with_gaps(method: str, **changes: Any) -> Learner:
     return build_learner("tiny", data_with_gaps(), "lrtf", chosen, replace(chosen.settings(SETTINGS), **changes))
 
 
-@pytest.mark.parametrize("method", ["i2moe", "i2moe+encoders", "i2moe-computed"])
-@pytest.mark.parametrize("fill", get_args(get_type_hints(Settings)["fill"]))
+# The model fills and weighs on its own: tests/test_missing.py and tests/test_computed.py have the pairs.
+@pytest.mark.parametrize(
+    ("method", "fill"),
+    in_turn(["i2moe", "i2moe+encoders", "i2moe-computed"], get_args(get_type_hints(Settings)["fill"])),
+)
 def test_nothing_of_a_missing_modality_reaches_the_experts(method: str, fill: str) -> None:
     states = []
     for stand_in in (0.0, 7.0):
@@ -197,8 +201,9 @@ def killer(step: int) -> Callable[[], None]:
     return after_step
 
 
-@pytest.mark.parametrize("step", [0, 3, 4, 9])
-@pytest.mark.parametrize("method", ["i2moe", "i2moe-computed"])
+@pytest.mark.parametrize(
+    ("method", "step"), [("i2moe", 0), ("i2moe-computed", 3), ("i2moe", 4), ("i2moe", 9), ("i2moe-computed", 9)]
+)
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(method: str, step: int, tmp_path: Path) -> None:
     whole, killed, resumed = (learner_of(method) for _ in range(3))
     arguments: dict[str, Any] = {"seed": 0, "accelerator": Accelerator(cpu=True)}

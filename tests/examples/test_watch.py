@@ -29,7 +29,7 @@ def subjects(windows: Windows) -> set[int]:
 
 
 @pytest.mark.parametrize("fold", FOLDS)
-def test_shapes(folds: list[WatchData], fold: int) -> None:
+def test_every_fold_holds_all_windows_in_one_form(folds: list[WatchData], fold: int) -> None:
     data = folds[fold]
     assert data.modality_names == MODALITY_NAMES
     assert data.class_names == CLASS_NAMES

@@ -1,0 +1,44 @@
+"""Two processes that work together, started once for all tests that need them: each start imports torch anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+__all__ = ["N_PROCESSES", "needs_gloo", "together"]
+
+N_PROCESSES = 2
+needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+
+
+def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
+    """Run `work(rank, folder, ...)` in every process. One that fails alone lets the others wait for a minute."""
+    # Each process waits in its piece of work until the other one has taken the second piece.
+    ranks = [_processes().submit(_join, rank, work, folder, *args) for rank in range(N_PROCESSES)]
+    for rank in ranks:
+        rank.result()
+
+
+@cache
+def _processes() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(N_PROCESSES, get_context("spawn"))
+
+
+def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:
+    torch.set_num_threads(1)
+    options: dict[str, Any] = {"rank": rank, "world_size": N_PROCESSES, "timeout": timedelta(minutes=1)}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", **options)
+    try:
+        work(rank, folder, *args)
+        dist.barrier()  # a process that leaves early takes its connections with it
+    finally:
+        dist.destroy_process_group()
