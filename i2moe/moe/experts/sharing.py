@@ -17,7 +17,7 @@ _LAST_AXIS = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.LSTM, nn.GRU, n
 
 
 class Members:
-    """Which members the rows of a pass belong to: the first `active` of n, each with as many consecutive rows.
+    """Which members the rows of a pass belong to, each to as many consecutive rows.
 
     Args:
         n_members: number of members n.
@@ -25,23 +25,33 @@ class Members:
 
     def __init__(self, n_members: int) -> None:
         self.n_members = n_members
-        self.active = n_members
+        self.counts: tuple[int, ...] = (n_members,)
         self.n_rows = n_members
 
+    @property
+    def n_blocks(self) -> int:
+        """Number of equal blocks that the rows fall into."""
+        return sum(self.counts)
+
     @contextmanager
-    def running(self, active: int, n_rows: int) -> Iterator[None]:
+    def running(self, *counts: int, n_rows: int) -> Iterator[None]:
         """Say which members the rows of a pass belong to.
 
         Args:
-            active: the first members that run.
-            n_rows: rows of the pass, as many for each of them.
+            *counts: how many of the first members run; with several counts, those of the first, then those of the next.
+            n_rows: rows of the pass.
         """
-        before = self.active, self.n_rows
-        self.active, self.n_rows = active, n_rows
+        before = self.counts, self.n_rows
+        self.counts, self.n_rows = counts, n_rows
         try:
             yield
         finally:
-            self.active, self.n_rows = before
+            self.counts, self.n_rows = before
+
+    def of_blocks(self, values: Tensor) -> Tensor:
+        """Turn what each of n members has, (n, D), into what each block has."""
+        parts = [values if count == self.n_members else values.narrow(0, 0, count) for count in self.counts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def share(module: nn.Module, n_members: int) -> Members:
@@ -124,24 +134,31 @@ class _Factors(nn.Module):
         """Scale and shift what comes out."""
         if isinstance(output, tuple):  # attention and recurrent layers return more beside it
             return (self.after(layer, args, output[0]), *output[1:])
-        return self._by_member(self._scale(output, self.outputs), self.bias, torch.add)
+        blocks = self._blocks(output)
+        return torch.addcmul(self._of_blocks(self.bias, blocks), blocks, self._of_blocks(self.outputs, blocks)).reshape(
+            output.shape
+        )
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
-        return self._by_member(x, factors, torch.mul)
+        blocks = self._blocks(x)
+        return (blocks * self._of_blocks(factors, blocks)).reshape(x.shape)
 
-    def _by_member(self, x: Tensor, values: Tensor, combine: Any) -> Tensor:
-        active, n_rows = self.members.active, self.members.n_rows
+    def _blocks(self, x: Tensor) -> Tensor:
+        """Split the rows by member, (n, R, ...)."""
+        n_rows = self.members.n_rows
         if not isinstance(x, Tensor) or x.shape[0] % n_rows:
             found = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise ValueError(
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
-        shape = [active, *(1,) * x.ndim]
+        return x.reshape(self.members.n_blocks, -1, *x.shape[1:])
+
+    def _of_blocks(self, values: Tensor, blocks: Tensor) -> Tensor:
+        """Give the members' values (n, D) the axes of the blocks."""
+        shape = [self.members.n_blocks, *(1,) * (blocks.ndim - 1)]
         shape[2 if self.axis == 1 else -1] = values.shape[1]
-        rows = x.reshape(active, -1, *x.shape[1:])
-        combined: Tensor = combine(rows, values[:active].view(shape)).reshape(x.shape)
-        return combined
+        return self.members.of_blocks(values).view(shape)
 
 
 def _layers(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -151,7 +151,7 @@ class ComputedReweighter(nn.Module):
         elif self.prior.numel() == 0:  # in place, for those who hold the buffer, as DistributedDataParallel does
             self.prior.resize_(joint.shape[1]).zero_()
         self.n_batches += 1
-        rate = (1 / self.n_batches).clamp(min=_MOMENTUM)
+        rate = self.n_batches.reciprocal().clamp(min=_MOMENTUM)
         self.prior.lerp_(joint.mean(0).to(self.prior), rate.to(self.prior))
 
     def _prior(self, joint: Tensor) -> Tensor:
