@@ -85,7 +85,8 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: InteractionOutput) -> None:
         named = {name: value for name, value in kwargs.items() if name != "available"}
-        calls.append(Observation(*moe._bind(args, named, kwargs.get("available")), output))
+        modalities, arrange, _ = moe._bind(args, named, kwargs.get("available"))
+        calls.append(Observation(modalities, arrange, output.available, output))
 
     handle = moe.register_forward_hook(note, with_kwargs=True)
     try:
