@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision
 from i2moe._common.tasks import Task
 from i2moe.missing import ZeroFill
+from i2moe.moe.experts import Execution
 from i2moe.moe.pruning import TopExperts, prune
 from i2moe.moe.weights.computed import mean_of_present
 from i2moe.moe.weights.shares import interaction_shares
@@ -265,6 +266,27 @@ def test_every_form_equals_the_plain_one(form: dict[str, Any]) -> None:
         {name: parameter.grad for name, parameter in twin.named_parameters()},
     )
     close(model(*batch()).weights, twin(*batch()).weights)
+
+
+@pytest.mark.parametrize("execution", ["auto", "sequential", "vmap"])
+@pytest.mark.parametrize("perturbation", [None, "zero"])
+def test_the_auxiliary_loss_is_the_mean_over_experts_and_over_the_rows_that_each_sees(
+    execution: Execution, perturbation: str | None
+) -> None:
+    class Routed(Fusion):
+        def forward(self, *modalities: Tensor) -> BackboneOutput:  # type: ignore[override]
+            prediction = super().forward(*modalities)
+            return BackboneOutput(prediction, aux_loss=prediction.square().mean())
+
+    torch.manual_seed(1)
+    model = InteractionMoE(
+        lambda: Routed(WIDTHS[:2]), 2, reweighter="computed", execution=execution, perturbation=perturbation
+    )
+    out = model(*batch())
+    rows = out.expert_predictions.unsqueeze(2) if out.views is None else out.views  # (B, E, V, C)
+    of_experts = [torch.cat((rows[:, e], out.marginals[:, e : e + 1]), dim=1) for e in range(2)]
+    of_experts += [rows[:, e] for e in (2, 3)]
+    close(out.aux_loss, torch.stack([each.square().mean() for each in of_experts]).mean())
 
 
 @BOTH
