@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision
 from i2moe._common.tasks import Task
 from i2moe.missing import ZeroFill
+from i2moe.moe.experts import Execution
 from i2moe.moe.pruning import TopExperts, prune
 from i2moe.moe.weights.computed import mean_of_present
 from i2moe.moe.weights.shares import interaction_shares
@@ -41,16 +42,11 @@ BOTH = pytest.mark.parametrize("members", [None, 2])
 
 
 class Fusion(nn.Module):
-    """Counts its passes."""
-
-    passes = 0
-
     def __init__(self, widths: tuple[int, ...], n_outputs: int = 3) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(sum(widths), 8), nn.Tanh(), nn.Linear(8, n_outputs))
 
     def forward(self, *modalities: Tensor) -> Tensor:
-        Fusion.passes += 1
         output: Tensor = self.body(torch.cat(modalities, dim=-1))
         return output
 
@@ -235,19 +231,6 @@ def test_the_prior_is_the_running_mean_of_the_joint_predictions() -> None:
 
 
 @BOTH
-def test_a_forward_pass_is_one_per_expert_and_modality(members: int | None) -> None:
-    n_modalities = 3
-    for model in (make(n_modalities, members=members), make(n_modalities, members=members).eval()):
-        Fusion.passes = 0
-        model(*batch(n_modalities))
-        assert Fusion.passes == (2 if members else 5 + 3)
-    learned = InteractionMoE(lambda: Fusion(WIDTHS[:3]), 3, feature_dims=WIDTHS[:3], members=members).eval()
-    Fusion.passes = 0
-    learned(*batch(n_modalities))
-    assert Fusion.passes == (1 if members else 5)
-
-
-@BOTH
 def test_evaluation_draws_no_random_number_and_changes_nothing(members: int | None) -> None:
     model = make(members=members, fill="mean")
     model(*batch())
@@ -285,6 +268,27 @@ def test_every_form_equals_the_plain_one(form: dict[str, Any]) -> None:
         {name: parameter.grad for name, parameter in twin.named_parameters()},
     )
     close(model(*batch()).weights, twin(*batch()).weights)
+
+
+@pytest.mark.parametrize("execution", ["auto", "sequential", "vmap"])
+@pytest.mark.parametrize("perturbation", [None, "zero"])
+def test_the_auxiliary_loss_is_the_mean_over_experts_and_over_the_rows_that_each_sees(
+    execution: Execution, perturbation: str | None
+) -> None:
+    class Routed(Fusion):
+        def forward(self, *modalities: Tensor) -> BackboneOutput:  # type: ignore[override]
+            prediction = super().forward(*modalities)
+            return BackboneOutput(prediction, aux_loss=prediction.square().mean())
+
+    torch.manual_seed(1)
+    model = InteractionMoE(
+        lambda: Routed(WIDTHS[:2]), 2, reweighter="computed", execution=execution, perturbation=perturbation
+    )
+    out = model(*batch())
+    rows = out.expert_predictions.unsqueeze(2) if out.views is None else out.views  # (B, E, V, C)
+    of_experts = [torch.cat((rows[:, e], out.marginals[:, e : e + 1]), dim=1) for e in range(2)]
+    of_experts += [rows[:, e] for e in (2, 3)]
+    close(out.aux_loss, torch.stack([each.square().mean() for each in of_experts]).mean())
 
 
 @BOTH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.benchmarks._counting import Count, count_step
-from i2moe import InteractionMoE
+from i2moe import InteractionMoE, InteractionSupervision
 from i2moe.backbones import FusionTransformer
 from i2moe.moe.experts import Execution
 from i2moe.perturbations import Gaussian
@@ -98,7 +98,107 @@ def test_views_share_what_does_not_change(perturbation: str) -> None:
         assert count.live <= of_a_batch
 
 
+# --- passes ---
+
+
+class Spy(nn.Module):
+    """Notes how many rows each of its passes has."""
+
+    rows: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(32, 4)
+
+    def forward(self, *modalities: Tensor) -> Tensor:
+        Spy.rows.append(len(modalities[0]))
+        output: Tensor = self.body(torch.stack(modalities).mean((0, 2)))
+        return output
+
+
+class BufferedSpy(Spy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("unused", torch.zeros(1))
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+@pytest.mark.parametrize(
+    ("options", "training", "evaluation"),
+    [
+        # (calls of the backbone, passes over the batch), M = 3 and E = 5
+        ({"fill": "zero"}, (5, (3 + 1) * (3 + 2)), (5, 5)),
+        ({"fill": "zero", "perturbation": Gaussian(fraction=0.25)}, (5, 5 * (1 + 3 / 4)), (5, 5)),
+        ({"fill": "zero", "perturbation": Gaussian(per_step=2)}, (5, 5 * (1 + 2)), (5, 5)),
+        ({"fill": "zero", "members": 1}, (1, 20), (1, 5)),
+        ({"reweighter": "computed"}, (5, 5 + 3), (5, 5 + 3)),
+        ({"reweighter": "computed", "execution": "sequential"}, (8, 8), (8, 8)),
+        ({"reweighter": "computed", "factory": BufferedSpy}, (8, 8), (8, 8)),
+        ({"reweighter": "computed", "perturbation": "zero"}, (5, 20 + 3), (5, 8)),
+        ({"reweighter": "computed", "members": 1}, (1, 8), (1, 8)),
+        ({"reweighter": "computed", "members": 4}, (1, 4 * 8), (1, 4 * 8)),
+        ({"reweighter": "computed", "members": 4, "factory": BufferedSpy}, (2, 4 * 8), (2, 4 * 8)),
+    ],
+    ids=str,
+)
+def test_a_step_makes_so_many_passes(
+    options: dict[str, Any], training: tuple[int, float], evaluation: tuple[int, float], lacking: bool
+) -> None:
+    options = dict(options)
+    model = InteractionMoE(options.pop("factory", Spy), N_MODALITIES, **options)
+    available = torch.arange(8 * N_MODALITIES).reshape(8, N_MODALITIES) % 5 > 0 if lacking else None
+    model(*batch(8), available=available)
+    for mode, (n_calls, n_passes) in ((True, training), (False, evaluation)):
+        model.train(mode)
+        Spy.rows = []
+        model(*batch(8), available=available)
+        assert (len(Spy.rows), sum(Spy.rows) / 8) == (n_calls, n_passes)
+
+
 # --- operators ---
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "most_in_evaluation"),
+    [({}, 105, 70), ({"members": 1}, 235, 120), ({"members": 4}, 235, 120)],
+    ids=str,
+)
+def test_computed_weights_cost_few_operators_beside_those_of_the_backbones(
+    options: dict[str, Any], most: int, most_in_evaluation: int
+) -> None:
+    """Operators beside those of E backbones, each called once, or of the one that is shared."""
+    model = InteractionMoE(Perceptron, N_MODALITIES, reweighter="computed", **options)
+    modalities, target = batch(), torch.arange(32) % 4
+    backbones = [Perceptron() for _ in range(1 if options else N_EXPERTS)]
+    supervise = InteractionSupervision(nn.functional.cross_entropy)
+
+    def bare() -> Tensor:
+        return torch.stack([nn.functional.cross_entropy(each(*modalities), target) for each in backbones]).sum()
+
+    def full() -> Tensor:
+        return supervise(model(*modalities), target)
+
+    for loss in (bare, full):
+        torch.autograd.backward(loss())  # gradients are there from now on
+    assert count_step(full)[0].operators - count_step(bare)[0].operators <= most
+
+    model.eval()
+    with torch.no_grad():
+        with Count() as plain:
+            bare()
+        with Count() as whole:
+            model(*modalities)
+    assert whole.operators - plain.operators <= most_in_evaluation
+
+
+def test_a_mask_costs_nothing_where_samples_have_everything() -> None:
+    model, modalities = InteractionMoE(Perceptron, N_MODALITIES, reweighter="computed").eval(), batch()
+    counts = []
+    for available in (None, torch.ones(32, N_MODALITIES, dtype=torch.bool)):
+        with torch.no_grad(), Count() as count:
+            model(*modalities, available=available)
+        counts.append(count.operators)
+    assert counts[0] <= counts[1] - 40
 
 
 def test_vmap_starts_the_same_kernels_for_any_number_of_experts() -> None:

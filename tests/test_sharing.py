@@ -157,11 +157,11 @@ def test_a_member_is_a_module_whose_weights_carry_its_factors(name: str, trainin
     shuffled(network).train(training)
     x = draw(shape, name)
     # Without gradient, attention and transformer layers in evaluation would take a path past their parts.
-    with torch.set_grad_enabled(training), members.running(K, K * B):
+    with torch.set_grad_enabled(training), members.running(K, n_rows=K * B):
         found = network(x)
     for k, rows in enumerate(x.chunk(K)):
         torch.testing.assert_close(found.chunk(K)[k], member_alone(network, k)(rows), rtol=0, atol=1e-9)
-    with torch.no_grad(), members.running(2, 2 * B):
+    with torch.no_grad(), members.running(2, n_rows=2 * B):
         torch.testing.assert_close(network(x[: 2 * B]), found[: 2 * B], rtol=0, atol=1e-9)
 
 
@@ -174,7 +174,7 @@ def test_rows_of_one_member_reach_no_other(name: str) -> None:
     shuffled(network)
     x = draw(shape, name)
     other = torch.cat((x[:B], draw(shape, name)[B : 2 * B], x[2 * B :]))
-    with members.running(K, K * B):
+    with members.running(K, n_rows=K * B):
         found, changed = network(x).chunk(K), network(other).chunk(K)
         # A gradient of one member reaches its own factors alone.
         found[1].sum().backward()
@@ -235,7 +235,7 @@ def test_every_backbone_is_shared_or_refused(case: Case) -> None:
                 parameter.add_(torch.randn_like(parameter) / 4)
         out = call(model, case, modalities)
         each = []
-        for k in range(model.experts.members.active):
+        for k in range(sum(model.experts.members.counts)):
             twin = copy.deepcopy(model)
             with torch.no_grad():
                 for name, parameter in twin.named_parameters():
@@ -381,5 +381,8 @@ def shared_before() -> nn.Module:
 )
 def test_rows_must_stay_on_the_first_axis(network: nn.Module, found: str) -> None:
     members = share(network, K)
-    with pytest.raises(ValueError, match=f"must keep the rows .* layer 'layer' got {found}"), members.running(K, 3 * K):
+    with (
+        pytest.raises(ValueError, match=f"must keep the rows .* layer 'layer' got {found}"),
+        members.running(K, n_rows=3 * K),
+    ):
         network(torch.randn(5, 2) if "shape" in found else torch.randn(3 * K, 2))

@@ -8,7 +8,9 @@ in turn. A step is forward, loss, backward and Adam; what counts is CPU time wit
 the machine disturb least, and the wall clock with several (`--threads 2`), of which some wait. With a checkout of the
 authors' repository its step is timed too, and ours around its transformer, the same backbone on both sides ("their").
 
-The bound is the arithmetic alone: E separate backbones, each trained on all views at once (V * B rows), no experts.
+The bound is the arithmetic alone, without experts: of the paper's objective E separate backbones, each trained on all
+views at once (V * B rows); of computed weights E backbones, of which M see the batch twice; of shared experts one
+backbone on the rows of all members. A prediction's bound is one plain forward pass for each pass that is made.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 
 from examples.benchmarks._counting import count_step
 from examples.benchmarks._reference import Reference
-from i2moe import InteractionMoE
+from i2moe import InteractionMoE, InteractionSupervision
 from i2moe.backbones import FusionTransformer
 from i2moe.perturbations import Gaussian
 
@@ -54,6 +56,7 @@ SETTINGS = {
     "MOSI": Setting(3, 256, 2, n_tokens=4, n_layers=1, n_heads=1),
     "ENRICO": Setting(2, 256, 20, n_tokens=8),
     "MLP": Setting(3, 128, 4),
+    "MLP-128": Setting(3, 128, 4, batch_size=128),
 }
 
 
@@ -68,6 +71,7 @@ class Options:
         json: where to write the numbers.
         repeats: timed steps of each contender, after two that do not count.
         threads: of torch.
+        device: "cpu" or "cuda"; there the wall clock counts, with the device's work waited for.
     """
 
     settings: tuple[str, ...] = tuple(SETTINGS)
@@ -76,6 +80,7 @@ class Options:
     json: Path | None = None
     repeats: int = 15
     threads: int = 1
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Measured:
         kernels: those that are no views.
         kept: MiB that forward keeps for backward.
         peak: the most MiB at once.
+        parameters: that are trained. Adam keeps two numbers more for each.
     """
 
     milliseconds: float
@@ -97,6 +103,7 @@ class Measured:
     kernels: int
     kept: float
     peak: float
+    parameters: int
 
 
 class Perceptron(nn.Module):
@@ -140,6 +147,7 @@ class Contender:
 
     def __init__(self, module: nn.Module, loss: Callable[[], Tensor]) -> None:
         self.loss = loss
+        self.n_parameters = sum(parameter.numel() for parameter in module.parameters())
         self.optimizer = torch.optim.Adam(module.parameters(), fused=True)
 
     def finish(self, loss: Tensor) -> None:
@@ -164,6 +172,7 @@ class Contender:
             "kernels": count.kernels,
             "kept": kept / mebibyte,
             "peak": count.peak / mebibyte,
+            "parameters": self.n_parameters,
         }
 
 
@@ -193,6 +202,13 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
     modalities = [torch.randn(shape, requires_grad=True) for _ in range(setting.n_modalities)]
     target = torch.randint(setting.n_outputs, (setting.batch_size,))
     n_experts, n_views = setting.n_modalities + 2, setting.n_modalities + 1
+    n_passes = n_experts + setting.n_modalities  # with computed weights
+
+    def repeated(n: int) -> tuple[list[Tensor], Tensor]:
+        return [torch.cat([modality.detach()] * n).requires_grad_() for modality in modalities], target.repeat(n)
+
+    def trained(backbone: nn.Module, rows: list[Tensor], targets: Tensor) -> Tensor:
+        return F.cross_entropy(backbone(rows), targets)
 
     def alone(factory: Callable[[], nn.Module]) -> Contender:
         backbone = factory()
@@ -200,9 +216,8 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
 
     def bound(factory: Callable[[], nn.Module]) -> Contender:
         backbones = nn.ModuleList(factory() for _ in range(n_experts))
-        rows = [torch.cat([modality.detach()] * n_views).requires_grad_() for modality in modalities]
-        targets = target.repeat(n_views)
-        return Contender(backbones, lambda: sum_of([F.cross_entropy(each(rows), targets) for each in backbones]))
+        rows, targets = repeated(n_views)
+        return Contender(backbones, lambda: sum_of([trained(each, rows, targets) for each in backbones]))
 
     def ours(factory: Callable[[], nn.Module], **options: Any) -> Contender:
         model = InteractionMoE(factory, len(modalities), feature_dims=[setting.dim] * len(modalities), **options)
@@ -213,6 +228,23 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
             return total
 
         return Contender(model, loss)
+
+    def bound_of_computed(factory: Callable[[], nn.Module]) -> Contender:
+        backbones = nn.ModuleList(factory() for _ in range(n_experts))
+        passes = [2 if e < setting.n_modalities else 1 for e in range(n_experts)]
+        batches = {n: repeated(n) for n in passes}
+        return Contender(
+            backbones, lambda: sum_of([trained(each, *batches[n]) for each, n in zip(backbones, passes, strict=True)])
+        )
+
+    def bound_of_members(factory: Callable[[], nn.Module], n_members: int) -> Contender:
+        backbone, (rows, targets) = factory(), repeated(n_members * n_passes)
+        return Contender(backbone, lambda: trained(backbone, rows, targets))
+
+    def computed(factory: Callable[[], nn.Module], **options: Any) -> Contender:
+        model = InteractionMoE(factory, len(modalities), reweighter="computed", **options)
+        supervise = InteractionSupervision(F.cross_entropy)
+        return Contender(model, lambda: supervise(model(modalities), target))
 
     def theirs(factory: Callable[[], nn.Module]) -> Contender:
         assert reference is not None
@@ -225,12 +257,12 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         return Contender(model, loss)
 
     def evaluated(**options: Any) -> Contender:
-        widths = [setting.dim] * len(modalities)
+        widths = None if "reweighter" in options else [setting.dim] * len(modalities)
         model = InteractionMoE(our_backbone, len(modalities), feature_dims=widths, **options).eval()
         return Evaluation(model, lambda: model(modalities).prediction)
 
-    def forwards() -> Contender:
-        backbones = nn.ModuleList(our_backbone() for _ in range(n_experts)).eval()
+    def forwards(n: int) -> Contender:
+        backbones = nn.ModuleList(our_backbone() for _ in range(n)).eval()
         return Evaluation(backbones, lambda: sum_of([each(modalities).sum() for each in backbones]))
 
     def our_backbone() -> nn.Module:
@@ -257,21 +289,38 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         "checkpoint": lambda: ours(our_backbone, checkpoint=True),
         "fraction 0.25": lambda: ours(our_backbone, perturbation=Gaussian(fraction=0.25)),
         "per_step 2": lambda: ours(our_backbone, perturbation=Gaussian(per_step=2)),
-        "E forwards": forwards,
+        "computed bound": lambda: bound_of_computed(our_backbone),
+        "computed": lambda: computed(our_backbone),
+        "members=1 bound": lambda: bound_of_members(our_backbone, 1),
+        "members=1": lambda: computed(our_backbone, members=1),
+        "members=4 bound": lambda: bound_of_members(our_backbone, 4),
+        "members=4": lambda: computed(our_backbone, members=4),
+        "computed, vmap": lambda: computed(our_backbone, execution="vmap"),
+        "E forwards": lambda: forwards(n_experts),
         "evaluation": evaluated,
         "evaluation, vmap": lambda: evaluated(execution="vmap"),
+        "E + M forwards": lambda: forwards(n_passes),
+        "evaluation, computed": lambda: evaluated(reweighter="computed"),
+        "evaluation, members=1": lambda: evaluated(reweighter="computed", members=1),
+        "evaluation, members=4": lambda: evaluated(reweighter="computed", members=4),
     }
     if reference is not None:
         found |= {
             "their bound": lambda: bound(their_backbone),
             "their auto": lambda: ours(their_backbone),
             "their fraction 0.25": lambda: ours(their_backbone, perturbation=Gaussian(fraction=0.25)),
+            "their backbone": lambda: alone(their_backbone),
+            "their computed": lambda: computed(their_backbone),
+            "their members=1": lambda: computed(their_backbone, members=1),
             "reference": lambda: theirs(their_backbone),
         }
     return found
 
 
 def _clock() -> float:
+    if torch.empty(0).is_cuda:  # by main's default device
+        torch.cuda.synchronize()
+        return time.perf_counter()
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -301,29 +350,39 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     reference = None if options.reference is None else Reference(options.reference)
+    with torch.device(options.device):
+        found = _measure_settings(options, reference)
+    _print_ratios(found)
+    if options.json is not None:
+        content = {name: {rival: asdict(one) for rival, one in rivals.items()} for name, rivals in found.items()}
+        head = {"threads": options.threads, "device": options.device}
+        options.json.write_text(json.dumps({**head, "settings": content}, indent=1))
+
+
+def _measure_settings(options: Options, reference: Reference | None) -> dict[str, dict[str, Measured]]:
     found = {}
     for name in options.settings:
         makers = contenders(SETTINGS[name], reference)
         chosen = options.contenders or tuple(makers)
         found[name] = measure({rival: makers[rival]() for rival in chosen}, options.repeats)
         _print(name, found[name])
-    _print_ratios(found)
-    if options.json is not None:
-        content = {name: {rival: asdict(one) for rival, one in rivals.items()} for name, rivals in found.items()}
-        options.json.write_text(json.dumps({"threads": options.threads, "settings": content}, indent=1))
+    return found
 
 
 def _print(name: str, rivals: dict[str, Measured]) -> None:
     setting = SETTINGS[name]
     tokens = "vectors" if setting.n_tokens is None else f"{setting.n_tokens} tokens each"
     print(f"\n{name}: {setting.n_modalities} modalities, {tokens}, width {setting.dim}")
-    print(f"{'':<22}{'ms':>9}{'+-':>6}{'/bound':>8}{'operators':>11}{'kernels':>9}{'kept MiB':>10}{'peak MiB':>10}")
+    columns = "".join(f"{column:>10}" for column in ("operators", "kernels", "kept MiB", "peak MiB", "backbones"))
+    print(f"{'':<22}{'ms':>9}{'+-':>6}{'/bound':>8}{columns}")
     for rival, one in rivals.items():
         bound = rivals.get(_bound_of(rival))
         share = "" if bound is None else f"{one.milliseconds / bound.milliseconds:.2f}"
+        backbone = rivals.get("their backbone" if _is_theirs(rival) and setting.n_tokens else "one backbone")
+        size = "" if backbone is None else f"{one.parameters / backbone.parameters:.2f}"
         print(
             f"{rival:<22}{one.milliseconds:>9.2f}{one.spread:>6.0%}{share:>8}"
-            f"{one.operators:>11}{one.kernels:>9}{one.kept:>10.1f}{one.peak:>10.1f}",
+            f"{one.operators:>10}{one.kernels:>10}{one.kept:>10.1f}{one.peak:>10.1f}{size:>10}",
             flush=True,
         )
 
@@ -331,7 +390,15 @@ def _print(name: str, rivals: dict[str, Measured]) -> None:
 def _bound_of(rival: str) -> str:
     if rival in ("E forwards", "evaluation", "evaluation, vmap"):
         return "E forwards"
-    return "their bound" if rival.startswith("their") or rival == "reference" else "bound"
+    if rival == "E + M forwards" or rival.startswith("evaluation, "):
+        return "E + M forwards"
+    if rival.startswith(("computed", "members=")):
+        return f"{rival.removesuffix(' bound').removesuffix(', vmap')} bound"
+    return "their bound" if _is_theirs(rival) else "bound"
+
+
+def _is_theirs(rival: str) -> bool:
+    return rival.startswith("their") or rival == "reference"
 
 
 def _print_ratios(found: dict[str, dict[str, Measured]]) -> None:

@@ -6,6 +6,7 @@ predictions from each modality alone and from all, so each of these predictions 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,17 +93,17 @@ class InteractionSupervision:
             terms["marginals"] = self._mean_loss(marginals, target)
         if target_weights is not None:
             terms["weights"] = _cross_entropy(out.weights, target_weights)
-        total = torch.stack(list(terms.values())).sum()
+        total = functools.reduce(torch.add, terms.values())
         self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
         return total
 
     def _mean_loss(self, predictions: Tensor, target: Any) -> Tensor:
         """Average the losses of predictions (B, X, k, ...) over X and k."""
-        each = predictions.flatten(1, 2).movedim(1, 0)  # (X * k, B, ...)
+        each = predictions.flatten(1, 2)  # (B, X * k, ...)
         if self.per_sample:
-            repeated = map_leaves(lambda y: y.expand(len(each), *y.shape).flatten(0, 1), target)
+            repeated = map_leaves(lambda y: y.repeat_interleave(each.shape[1], dim=0), target)
             return _check_scalar(self.criterion(each.flatten(0, 1), repeated))
-        return torch.stack([_check_scalar(self.criterion(prediction, target)) for prediction in each]).mean()
+        return torch.stack([_check_scalar(self.criterion(one, target)) for one in each.unbind(1)]).mean()
 
 
 def _members(predictions: Tensor, members: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ class Fills(nn.ModuleList):
         available: Tensor | None,
         *,
         checked: bool = False,
-    ) -> tuple[tuple[Modality, ...], Tensor]:
-        """Return the modalities, whole, and which of them are real, (B, M) bool.
+    ) -> tuple[tuple[Modality, ...], Tensor | None]:
+        """Return the modalities, whole, and which of them are real, (B, M) bool; None for all.
 
         Args:
             names: the M names.
@@ -43,10 +44,14 @@ class Fills(nn.ModuleList):
             TypeError: if `available` is no bool tensor.
             ValueError: if no modality is given, a sample has none, or shapes or devices do not fit.
         """
+        if available is None and all(modality is not None for modality in modalities) and not self._learn():
+            check_modalities(names, modalities)
+            return modalities, None
         present = available if checked and available is not None else _check_call(names, modalities, available)
         tensors = leaves(modalities)
-        n_samples, device = tensors[0].shape[0], tensors[0].device
-        reference = next((x for x in tensors if x.is_floating_point()), torch.empty(0, device=device))
+        n_samples = tensors[0].shape[0]
+        floating = [x for x in tensors if x.is_floating_point()]
+        reference = floating[0] if floating else torch.empty(0, device=tensors[0].device)
         filled = []
         for name, fill, modality, column in zip(names, self, modalities, present.unbind(1), strict=True):
             try:
@@ -56,6 +61,10 @@ class Fills(nn.ModuleList):
                 error.add_note(f"in modality {name!r}")
                 raise
         return tuple(filled), present
+
+    def _learn(self) -> bool:
+        """Whether complete samples teach a fill something: a mean moves, and a parameter has a gradient each step."""
+        return any(True for _ in chain(self.parameters(), self.buffers()))
 
 
 def bind_and_fill(

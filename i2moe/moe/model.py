@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe._common.checks import check_shape
 from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
-from i2moe._common.modalities import Modality, leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
@@ -211,9 +211,11 @@ class InteractionMoE(nn.Module):
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
     ) -> InteractionOutput:
+        # A mask in any case, where there could be one: in other processes samples may lack something.
+        present = self._mask(modalities, True) if available is None and self.fill is not None else available
         views = Views(modalities)
         if perturb and self.perturbation is not None:
-            views = self.perturbation.draw(modalities, available)
+            views = self.perturbation.draw(modalities, present)
         if isinstance(self.reweighter, ComputedReweighter):
             outputs = self.experts(arrange, views, self._each_alone(modalities))
             outputs = self.reweighter.calibrated(outputs, available)
@@ -221,7 +223,7 @@ class InteractionMoE(nn.Module):
         else:
             weights = self.weigh(modalities, available)
             outputs = self.experts(arrange, views)
-        losses = None if outputs.views is None else self._losses_of(outputs, views, available)
+        losses = None if outputs.views is None else self._losses_of(outputs, views, present)
         return InteractionOutput(
             prediction=weighted_sum(outputs.predictions, weights),
             weights=weights,
@@ -231,7 +233,7 @@ class InteractionMoE(nn.Module):
             interaction_losses={} if losses is None else dict(zip(self.expert_names, losses.unbind(), strict=True)),
             views=outputs.views,
             marginals=outputs.marginals,
-            available=available,
+            available=present,
             member_predictions=outputs.member_predictions,
             member_marginals=outputs.member_marginals,
         )
@@ -254,9 +256,15 @@ class InteractionMoE(nn.Module):
     def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
         """Return for each modality the batch in which all others are filled in."""
         assert self.fill is not None
-        n_samples, device = leaves(modalities)[0].shape[0], leaves(modalities)[0].device
-        only = torch.eye(self.n_modalities, dtype=torch.bool, device=device)
-        return [self.fill(self.modality_names, modalities, row.expand(n_samples, -1), checked=True)[0] for row in only]
+        # What stands in says nothing of the sample, so that no gradient goes there.
+        rows = map_leaves(lambda x: x.detach() if x.requires_grad else x, modalities)
+        absent, _ = self.fill(self.modality_names, rows, self._mask(modalities, False), checked=True)
+        return [(*absent[:i], modality, *absent[i + 1 :]) for i, modality in enumerate(modalities)]
+
+    def _mask(self, modalities: tuple[Modality, ...], value: bool) -> Tensor:
+        """Return a mask (B, M) of one value."""
+        rows = leaves(modalities)[0]
+        return torch.full((rows.shape[0], self.n_modalities), value, device=rows.device)
 
     def _losses_of(self, outputs: ExpertOutputs, views: Views, available: Tensor | None) -> Tensor:
         """Return the interaction loss of each expert (E,)."""

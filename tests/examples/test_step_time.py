@@ -22,6 +22,20 @@ def test_a_setting_is_measured_and_written(tmp_path: Path, capsys: pytest.Captur
     assert "MLP: 3 modalities" in capsys.readouterr().out
 
 
+def test_computed_weights_are_measured_beside_bounds_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "numbers.json"
+    rivals = ("one backbone", "computed bound", "computed", "members=1", "E + M forwards", "evaluation, members=1")
+    step_time.main(step_time.Options(settings=("MLP",), contenders=rivals, json=file, repeats=2))
+    found = json.loads(file.read_text())["settings"]["MLP"]
+    assert found["computed"]["parameters"] == found["computed bound"]["parameters"]
+    assert found["one backbone"]["parameters"] < found["members=1"]["parameters"] < found["computed"]["parameters"] / 4
+    assert found["computed bound"]["operators"] < found["computed"]["operators"]
+    bounds = [line.split()[3:5] for line in capsys.readouterr().out.splitlines() if line.startswith("computed bound")]
+    assert bounds[0][1] == "1.00"
+
+
 def test_what_is_no_checkout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="must be a checkout of the authors' repository, however"):
         Reference(tmp_path)

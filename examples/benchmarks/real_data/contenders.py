@@ -80,7 +80,7 @@ class SharedEnsemble(nn.Module):
     def forward(self, *modalities: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean (B, C) and the members' outputs (B, k, C)."""
         n_rows = self.n_members * len(modalities[0])
-        with self.members.running(self.n_members, n_rows):
+        with self.members.running(self.n_members, n_rows=n_rows):
             rows = self.network(*(x.repeat(self.n_members, *(1,) * (x.ndim - 1)) for x in modalities))
         each = rows.reshape(self.n_members, -1, rows.shape[-1]).movedim(0, 1)
         return each.mean(1), each

@@ -16,7 +16,6 @@ from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality
 from i2moe.moe import InteractionMoE, InteractionOutput
-from i2moe.moe.available import bind_and_fill
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
 
@@ -87,8 +86,8 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: InteractionOutput) -> None:
         named = {name: value for name, value in kwargs.items() if name != "available"}
-        bound = bind_and_fill(moe.modality_names, moe.fill, args, named, kwargs.get("available"))
-        calls.append(Observation(*bound, output))
+        modalities, arrange, _ = moe._bind(args, named, kwargs.get("available"))
+        calls.append(Observation(modalities, arrange, output.available, output))
 
     handle = moe.register_forward_hook(note, with_kwargs=True)
     try:

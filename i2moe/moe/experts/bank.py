@@ -5,8 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -27,7 +26,9 @@ __all__ = [
     "ExpertBank",
     "ExpertOutputs",
     "check_output",
+    "join",
     "mixing_layer",
+    "split_last",
     "split_views",
     "stack_views",
 ]
@@ -44,7 +45,7 @@ class ExpertOutputs:
         predictions: (B, E, ...) of the real batch.
         views: (B', E, V, ...) of the rows with perturbed views, None without perturbed views.
         latent_views: the same of the latents, None if an expert returns none.
-        aux_loss: scalar, the experts' mean.
+        aux_loss: scalar, the experts' mean; an expert's is that of all rows it sees.
         marginals: (B, M, ...), what the uniqueness experts predict from their modality alone; None if not asked for.
         member_predictions: (B, E, k, ...), of each expert's members; None where an expert is one backbone.
         member_marginals: (B, M, k, ...), the same of the marginals.
@@ -65,10 +66,11 @@ class ExpertBank(nn.ModuleList):
     Whatever the execution, outputs and gradients are those of one pass per expert and view, dropout aside, and
     perturbed views never change a buffer: running statistics come from the real batch.
 
-    * `"sequential"`: one pass per expert and view.
+    * `"sequential"`: one pass per expert and view. A modality alone counts as a view of its uniqueness expert.
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
-      the real batch and one for the perturbed views.
-    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass. The experts must
+      the real batch and one for the other views.
+    * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass, and one pass for
+      each modality alone. The experts must
       differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation,
       after any change of an expert's attributes, layers or hooks, and when a model is compiled.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
@@ -125,22 +127,13 @@ class ExpertBank(nn.ModuleList):
         """
         output = self._run_vmap(arrange, views)
         if output is None:
-            output = self._run_each(arrange, views)
+            output, marginals = self._run_each(arrange, views, alone)
+        else:
+            output, marginals = self._with_alone(output, arrange, alone, 1 + len(views.perturbed))
         predictions, prediction_views = split_views(output.prediction, views)
         latent_views = None if output.latent is None else split_views(output.latent, views)[1]
-        aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss
-        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss, self._run_alone(arrange, alone))
-
-    def _run_alone(self, arrange: Arrange, alone: Sequence[tuple[Modality, ...]]) -> Tensor | None:
-        """Return the marginals (B, M, ...); no buffer changes."""
-        if not alone:
-            return None
-        # Not view 0, the real batch: so the pass works on copies of the buffers.
-        outputs = [
-            self._run_pass(self.names[i], self[i], (i + 1,), arrange, modalities).prediction
-            for i, modalities in enumerate(alone)
-        ]
-        return _stack_predictions("prediction", self.names, outputs)
+        aux_loss = predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss.mean()
+        return ExpertOutputs(predictions, prediction_views, latent_views, aux_loss, marginals)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what the experts were when they last ran: a copy is looked at anew."""
@@ -156,30 +149,57 @@ class ExpertBank(nn.ModuleList):
         """
         return self._run_pass(self.names[expert], self[expert], (0,), arrange, modalities)
 
-    def _run_each(self, arrange: Arrange, views: Views) -> BackboneOutput:
-        """Return predictions and latents of all rows of all views, (N, E, ...)."""
+    def _run_each(
+        self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]]
+    ) -> tuple[BackboneOutput, Tensor | None]:
+        """Return what the experts made of all rows of all views, (N, E, ...), and the marginals (B, M, ...)."""
         every_view = (views.real, *views.perturbed)
-        plans = [self._plan(name, expert, len(every_view)) for name, expert in zip(self.names, self, strict=True)]
-        stacked = {
-            passed: stack_views([every_view[v] for v in passed]) for passed in dict.fromkeys(chain.from_iterable(plans))
-        }
-        outputs = [
-            _join([self._run_pass(name, expert, passed, arrange, stacked[passed]) for passed in plan])
-            for name, expert, plan in zip(self.names, self, plans, strict=True)
-        ]
-        return _across_experts(self.names, outputs)
+        n_samples = leaves(views.real)[0].shape[0]
+        stacked: dict[tuple[int, ...], tuple[Modality, ...]] = {}
+        outputs, marginals = [], []
+        for e, (name, expert) in enumerate(zip(self.names, self, strict=True)):
+            seen = (*every_view, *alone[e : e + 1])
+            plan = self._plan(name, expert, len(every_view), alone=len(seen) > len(every_view))
+            for passed in plan:
+                if passed not in stacked or len(every_view) in passed:
+                    stacked[passed] = stack_views([seen[v] for v in passed])
+            output = join([self._run_pass(name, expert, passed, arrange, stacked[passed]) for passed in plan])
+            if len(seen) > len(every_view):
+                output, marginal = split_last(output, n_samples)
+                marginals.append(marginal)
+            outputs.append(output)
+        output = _across_experts(self.names, outputs)
+        return output, _stack_predictions("prediction", self.names, marginals) if marginals else None
 
-    def _plan(self, name: str, expert: nn.Module, n_views: int) -> list[tuple[int, ...]]:
-        """Group the views of an expert into passes."""
-        each: list[tuple[int, ...]] = [(v,) for v in range(n_views)]
-        if self.execution == "sequential" or n_views == 1:
+    def _with_alone(
+        self, output: BackboneOutput, arrange: Arrange, alone: Sequence[tuple[Modality, ...]], n_views: int
+    ) -> tuple[BackboneOutput, Tensor | None]:
+        """Run the first experts on one modality each, beside what all made of the views in one pass."""
+        if not alone:
+            return output, None
+        passes = [
+            self._run_pass(name, expert, (n_views,), arrange, modalities)
+            for name, expert, modalities in zip(self.names, self, alone, strict=False)
+        ]
+        marginals = _stack_predictions("prediction", self.names, [one.prediction for one in passes])
+        own = [one.aux_loss for one in passes if one.aux_loss is not None]
+        if output.aux_loss is not None and own:
+            first, others = output.aux_loss.tensor_split([len(own)])
+            share = marginals.shape[0] / (marginals.shape[0] + output.prediction.shape[0])
+            output = replace(output, aux_loss=torch.cat([first.lerp(torch.stack(own), share), others]))
+        return output, marginals
+
+    def _plan(self, name: str, expert: nn.Module, n_views: int, *, alone: bool) -> list[tuple[int, ...]]:
+        """Group the views of an expert into passes; its modality alone, if it runs, is the last."""
+        each: list[tuple[int, ...]] = [(v,) for v in range(n_views + alone)]
+        if self.execution == "sequential" or len(each) == 1:
             return each
         mixing = mixing_layer(expert)
         if mixing is None:
             # Only a pass on the real batch alone may update a buffer.
             buffered = any(layer._buffers for layer in expert.modules())  # None is a buffer too: one to come
-            return [(0,), tuple(range(1, n_views))] if buffered else [tuple(range(n_views))]
-        if self.execution == "batched":
+            return [(0,), tuple(range(1, len(each)))] if buffered else [tuple(range(len(each)))]
+        if self.execution == "batched" and n_views > 1:
             raise ValueError(
                 f"execution='batched' must be able to stack real and perturbed samples in one pass, however {mixing} "
                 f"of expert {name!r} lets the samples of a batch influence each other; use execution='auto'"
@@ -345,8 +365,8 @@ def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
     return output
 
 
-def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
-    """Concatenate the passes of one expert; the auxiliary loss is the mean over all rows."""
+def join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
+    """Concatenate passes; the auxiliary loss is the mean over all rows."""
     # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
     if len(passes) == 1:
         return passes[0]
@@ -358,6 +378,14 @@ def _join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
         torch.stack(aux_losses).sum() / sum(n_rows) if aux_losses else None,
         torch.cat(latents) if len(latents) == len(passes) else None,
     )
+
+
+def split_last(output: BackboneOutput, n_rows: int) -> tuple[BackboneOutput, Tensor]:
+    """Take the last rows off; they share the auxiliary loss."""
+    kept = output.prediction.shape[0] - n_rows
+    prediction, last = output.prediction.split([kept, n_rows])
+    latent = None if output.latent is None else output.latent.narrow(0, 0, kept)
+    return BackboneOutput(prediction, output.aux_loss, latent), last
 
 
 def _across_experts(names: Sequence[str], outputs: Sequence[BackboneOutput]) -> BackboneOutput:

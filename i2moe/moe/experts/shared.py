@@ -11,6 +11,8 @@ from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leave
 from i2moe.moe.experts.bank import (
     ExpertOutputs,
     check_output,
+    join,
+    split_last,
     split_views,
     stack_views,
 )
@@ -25,7 +27,9 @@ __all__ = ["SharedExperts"]
 class SharedExperts(nn.Module):
     """Run E experts of k members each, which share the weights of one backbone.
 
-    An expert's prediction is the mean of its members'. The members of the uniqueness experts come first.
+    An expert's prediction is the mean of its members'. The members of the uniqueness experts come first. All rows run
+    in one pass, those of one modality alone too; these in a pass of their own where there are perturbed views, or
+    buffers, which they must not change.
 
     Args:
         backbone: the module to share, see `share`.
@@ -53,37 +57,42 @@ class SharedExperts(nn.Module):
             views: the real batch and its perturbed views.
             alone: for each modality the batch in which all others are filled in; empty where not needed.
         """
-        n_experts = len(self.names)
-        everyone = stack_views((views.real, *views.perturbed))
-        output = self._run(arrange, [everyone] * n_experts)
+        n_experts, n_samples = len(self.names), leaves(views.real)[0].shape[0]
+        everyone = [stack_views((views.real, *views.perturbed))] * n_experts
+        if alone and not views.perturbed and not any(True for _ in self.backbone.buffers()):
+            passes = [self._run(arrange, everyone, alone)]
+        else:
+            passes = [self._run(arrange, everyone)]
+            if alone:
+                with borrowed_buffers(self.backbone):
+                    passes.append(self._run(arrange, alone))
+        output, last = split_last(join(passes), len(alone) * self.n_members * n_samples)
+
         member_predictions = self._by_expert(output.prediction, n_experts)  # (N, E, k, ...)
         predictions, prediction_views = split_views(member_predictions.mean(2), views)
         latent = None if output.latent is None else self._by_expert(output.latent, n_experts).mean(2)
-        marginals = None
-        if alone:
-            # Filled-in batches must not enter running statistics.
-            with borrowed_buffers(self.backbone):
-                marginals = self._by_expert(self._run(arrange, alone).prediction, len(alone))
+        marginals = self._by_expert(last, len(alone)) if alone else None
         return ExpertOutputs(
             predictions,
             prediction_views,
             None if latent is None else split_views(latent, views)[1],
             predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
             None if marginals is None else marginals.mean(2),
-            member_predictions[: predictions.shape[0]],
+            member_predictions[:n_samples],
             marginals,
         )
 
-    def _run(self, arrange: Arrange, inputs: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
-        """Run the members of the first experts, each on the inputs of its expert."""
-        n_rows = leaves(inputs[0])[0].shape[0]
-        active = self.n_members * len(inputs)
+    def _run(self, arrange: Arrange, *groups: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
+        """Run the members of the first experts of each group, each on the inputs of its expert."""
+        inputs = [each for group in groups for each in group]
+        counts = [self.n_members * len(group) for group in groups]
+        n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
         rows = _repeat(inputs, self.n_members)
         args, kwargs = arrange(rows)
         versions = versions_of(rows)
 
         def call(*args: object, **kwargs: object) -> object:
-            with self.members.running(active, active * n_rows):
+            with self.members.running(*counts, n_rows=n_rows):
                 return self.backbone(*args, **kwargs)
 
         if self.checkpoint and torch.is_grad_enabled():
@@ -91,7 +100,7 @@ class SharedExperts(nn.Module):
         else:
             output = call(*args, **kwargs)
         check_untouched("shared", rows, versions)
-        return check_output("shared", output, active * n_rows)
+        return check_output("shared", output, n_rows)
 
     def _by_expert(self, rows: Tensor, n_experts: int) -> Tensor:
         """Turn (E * k * N, ...) into (N, E, k, ...)."""
@@ -102,9 +111,10 @@ def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Mod
     """Order the rows by expert, then member: (E * k * N, ...) from E inputs (N, ...)."""
 
     def repeat(*each: Tensor) -> Tensor:
-        if all(x is each[0] for x in each):  # the same rows for all experts: one copy less
-            return each[0].expand(len(each) * n_members, *each[0].shape).flatten(0, 1)
-        stacked = torch.stack(each).unsqueeze(1)  # (E, 1, N, ...)
-        return stacked.expand(-1, n_members, *stacked.shape[2:]).flatten(0, 2)
+        runs: list[tuple[Tensor, int]] = []  # neighbors that see the same are copied once
+        for x in each:
+            same = bool(runs) and runs[-1][0] is x
+            runs[len(runs) - same :] = [(x, n_members + (runs[-1][1] if same else 0))]
+        return torch.cat([x.expand(n, *x.shape) for x, n in runs]).flatten(0, 1)
 
     return tuple(map_leaves(repeat, *same) for same in zip(*inputs, strict=True))

@@ -17,7 +17,7 @@ _LAST_AXIS = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.LSTM, nn.GRU, n
 
 
 class Members:
-    """Which members the rows of a pass belong to: the first `active` of all, each with as many consecutive rows.
+    """Which members the rows of a pass belong to, each to as many consecutive rows.
 
     Args:
         n_members: number of members of an expert.
@@ -27,22 +27,33 @@ class Members:
     def __init__(self, n_members: int, n_experts: int) -> None:
         self.n_members = n_members
         self.n_experts = n_experts
-        self.active = self.n_rows = n_experts * n_members
+        self.counts: tuple[int, ...] = (n_experts * n_members,)
+        self.n_rows = n_experts * n_members
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of equal blocks that the rows fall into."""
+        return sum(self.counts)
 
     @contextmanager
-    def running(self, active: int, n_rows: int) -> Iterator[None]:
+    def running(self, *counts: int, n_rows: int) -> Iterator[None]:
         """Say which members the rows of a pass belong to.
 
         Args:
-            active: the first members that run.
-            n_rows: rows of the pass, as many for each of them.
+            *counts: how many of the first members run; with several counts, those of the first, then those of the next.
+            n_rows: rows of the pass.
         """
-        before = self.active, self.n_rows
-        self.active, self.n_rows = active, n_rows
+        before = self.counts, self.n_rows
+        self.counts, self.n_rows = counts, n_rows
         try:
             yield
         finally:
-            self.active, self.n_rows = before
+            self.counts, self.n_rows = before
+
+    def of_blocks(self, values: Tensor) -> Tensor:
+        """Turn what each of n members has, (n, D), into what each block has."""
+        parts = [values if count == len(values) else values.narrow(0, 0, count) for count in self.counts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def share(module: nn.Module, n_members: int, *, n_experts: int = 1) -> Members:
@@ -125,13 +136,17 @@ class _Factors(nn.Module):
         """Scale and shift what comes out."""
         if isinstance(output, tuple):  # attention and recurrent layers return more beside it
             return (self.after(layer, args, output[0]), *output[1:])
-        return self._by_member(self._scale(output, self.outputs), self.bias, torch.add)
+        blocks = self._blocks(output)
+        bias, factors = (self._of_blocks(values, blocks) for values in (self.bias, self.outputs))
+        return torch.addcmul(bias, blocks, factors).flatten(0, 1)
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
-        return self._by_member(x, factors, torch.mul)
+        blocks = self._blocks(x)
+        return (blocks * self._of_blocks(factors, blocks)).flatten(0, 1)
 
-    def _by_member(self, x: Tensor, values: Tensor, combine: Any) -> Tensor:
-        active, n_rows = self.members.active, self.members.n_rows
+    def _blocks(self, x: Tensor) -> Tensor:
+        """Split the rows by member, (n, R, ...)."""
+        n_rows = self.members.n_rows
         if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1:  # one row for all: the embedding of positions, say
             x = x.expand(n_rows, *x.shape[1:])
         if not isinstance(x, Tensor) or x.shape[0] % n_rows:
@@ -140,12 +155,13 @@ class _Factors(nn.Module):
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
-        # Values (active, C) beside rows (active, rows of each, ...): C goes to the axis of the features.
-        shape = [active, *(1,) * x.ndim]
+        return x.reshape(self.members.n_blocks, -1, *x.shape[1:])
+
+    def _of_blocks(self, values: Tensor, blocks: Tensor) -> Tensor:
+        """Give the members' values (n, D) the axes of the blocks."""
+        shape = [self.members.n_blocks, *(1,) * (blocks.ndim - 1)]
         shape[2 if self.axis == 1 else -1] = values.shape[1]
-        rows = x.reshape(active, -1, *x.shape[1:])
-        combined: Tensor = combine(rows, values[:active].view(shape)).reshape(x.shape)
-        return combined
+        return self.members.of_blocks(values).view(shape)
 
 
 def _layers(module: nn.Module, path: str = "", common: bool = False) -> Iterator[tuple[str, nn.Module]]:

@@ -37,7 +37,7 @@ def run_vmapped(
         trusted: they have not changed since an earlier pass, in which they had the same structure and changed nothing.
 
     Returns:
-        Prediction and latent (B, E, ...), and the mean auxiliary loss.
+        Prediction and latent (B, E, ...), and the auxiliary losses (E,).
 
     Raises:
         RuntimeError: if the experts cannot run in one pass; names the layer that is in the way.
@@ -80,7 +80,7 @@ def run_vmapped(
     latent = results.get("latent")
     return BackboneOutput(
         results["prediction"].movedim(0, 1),
-        None if aux_loss is None else aux_loss.mean(),
+        aux_loss,
         None if latent is None else latent.movedim(0, 1),
     )
 
