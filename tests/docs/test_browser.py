@@ -94,11 +94,14 @@ def test_formulas_are_drawn(open_page: Any) -> None:
 
 def test_copied_code_has_no_prompts(open_page: Any) -> None:
     page = open_page("tutorial.html")
-    page.locator(".highlight").first.hover()
-    page.locator("button.copybtn").first.click()
-    code = page.evaluate("navigator.clipboard.readText()")
-    assert code.startswith("import torch\nfrom torch import nn\nclass Classifier(nn.Module):\n    def __init__")
-    assert ">>>" not in code
+    block = page.locator(".highlight", has=page.locator(".gp")).first
+    shown = block.locator("pre").inner_text().splitlines()
+    block.hover()
+    block.locator("button.copybtn").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    code = [line[4:] for line in shown if line.startswith((">>>", "..."))]
+    assert 0 < len(code) < len(shown)
+    assert copied.strip() == "\n".join(code).strip()
 
 
 @pytest.mark.parametrize(
