@@ -22,15 +22,15 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 
 def together(work: Callable[..., None], folder: Path, *args: Any) -> None:
     """Run `work(rank, folder, ...)` in every process. One that fails alone lets the others wait for a minute."""
-    # Each process waits in its piece of work until the other one has taken the second piece.
-    ranks = [_processes().submit(_join, rank, work, folder, *args) for rank in range(N_PROCESSES)]
-    for rank in ranks:
-        rank.result()
+    running = [process.submit(_join, rank, work, folder, *args) for rank, process in enumerate(_processes())]
+    for each in running:
+        each.result()
 
 
 @cache
-def _processes() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(N_PROCESSES, get_context("spawn"))
+def _processes() -> tuple[ProcessPoolExecutor, ...]:
+    # A process keeps its rank from test to test: torch caches what it has laid out for a rank.
+    return tuple(ProcessPoolExecutor(1, get_context("spawn")) for _ in range(N_PROCESSES))
 
 
 def _join(rank: int, work: Callable[..., None], folder: Path, *args: Any) -> None:

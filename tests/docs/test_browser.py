@@ -106,7 +106,7 @@ def test_copied_code_has_no_prompts(open_page: Any) -> None:
 
 @pytest.mark.parametrize(
     ("word", "page"),
-    [("missing", "missing-modalities.html"), ("Lightning", "every-loop.html"), ("mask", "how-to.html")],
+    [("missing", "missing-modalities.html"), ("Lightning", "every-loop.html"), ("mask", "missing-modalities.html")],
 )
 def test_search_finds(open_page: Any, word: str, page: str) -> None:
     results = open_page(f"search.html?q={word}").locator("ul.search a")
