@@ -109,10 +109,8 @@ def test_copied_code_has_no_prompts(open_page: Any) -> None:
     [("missing", "missing-modalities.html"), ("Lightning", "every-loop.html"), ("mask", "missing-modalities.html")],
 )
 def test_search_finds(open_page: Any, word: str, page: str) -> None:
-    results = open_page(f"search.html?q={word}").locator("ul.search a")
-    results.first.wait_for()
-    links = results.evaluate_all("found => found.map(a => a.getAttribute('href'))")
-    assert any(link.startswith(page) for link in links)
+    results = open_page(f"search.html?q={word}").locator(f"ul.search a[href^='{page}']")
+    results.first.wait_for()  # they come one by one; none within the time limit is an error
 
 
 def test_the_menu_opens_on_a_phone(open_page: Any) -> None:
