@@ -67,6 +67,9 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     weights = [one.weights for one in found if one.weights is not None]
     if len(weights) > 1:
         values["stable"] = fmean(correlations(weights[0], weights[1]))
+    if len(weights) > 3:
+        pairs = [(weights[i] + weights[i + 1]) / 2 for i in (0, 2)]
+        values["stable, two models"] = fmean(correlations(*pairs))
     if weights:
         apart = mean_shares_apart(data, split, settings)
         values["apart"] = fmean(float((each.mean(0) - apart).abs().sum()) / 2 for each in weights)

@@ -20,6 +20,7 @@ COLUMNS = {
         "faithful",
         "faithful, worst",
         "stable",
+        "stable, two models",
         "apart",
         "benefit, weights",
         "benefit, posterior",
