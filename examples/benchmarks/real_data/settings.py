@@ -18,7 +18,8 @@ class Settings:
         data: names of data sets in `examples.datasets` whose modalities are vectors or signals (T, 3).
         methods: names of contenders; all of them if empty.
         splits: number of splits; watch has five.
-        starts: trainings of the methods with experts on each split; two measure stability, four that of two models together.
+        starts: trainings of the methods with experts on each split. Two measure stability, four that of two models
+            together.
         steps: most steps of training, rounded up to whole epochs.
         patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
