@@ -87,7 +87,7 @@ def check_probabilities(what: str, probabilities: Tensor) -> None:
 def check_distribution(what: str, values: Tensor, cure: str) -> None:
     """Raise a ValueError unless the last axis holds numbers that are not negative and sum to 1, but for rounding."""
     totals = values.float().sum(-1)
-    if float(values.min()) < -TOLERANCE or float((totals - 1).abs().max()) > TOLERANCE:
+    if float(values.min()) < -1e-6 or float((totals - 1).abs().max()) > TOLERANCE:
         raise ValueError(
             f"{what} must be at least 0 and sum to 1 over the last axis, however they lie in "
             f"[{float(values.min()):.3g}, {float(values.max()):.3g}] and sum to {float(totals.min()):.3g} to "
