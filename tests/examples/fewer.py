@@ -17,5 +17,5 @@ def every_sixth(windows: Windows) -> Windows:
 def load_few(fold: int = 0) -> WatchData:
     """Load a fold, and every sixth of its windows."""
     data = load_watch(fold)
-    train, validation, test = map(every_sixth, (data.train, data.validation, data.test))
+    train, validation, test = (every_sixth(windows) for windows in (data.train, data.validation, data.test))
     return replace(data, train=train, validation=validation, test=test)
