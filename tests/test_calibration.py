@@ -175,6 +175,11 @@ def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
         (lambda: calibrate(nn.Linear(2, 2), []), ValueError, "must be or hold one InteractionMoE"),
         (lambda: calibrate(learned(), []), ValueError, "however its weights come from a Reweighter"),
         (lambda: calibrate(make(), []), ValueError, "at least one batch, however it is empty"),
+        (
+            lambda: calibrate(make(), [(1, 2, 3)]),
+            ValueError,
+            r"must be \(modalities, target\), however .* of 3",
+        ),
         (lambda: calibrate(make(), [(batches("regression")[0])]), ValueError, "must be class indices"),
         (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
     ],

@@ -13,6 +13,7 @@ import torch
 
 from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation.report.html.examples import chosen_samples
 from tests.test_report_alone import batches, made_up, make
 
 VOID = {"meta", "link", "rect", "line", "br"}
@@ -168,3 +169,14 @@ def test_a_notebook_shows_the_summary_and_a_figure() -> None:
     page = Page(made_up()._repr_html_())
     assert "400 samples, classification, accuracy 100.0%" in page.text
     assert page.tags.count("svg") == 1
+
+
+def test_a_sample_that_rests_on_an_interaction_is_right_and_rests_on_it_most() -> None:
+    torch.manual_seed(0)
+    weights = torch.rand(200, 4).softmax(1)
+    report = replace(made_up(200), weights=weights)
+    chosen = {why: index for index, why in chosen_samples(report).items() if why.startswith("rests on")}
+    assert len(chosen) > 2
+    for why, index in chosen.items():
+        assert report.expert_names[int(weights[index].argmax())] == why.removeprefix("rests on ")
+        assert report.correct[index]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from i2moe._common.tasks import Task, check_target, probabilities
+from i2moe.interpretation.observation.batches import split_batch
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -50,7 +51,7 @@ def calibrate(
 
     Raises:
         TypeError: if the model is no module.
-        ValueError: if it has no computed weights, the data is empty or a target does not fit.
+        ValueError: if it has no computed weights, the data is empty, or a batch or a target does not fit.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -73,14 +74,14 @@ def calibrate(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):
         reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
-        for modalities, target in data:
+        for modalities, target in map(split_batch, data):
             out = observe(moe, partial(call, model, move(modalities, device))).output
             assert out.marginals is not None
             assert out.available is not None
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
             outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
             outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
-            target = check_target(reweighter.task, torch.as_tensor(target).cpu(), outputs[:, -1].shape, outputs.dtype)
+            target = check_target(reweighter.task, target.cpu(), outputs[:, -1].shape, outputs.dtype)
             several = out.available.sum(1, keepdim=True) > 1
             rows.append((outputs, target, torch.cat((out.available, several), dim=1).cpu()))
     if not rows:

@@ -23,8 +23,8 @@ def single_samples(report: Diagnostics) -> str:
         "samples",
         "Single samples",
         paragraph(
-            "A few, to see what weights mean: for each interaction a well predicted sample that rests on it, the "
-            "sample whose weights are most even, and the prediction that is farthest off."
+            "A few, to see what weights mean: for each interaction a sample that is predicted right and rests on it "
+            "most, the sample whose weights are most even, and the prediction that is farthest off."
         ),
         *(_article(report, index, why) for index, why in chosen_samples(report).items()),
     )
@@ -41,8 +41,9 @@ def chosen_samples(report: Diagnostics) -> dict[int, str]:
     chosen: dict[int, str] = {}
     standing = (ranks(report.score) + 1) / len(report)
     for e, name in enumerate(report.expert_names[:_MOST_EXPERTS]):
-        index = int((report.weights[:, e] * standing).argmax())
-        if report.weights[index, e] >= 1 / len(report.expert_names):
+        fits = report.correct & (report.weights.argmax(1) == e)
+        if fits.any():
+            index = int((report.weights[:, e] * standing).masked_fill(~fits, -1).argmax())
             chosen.setdefault(index, f"rests on {name}")
     chosen.setdefault(int(report.entropy.argmax()), "the most even weights")
     wrong = (~report.correct).nonzero().flatten()
