@@ -133,15 +133,12 @@ class InteractionMoE(nn.Module):
         self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, names)
         self.arguments: dict[str, tuple[str, ...]] | None = group_arguments(modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
-        reweighter = ComputedReweighter() if reweighter == "computed" else reweighter
-        computed = isinstance(reweighter, ComputedReweighter)
-        if perturbation == "auto":
-            perturbation = None if computed else "gaussian"
+        _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
+        reweighter, perturbation, fill = _with_defaults(reweighter, perturbation, fill)
         self.perturbation: Perturbation | None = _make_perturbation(perturbation, self.interactions, n_modalities)
         self.losses: Losses = _check_losses(losses)
-        _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
-        self.fill: Fills | None = make_fills("zero" if computed and fill is None else fill, n_modalities, feature_dims)
+        self.fill: Fills | None = make_fills(fill, n_modalities, feature_dims)
         # An `ExpertBank`, or `SharedExperts` with members.
         self.experts: Any = make_experts(
             backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
@@ -314,6 +311,16 @@ def _check_losses(losses: Losses | None) -> Losses:
     return losses
 
 
+def _with_defaults(reweighter: Any, perturbation: Any, fill: Any) -> tuple[Any, Any, Any]:
+    """Return reweighter, perturbation and fill; computed weights need no views, and a fill."""
+    if reweighter == "computed":
+        reweighter = ComputedReweighter()
+    computed = isinstance(reweighter, ComputedReweighter)
+    if isinstance(perturbation, str) and perturbation == "auto":
+        perturbation = None if computed else "gaussian"
+    return reweighter, perturbation, "zero" if computed and fill is None else fill
+
+
 def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, needed: bool) -> None:
     if feature_dims is None:
         return
@@ -329,11 +336,11 @@ def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, need
 
 
 def _check_reweighter(
-    reweighter: Weigh | None,
+    reweighter: Any,
     interactions: tuple[Interaction, ...],
     n_modalities: int,
     feature_dims: Sequence[int] | None,
-) -> Weigh:
+) -> Any:
     n_experts = len(interactions)
     if isinstance(reweighter, str):
         raise ValueError(f"reweighter must be 'computed', an object or None, however it is {reweighter!r}")
@@ -346,6 +353,6 @@ def _check_reweighter(
         return Reweighter(n_experts, feature_dims)
     if getattr(reweighter, "n_experts", n_experts) != n_experts:
         raise ValueError(
-            f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"  # type: ignore[attr-defined]
+            f"the reweighter must weigh the {n_experts} experts, however its n_experts is {reweighter.n_experts}"
         )
     return reweighter
