@@ -36,6 +36,7 @@ class InteractionMetric:
 
     Example:
         >>> from i2moe import InteractionMoE
+        >>> _ = torch.manual_seed(0)
         >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed").eval()
         >>> metric = InteractionMetric(model)
         >>> for _ in range(3):
