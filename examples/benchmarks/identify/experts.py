@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from examples.benchmarks.identify.networks import Embedding, Fusion, accuracy, task_loss
+from examples.benchmarks.identify.networks import Embedding, accuracy, task_loss
 from examples.benchmarks.identify.settings import Training
+from examples.common.modules import Fusion
 from examples.datasets.known import KnownInteractions
 from i2moe import InteractionLosses, InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
@@ -72,7 +73,7 @@ def train_experts(
     model = EmbeddedExperts(
         embed,
         InteractionMoE(
-            lambda: Fusion(sum(embed.widths), training.hidden_dim, n_outputs),
+            lambda: Fusion(sum(embed.widths), n_outputs, [training.hidden_dim] * 2),
             len(embed.widths),
             feature_dims=embed.widths,
             losses=InteractionLosses(task),

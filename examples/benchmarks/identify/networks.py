@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.benchmarks.identify.settings import Training
+from examples.common.modules import Fusion
 from examples.quickstart import WIDTH, Encoder
 
-__all__ = ["Embedding", "Fusion", "Network", "accuracy", "task_loss"]
+__all__ = ["Embedding", "Network", "accuracy", "task_loss"]
 
 
 class Embedding(nn.Module):
@@ -41,32 +42,13 @@ class Embedding(nn.Module):
         return [encoder(x) for encoder, x in zip(self.encoders, modalities, strict=True)]
 
 
-class Fusion(nn.Module):
-    """Concatenate the modalities; two hidden layers."""
-
-    def __init__(self, n_features: int, hidden_dim: int, n_outputs: int) -> None:
-        super().__init__()
-        self.network = nn.Sequential(
-            nn.Linear(n_features, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, n_outputs),
-        )
-
-    def forward(self, *modalities: Tensor) -> Tensor:
-        """Predict (B, C) from M modalities (B, D)."""
-        prediction: Tensor = self.network(torch.cat(modalities, dim=-1))
-        return prediction
-
-
 class Network(nn.Module):
     """Embed the modalities, and fuse them."""
 
     def __init__(self, shapes: Sequence[Sequence[int]], n_outputs: int, training: Training) -> None:
         super().__init__()
         self.embed = Embedding(shapes, training.convolutional)
-        self.fusion = Fusion(sum(self.embed.widths), training.hidden_dim, n_outputs)
+        self.fusion = Fusion(sum(self.embed.widths), n_outputs, [training.hidden_dim] * 2)
 
     def forward(self, *modalities: Tensor) -> Tensor:
         """Predict (B, C)."""

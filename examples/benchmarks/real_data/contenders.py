@@ -22,7 +22,7 @@ from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Interac
 from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
 
-__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "train"]
+__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "prediction_of", "train"]
 
 DROPOUT = 0.3
 """Share of the modalities that is dropped in training, where a contender has modality dropout."""
@@ -189,7 +189,11 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
 
 def predict(model: nn.Module, modalities: Sequence[Tensor], available: Tensor) -> Tensor:
     """Return the outputs (n, C)."""
-    out = model(*modalities, available)
+    return prediction_of(model(*modalities, available))
+
+
+def prediction_of(out: Any) -> Tensor:
+    """Return the outputs (n, C) of what a contender returned."""
     prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
     return prediction
 

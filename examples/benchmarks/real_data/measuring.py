@@ -17,7 +17,7 @@ from examples.benchmarks.real_data.behavior import (
     observe_behavior,
     shares_of,
 )
-from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, Model, predict, train
+from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, Model, predict, prediction_of, train
 from examples.benchmarks.real_data.robustness import robustness
 from examples.benchmarks.real_data.scores import likelihood_scores, main_score
 from examples.benchmarks.real_data.settings import Settings
@@ -54,14 +54,16 @@ def measure(model: Model, data: MultimodalData, n_noise_draws: int) -> Measured:
     test, metric = data.test, data.metrics[0]
     batch, held_out = (split[torch.arange(len(split))] for split in (test, data.validation))
     start = time.process_time()
-    outputs = predict(model, batch.modalities, batch.available)
+    out = model(*batch.modalities, batch.available)
     seconds = time.process_time() - start
 
+    outputs = prediction_of(out)
     seen = observe_behavior(lambda modalities, available: predict(model, modalities, available), test)
+    without = _scores_without(seen, test, metric)
     values = {
         "score": main_score(outputs, batch.targets, metric),
-        "missing": fmean(_scores_without(seen, test, metric)),
-        "missing, worst": min(_scores_without(seen, test, metric)),
+        "missing": fmean(without),
+        "missing, worst": min(without),
         "subsets": fmean(main_score(x, batch.targets, metric) for x in seen.subsets.unbind(1)),
         "parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
         "inference": 1e6 * seconds / len(test),
@@ -80,7 +82,7 @@ def measure(model: Model, data: MultimodalData, n_noise_draws: int) -> Measured:
     }
     weights: Tensor | None = None
     if model.has_experts:
-        weights = model(*batch.modalities, batch.available).weights
+        weights = out.weights
         faithful = correlations(weights, shares_of(seen.alone, seen.full, test.available, data.task))
         values |= {"faithful": fmean(faithful), "faithful, worst": min(faithful)}
     if data.task == "classification":

@@ -24,8 +24,6 @@ __all__ = ["Results", "run_all"]
 Results = dict[str, dict[str, dict[int, dict[str, float]]]]
 """Data -> contender -> split -> what was measured, a mean over starts."""
 
-_WITH_EXPERTS = ("paper", "computed")
-
 
 def run_all(settings: Settings) -> Results:
     """Run what the file of runs does not hold yet, and return all."""
@@ -37,11 +35,8 @@ def run_all(settings: Settings) -> Results:
     torch.set_num_threads(1)
     settings.runs.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(found): found for found in _read(settings)}
-    jobs = [
-        (data, split, method, settings)
-        for data, split, method in product(settings.data, range(settings.splits), settings.methods or CONTENDERS)
-        if (data, split, method, *_trained(settings)) not in done
-    ]
+    wanted = list(product(settings.data, range(settings.splits), settings.methods or CONTENDERS))
+    jobs = [(*run, settings) for run in wanted if _key(_described(*run, settings)) not in done]
     with (
         ProcessPoolExecutor(settings.processes, mp_context=get_context("spawn")) as pool,
         settings.runs.open("a") as file,
@@ -51,8 +46,8 @@ def run_all(settings: Settings) -> Results:
             file.flush()
             done[_key(found)] = found
     results: Results = {}
-    for name, split, method in product(settings.data, range(settings.splits), settings.methods or CONTENDERS):
-        found = done[(name, split, method, *_trained(settings))]
+    for name, split, method in wanted:
+        found = done[_key(_described(name, split, method, settings))]
         results.setdefault(name, {}).setdefault(method, {})[split] = found["values"]
     return results
 
@@ -61,8 +56,9 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     name, split, method, settings = job
     torch.set_num_threads(1)
     data = find(name).open(split=split)
-    starts = settings.starts if method in _WITH_EXPERTS else 1
-    found = [run(data, CONTENDERS[method], 100 * split + start, settings) for start in range(starts)]
+    found = [run(data, CONTENDERS[method], 100 * split, settings)]
+    if found[0].weights is not None:  # only weights need more than one start
+        found += [run(data, CONTENDERS[method], 100 * split + start, settings) for start in range(1, settings.starts)]
     values = {key: fmean(one.values[key] for one in found) for key in found[0].values}
     weights = [one.weights for one in found if one.weights is not None]
     if len(weights) > 1:
@@ -73,13 +69,13 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     if weights:
         apart = mean_shares_apart(data, split, settings)
         values["apart"] = fmean(float((each.mean(0) - apart).abs().sum()) / 2 for each in weights)
-    trained = dict(zip(("steps", "patience", "batch_size", "noise_draws", "starts"), _trained(settings), strict=True))
-    return {"data": name, "split": split, "method": method, **trained, "values": values}
+    return {**_described(name, split, method, settings), "values": values}
 
 
-def _trained(settings: Settings) -> tuple[int, ...]:
-    """Return the settings on which a run's values depend."""
-    return settings.steps, settings.patience, settings.batch_size, settings.noise_draws, settings.starts
+def _described(name: str, split: int, method: str, settings: Settings) -> dict[str, Any]:
+    """Return a run's name and the settings on which its values depend."""
+    of_run = {key: getattr(settings, key) for key in ("steps", "patience", "batch_size", "noise_draws", "starts")}
+    return {"data": name, "split": split, "method": method, **of_run}
 
 
 def _key(found: dict[str, Any]) -> tuple[Any, ...]:

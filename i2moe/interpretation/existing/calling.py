@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor, sequence_like
-from i2moe._common.tasks import Task
+from i2moe._common.tasks import Task, probabilities
 from i2moe.interpretation.existing.rows import n_rows
 from i2moe.interpretation.observation.observe import call_by_signature, move
 
@@ -147,10 +147,8 @@ class Predictor:
         outputs = self._read(self.call(self.function, joined), n_rows(modalities[0]))
         if self.returns is None:
             self.returns = "probabilities" if self._are_probabilities(outputs) else "raw"
-        if self.task == "regression":
-            return outputs
         if self.returns == "raw":
-            return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
+            return probabilities(self.task, outputs)
         if not self._are_probabilities(outputs):
             sums = ", rows summing to 1" if self.task == "classification" else ""
             raise ValueError(
@@ -210,10 +208,10 @@ def function_of(model: object, task: Task) -> Any:
     return model if method is None else method
 
 
-def raw_outputs(task: Task, probabilities: Tensor) -> Tensor:
+def raw_outputs(task: Task, predicted: Tensor) -> Tensor:
     """Turn probabilities (..., C) into the raw outputs that a report keeps; values stay."""
     if task == "regression":
-        return probabilities
+        return predicted
     if task == "classification":
-        return probabilities.clamp(min=_FLOOR).log()
-    return probabilities.logit(eps=_FLOOR)
+        return predicted.clamp(min=_FLOOR).log()
+    return predicted.logit(eps=_FLOOR)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._common.tasks import Task
+from i2moe._common.tasks import Task, probabilities
 
 __all__ = ["Head"]
 
@@ -45,10 +45,7 @@ class Head:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Predict (B, C): probabilities, or values."""
-        outputs = self._standardized(features) @ self.weight
-        if self.task == "regression":
-            return outputs
-        return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
+        return probabilities(self.task, self._standardized(features) @ self.weight)
 
     def _standardized(self, features: Tensor) -> Tensor:
         """Scale, and add the constant that the intercept belongs to: (N, F + 1)."""

@@ -19,6 +19,7 @@ from i2moe.interpretation.observation.batches import in_batch, split_batch
 from i2moe.interpretation.observation.observe import checksum, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import check_confidence
+from i2moe.moe.names import select_experts
 from i2moe.moe.weights.shares import interaction_shares
 
 __all__ = ["interactions"]
@@ -134,14 +135,15 @@ def interactions(
     from_all, compared, target, checksums = (torch.cat(part) for part in zip(*rows, strict=True))
     weights, _ = interaction_shares(compared[:, :-1], compared[:, -1], alone.prior)
     prediction = raw_outputs(task, from_all).float()
+    expert_names, of_experts = select_experts(form.names, "all")
     return InteractionReport(
         task=task,
         modality_names=form.names,
-        expert_names=(*(f"uniqueness/{name}" for name in form.names), "synergy", "redundancy"),
-        interactions=(*range(len(form.names)), "synergy", "redundancy"),
+        expert_names=expert_names,
+        interactions=of_experts,
         output_names=name_outputs(class_names, prediction.shape[1]),
         weights=weights.float(),
-        expert_predictions=prediction.unsqueeze(1).repeat(1, len(form.names) + 2, 1),
+        expert_predictions=prediction.unsqueeze(1).repeat(1, len(expert_names), 1),
         prediction=prediction,
         target=target,
         comprehensiveness=None,

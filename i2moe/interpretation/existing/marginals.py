@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import as_tensor
 from i2moe.interpretation.existing.calling import Predictor, raw_outputs
 from i2moe.interpretation.existing.heads import Head
@@ -69,8 +70,7 @@ class Replaced:
     prior: Tensor
 
     def __init__(self, n_references: int = 64) -> None:
-        if n_references < 1:
-            raise ValueError(f"n_references must be at least 1, however it is {n_references}")
+        check_at_least_one(n_references=n_references)
         self.n_references = n_references
         self.prior = torch.empty(0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from i2moe._common.checks import check_at_least_one
+
 __all__ = ["TemperatureSchedule"]
 
 
@@ -44,8 +46,7 @@ class TemperatureSchedule:
     def __init__(self, reweighter: _HasTemperature, *, start: float, end: float, n_steps: int) -> None:
         if not (start > 0 and end > 0):
             raise ValueError(f"temperatures must be positive, however they are {start} and {end}")
-        if n_steps < 1:
-            raise ValueError(f"n_steps must be at least 1, however it is {n_steps}")
+        check_at_least_one(n_steps=n_steps)
         if not hasattr(reweighter, "temperature"):
             raise TypeError(
                 f"reweighter must have a temperature, however it is a {type(reweighter).__name__}; "
