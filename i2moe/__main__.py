@@ -29,14 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="train on the arrays of a file and report which interactions predictions come from",
         description="Train on the arrays of an .npz file, and report on samples held out: a text on the terminal and a "
         "page in a file. A target of floating-point numbers is a regression, any other a classification.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     report.add_argument("data", type=Path, help=".npz file of arrays (N, D) or (N, T, D); rows of NaN are missing")
-    report.add_argument("--target", required=True, help="name of the array to predict, (N,)")
-    report.add_argument("--modalities", nargs="+", help="names of the arrays to predict from; by default all others")
+    report.add_argument("--target", required=True, default=argparse.SUPPRESS, help="name of the array to predict, (N,)")
+    report.add_argument(
+        "--modalities",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        help="names of the arrays to predict from (default: all others)",
+    )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="where to write the page")
     report.add_argument("--test-fraction", type=float, default=0.25, help="of the samples, to report on")
     report.add_argument("--max-epochs", type=int, default=200, help="passes over the samples, at most")
     report.add_argument("--seed", type=int, default=0, help="of the training and the samples held out")
+    report.add_argument(
+        "--retrain", action="store_true", help="train copies without each modality and each pair, to say what they lose"
+    )
     options = parser.parse_args(arguments)
     try:
         found = _report(options)
@@ -54,7 +63,7 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
 
     arrays = _read(options.data)
-    names = options.modalities or [name for name in arrays if name != options.target]
+    names = getattr(options, "modalities", None) or [name for name in arrays if name != options.target]
     unknown = [name for name in (options.target, *names) if name not in arrays]
     if unknown:
         raise ValueError(f"the names must be arrays of {options.data}: {list(arrays)}, however {unknown} are not")
@@ -73,7 +82,8 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         random_state=options.seed,
         stratify=y if classes else None,
     )
-    return estimator.fit(train, y_train).report(test, y_test)
+    retrain_on = (train, y_train) if options.retrain else None
+    return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

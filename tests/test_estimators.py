@@ -397,6 +397,18 @@ def test_the_command_line_writes_a_report(tmp_path: Path, capsys: pytest.Capture
         assert ("accuracy" if target.dtype.kind == "U" else "mean squared error") in printed
         assert "uniqueness" in out.read_text(encoding="utf-8")
 
+    main(["report", str(tmp_path / "data.npz"), "--target", "y", "--out", str(out), "--max-epochs", "2", "--retrain"])
+    assert "trained anew" in capsys.readouterr().out
+
+
+def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for default in ("report.html", "0.25", "200", "all others"):
+        assert f"default: {default})" in printed
+    assert "None" not in printed
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -107,19 +107,30 @@ class InteractionEstimator(BaseEstimator, ABC):
         check_is_fitted(self)
         return self.inputs_(Modalities(Xs))
 
-    def report(self, Xs: MultimodalData, y: Any, *, n_draws: int = 4, confidence: float = 0.95) -> InteractionReport:
+    def report(
+        self,
+        Xs: MultimodalData,
+        y: Any,
+        *,
+        retrain_on: tuple[Any, ...] | None = None,
+        n_draws: int = 4,
+        confidence: float = 0.95,
+    ) -> InteractionReport:
         """Report on samples that the model was not trained on, see `i2moe.explain`.
 
         Args:
             Xs: as for `fit`.
             y: their targets.
+            retrain_on: what `fit` was called with, `(Xs, y)` or `(Xs, y, sample_weight)`: copies of the estimator are
+                trained on it, one without each modality and without each pair, where others are left. The report then
+                has what such a model loses beside what this one does. None for no training.
             n_draws: number of replacements that measures of faithfulness are averaged over; 0 leaves them out.
             confidence: of the intervals.
         """
         modalities, available = self.to_tensors(Xs)
         target = self._code_target(_check_targets(y, len(available)))
         data = Rows(modalities, available, target, torch.ones(len(target)))
-        return explain(
+        found = explain(
             self.model_,
             data.for_reports(torch.device(self.device)),
             task=self._task,
@@ -128,6 +139,11 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws=n_draws,
             confidence=confidence,
         )
+        return found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on))
+
+    @abstractmethod
+    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+        """Return another's predictions as raw outputs of this one's model, (N, C)."""
 
     @abstractmethod
     def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -149,6 +165,20 @@ class InteractionEstimator(BaseEstimator, ABC):
     @abstractmethod
     def _output_names(self) -> list[str] | None:
         """Names of the outputs."""
+
+    def _refit(self, Xs: MultimodalData, others: MultimodalData, *rest: Any) -> Callable[[tuple[str, ...]], Tensor]:
+        """Return what trains a copy on some modalities, and predicts samples; NaN for those that have none of them."""
+
+        def refit(kept: tuple[str, ...]) -> Tensor:
+            known, rows = Modalities(others).ordered(self.modality_names_).keep(kept)
+            wanted, asked = Modalities(Xs).ordered(self.modality_names_).keep(kept)
+            copy = clone(self).fit(known[rows], *(np.asarray(values)[rows] for values in rest if values is not None))
+            predicted = self._raw_predictions(copy, wanted[asked])
+            found = predicted.new_full((len(wanted), predicted.shape[1]), torch.nan)
+            found[torch.from_numpy(asked)] = predicted
+            return found
+
+        return refit
 
     def _outputs(self, Xs: MultimodalData) -> dict[str, Tensor]:
         """Run the model over samples: prediction (N, C), weights (N, E) and marginals (N, M, C), in float64."""

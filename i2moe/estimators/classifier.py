@@ -112,6 +112,9 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
             )
         return torch.from_numpy(np.searchsorted(self.classes_, y))
 
+    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+        return other._outputs(Xs)["prediction"]
+
     def _loss(self) -> SampleLoss:
         return lambda prediction, target: F.cross_entropy(prediction, target, reduction="none")
 

@@ -98,6 +98,14 @@ class Modalities:
             return Modalities(self, names)
         return Modalities([self.arrays[self.names.index(name)] for name in names], names)
 
+    def keep(self, names: Sequence[str]) -> tuple[Modalities, np.ndarray]:
+        """Return the modalities with all but some missing, and the positions of the samples that have one of these."""
+        assert self.names is not None
+        named = zip(self.names, self.arrays, strict=True)
+        kept = Modalities([a if name in names else np.full_like(a, np.nan) for name, a in named], self.names)
+        here = [~np.isnan(a).reshape(len(a), -1).all(1) for a in kept.arrays]
+        return kept, np.flatnonzero(np.any(here, axis=0))
+
     def available(self) -> np.ndarray:
         """Return which modalities each sample has, (N, M) bool: those whose row is not all NaN.
 

@@ -52,16 +52,31 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         """Return the values predicted from each modality alone, (N, M) or (N, M, C); NaN where a sample lacks it."""
         return self._in_units(self._outputs(Xs)["marginals"].numpy())
 
-    def report(self, Xs: MultimodalData, y: Any, *, n_draws: int = 4, confidence: float = 0.95) -> InteractionReport:
+    def report(
+        self,
+        Xs: MultimodalData,
+        y: Any,
+        *,
+        retrain_on: tuple[Any, ...] | None = None,
+        n_draws: int = 4,
+        confidence: float = 0.95,
+    ) -> InteractionReport:
         """Report on samples that the model was not trained on, see `i2moe.explain`.
 
         A single target is in its unit. Several are in deviations of each.
         """
-        report = super().report(Xs, y, n_draws=n_draws, confidence=confidence)
+        report = super().report(Xs, y, retrain_on=retrain_on, n_draws=n_draws, confidence=confidence)
         if self._n_outputs > 1:
             return report
         mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])
-        values = ("expert_predictions", "prediction", "target", "marginals", "predictions_without")
+        values = (
+            "expert_predictions",
+            "prediction",
+            "target",
+            "marginals",
+            "predictions_without",
+            "predictions_retrained",
+        )
         changed: dict[str, Any] = {name: _linear(getattr(report, name), scale, mean) for name in values}
         for name in ("comprehensiveness", "sufficiency"):
             changed[name] = _linear(getattr(report, name), scale**2, 0.0)
@@ -86,6 +101,10 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
                 f"y must have {self._n_outputs} values for each sample as in fit, however its shape is {y.shape}"
             )
         return torch.from_numpy((values - self.target_mean_) / self.target_scale_).float()
+
+    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+        assert isinstance(other, InteractionRegressor)
+        return self._code_target(other.predict(Xs))
 
     def _loss(self) -> SampleLoss:
         return lambda prediction, target: (prediction - target).square().mean(-1)

@@ -15,7 +15,15 @@ from i2moe.losses import Interaction
 __all__ = ["ReportRecord", "dropped_subsets"]
 
 _MAY_BE_NONE = frozenset(
-    {"comprehensiveness", "sufficiency", "available", "marginals", "weight_spread", "predictions_without"}
+    {
+        "comprehensiveness",
+        "sufficiency",
+        "available",
+        "marginals",
+        "weight_spread",
+        "predictions_without",
+        "predictions_retrained",
+    }
 )
 
 
@@ -58,6 +66,8 @@ class ReportRecord:
             predictions; None without members.
         predictions_without: (N, S, C), raw outputs without the modalities of each of the S `dropped_subsets`, NaN where
             nothing would be left; None if not measured.
+        predictions_retrained: (N, S, C), the same of models that were trained without these modalities; None without
+            such models. See `with_retraining`.
         computed: whether the weights are computed from the predictions, and not learned.
         basis: what the weights rest on where the model has no experts, in words; empty for experts.
 
@@ -82,6 +92,7 @@ class ReportRecord:
     marginals: Tensor | None = None
     weight_spread: Tensor | None = None
     predictions_without: Tensor | None = None
+    predictions_retrained: Tensor | None = None
     computed: bool = False
     basis: str = ""
 
@@ -110,6 +121,7 @@ class ReportRecord:
             "marginals": (n, m, c),
             "weight_spread": (n, e),
             "predictions_without": (n, len(dropped_subsets(m)), c),
+            "predictions_retrained": (n, len(dropped_subsets(m)), c),
         }
         for name, shape in shapes.items():
             if getattr(self, name) is not None or name not in _MAY_BE_NONE:

@@ -11,6 +11,8 @@ from i2moe.interpretation.report.html import to_html, to_notebook
 from i2moe.interpretation.report.measures.comparison import compare
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import cost_of_dropping
+from i2moe.interpretation.report.measures.pairs import pair_interactions
+from i2moe.interpretation.report.measures.retraining import with_retraining
 from i2moe.interpretation.report.storage import load_record, save_record
 from i2moe.interpretation.report.text.samples import sample
 from i2moe.interpretation.report.text.summary import summary
@@ -43,6 +45,8 @@ class InteractionReport(Diagnostics):
     sample = sample
     compare = compare
     cost_of_dropping = cost_of_dropping
+    with_retraining = with_retraining
+    pair_interactions = pair_interactions
     to_html = to_html
     _repr_html_ = to_notebook
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from i2moe.interpretation.report.colors import expert_colors
 from i2moe.interpretation.report.html.parts import Bar, bars, items, legend, paragraph, section, stacked, table
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
-from i2moe.interpretation.report.measures.dropping import cost_of_dropping
+from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
+from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.measures.quality import Quality, chance
 from i2moe.interpretation.report.text.samples import meaning
 from i2moe.interpretation.report.warnings.rules import report_warnings
@@ -126,25 +127,38 @@ def without_a_modality(report: Diagnostics) -> str:
         [
             subset.replace("+", " and "),
             _score(report, cost.score),
-            _points(report, cost.cost),
-            "-"
-            if math.isnan(cost.low)
-            else f"{_points(report, cost.low).removesuffix(' pp')} to {_points(report, cost.high)}",
+            *_fall(report, cost),
+            *(() if report.predictions_retrained is None else _fall(report, cost.retrained)),
             str(cost.n_samples),
         ]
         for subset, cost in costs
     ]
     unit = "" if report.task == "regression" else " in percentage points (pp)"
+    header = ["without", name, "falls by", f"{report.confidence:.0%} interval"]
+    anew = "one that is trained without the modality may lose less."
+    if report.predictions_retrained is not None:
+        header += ["trained anew falls by", f"{report.confidence:.0%} interval"]
+        anew = "what one loses that is trained without the modality stands beside it (trained anew)."
+    pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
     return section(
         "without",
         "What happens when a modality is missing?",
         paragraph(f"By how much the {name} falls{unit} when the model has to do without, with the same samples:"),
         bars(rows, bottom=min([*ends, 0.0]), top=max([*ends, 1e-9]), mark=0.0, color="#D55E00"),
-        table(["without", name, "falls by", f"{report.confidence:.0%} interval", "samples"], detail),
+        table([*header, "samples"], detail),
         paragraph(
-            "An interval that holds 0 means that no loss was found. This model is asked to do without; one that is "
-            "trained without the modality may lose less. Samples with nothing left are not counted.",
+            f"An interval that holds 0 means that no loss was found. This model is asked to do without; {anew} "
+            "Samples with nothing left are not counted.",
             "note",
+        ),
+        *(
+            (
+                "<h3>Which pairs replace each other, which are needed together?</h3>",
+                items(pair.sentence() for pair in pairs),
+                paragraph("Only samples count that have both of the pair, and another modality left.", "note"),
+            )
+            if pairs
+            else ()
         ),
     )
 
@@ -255,6 +269,13 @@ def _points(report: Diagnostics, value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if report.task == "regression" else f"{100 * value:.1f} pp"
+
+
+def _fall(report: Diagnostics, cost: DroppingCost | None) -> list[str]:
+    if cost is None or math.isnan(cost.low):
+        return ["-" if cost is None else _points(report, cost.cost), "-"]
+    low = _points(report, cost.low).removesuffix(" pp")
+    return [_points(report, cost.cost), f"{low} to {_points(report, cost.high)}"]
 
 
 def _interval(group: WeightStatistics, e: int) -> str:

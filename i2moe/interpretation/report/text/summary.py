@@ -9,7 +9,8 @@ from torch import Tensor
 
 from i2moe._common.tasks import drop_name, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics, group_by_availability
-from i2moe.interpretation.report.measures.dropping import cost_of_dropping
+from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
+from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.text.columns import interval, number, table
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
@@ -129,13 +130,19 @@ def _alone(report: Diagnostics) -> str:
 
 
 def _dropping(report: Diagnostics) -> str:
-    """What dropping modalities costs."""
+    """What dropping modalities costs, and which pairs of them are redundant or synergistic."""
+    costs = list(cost_of_dropping(report).items())[:_MOST_ROWS]
     header = ["without", "samples", score_name[report.task], "falls by", f"{report.confidence:.0%} interval"]
-    rows = [
-        [name, str(cost.n_samples), number(cost.score), number(cost.cost), interval(cost.low, cost.high)]
-        for name, cost in list(cost_of_dropping(report).items())[:_MOST_ROWS]
-    ]
-    return table(header, rows)
+    rows = [[name, str(cost.n_samples), number(cost.score), *_fall(cost)] for name, cost in costs]
+    if report.predictions_retrained is not None:
+        header += ["trained anew", f"{report.confidence:.0%} interval"]
+        rows = [[*row, *_fall(cost.retrained)] for row, (_, cost) in zip(rows, costs, strict=True)]
+    pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
+    return "\n\n".join([table(header, rows), *(["\n".join(pair.sentence() for pair in pairs)] if pairs else [])])
+
+
+def _fall(cost: DroppingCost | None) -> list[str]:
+    return ["-", "-"] if cost is None else [number(cost.cost), interval(cost.low, cost.high)]
 
 
 def _availability(report: Diagnostics, available: Tensor) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from i2moe._common.tasks import decide
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import cost_of_dropping
+from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import plain
 
@@ -51,6 +52,9 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
         "cost_of_dropping": None
         if report.predictions_without is None
         else {name: cost.to_dict() for name, cost in cost_of_dropping(report).items()},
+        "pair_interactions": None
+        if report.predictions_without is None
+        else {name: pair.to_dict() for name, pair in pair_interactions(report).items()},
         "weight_spread": None if report.weight_spread is None else plain(report.weight_spread.mean(0)),
         "faithfulness": None if report.marginals is None else plain(report.faithfulness),
         "agreement": None if comprehensiveness is None else plain(report.agreement),

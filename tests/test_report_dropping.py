@@ -1,0 +1,178 @@
+"""What a report says of dropping modalities: trained anew, and which pairs replace or need each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from i2moe.estimators import InteractionClassifier, InteractionRegressor
+from i2moe.interpretation import InteractionReport
+from tests.test_report_alone import made_up
+from tests.test_report_html import page_of
+
+SETTINGS: dict[str, Any] = {"hidden_dim": 16, "members": 1, "learning_rate": 0.01, "max_epochs": 12, "random_state": 0}
+NAMES = ("image", "text", "sound")
+
+
+def made(kind: str, n: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Three modalities: text repeats the image, or the class is whether the signs of image and text differ."""
+    generator = np.random.default_rng(seed)
+    signs = generator.choice([-1, 1], size=(n, 3))
+    if kind == "duplicated":
+        signs[:, 1] = signs[:, 0]
+    Xs = {name: generator.normal(size=(n, 3)) for name in NAMES}
+    for i, name in enumerate(NAMES):
+        Xs[name][:, 0] += 4 * signs[:, i]
+    return Xs, (signs[:, 0] if kind == "duplicated" else signs[:, 0] * signs[:, 1]) > 0
+
+
+@cache
+def retrained(kind: str) -> InteractionReport:
+    train, test = made(kind, 400, seed=0), made(kind, 200, seed=1)
+    return InteractionClassifier(**SETTINGS).fit(*train).report(*test, retrain_on=train, n_draws=0)
+
+
+def three(**changes: Any) -> InteractionReport:
+    """A made-up report of three modalities, whose predictions without some of them are random."""
+    torch.manual_seed(0)
+    logits = torch.randn(100, 7, 2)
+    report = replace(
+        InteractionReport.example(),
+        modality_names=NAMES,
+        weights=torch.full((100, 4), 0.25),
+        expert_predictions=logits[:, 6:].expand(100, 4, 2),
+        prediction=logits[:, 6],
+        target=torch.arange(100) % 2,
+        comprehensiveness=None,
+        sufficiency=None,
+        checksums=torch.zeros(100),
+        predictions_without=logits[:, :6],
+    )
+    return replace(report, **changes)
+
+
+@pytest.mark.parametrize(("kind", "found"), [("duplicated", "redundant"), ("xor", "synergistic")])
+def test_the_pair_that_was_made_is_found_and_no_other(kind: str, found: str) -> None:
+    kinds = {name: pair.kind for name, pair in retrained(kind).pair_interactions().items()}
+    assert kinds == {"image+text": found, "image+sound": "neither", "text+sound": "neither"}
+
+
+@pytest.mark.parametrize("kind", ["duplicated", "xor"])
+def test_trained_anew_without_what_is_needed_it_loses_half_and_without_the_rest_nothing(kind: str) -> None:
+    for name, cost in retrained(kind).cost_of_dropping().items():
+        lost = {"image+text"} if kind == "duplicated" else set(NAMES[:2]) | {"image+text", "image+sound", "text+sound"}
+        assert cost.retrained is not None
+        assert cost.retrained.cost == pytest.approx(0.5 if name in lost else 0, abs=0.1)
+
+
+def test_a_model_that_never_learned_to_do_without_may_lose_more_than_one_trained_anew() -> None:
+    report = made_up()
+    anew = report.cost_of_dropping(refit=lambda kept: report.prediction)
+    for name, cost in anew.items():
+        assert cost.retrained is not None
+        assert (cost.retrained.cost, cost.retrained.score) == (0, 1)
+        assert cost.cost == report.cost_of_dropping()[name].cost
+    assert anew["image"].cost > 0
+    assert report.predictions_retrained is None
+
+
+def test_refit_is_asked_for_what_is_kept() -> None:
+    asked = []
+
+    def refit(kept: tuple[str, ...]) -> np.ndarray:
+        asked.append(kept)
+        return np.eye(2)[np.arange(100) % 2]  # probabilities, in numpy
+
+    report = three().with_retraining(refit)
+    assert asked == [("text", "sound"), ("image", "sound"), ("image", "text"), ("sound",), ("text",), ("image",)]
+    assert all(cost.retrained is not None and cost.retrained.score == 1 for cost in report.cost_of_dropping().values())
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [None, torch.zeros(400), torch.zeros(399, 2), torch.zeros(400, 2).long(), torch.full((400, 2), torch.nan)],
+)
+def test_what_are_no_predictions_is_refused(returned: Any) -> None:
+    with pytest.raises(ValueError, match=r"refit\('text',\) must return"):
+        made_up().cost_of_dropping(refit=lambda kept: returned)
+
+
+def test_samples_with_nothing_left_are_not_counted() -> None:
+    report = made_up()
+    half = report.prediction.masked_fill((torch.arange(400) < 100).unsqueeze(1), torch.nan)
+    cost = report.cost_of_dropping(refit=lambda kept: half)["image"]
+    assert cost.retrained is not None
+    assert (cost.n_samples, cost.retrained.n_samples) == (400, 300)
+
+
+def test_the_interaction_of_a_pair_is_what_both_cost_less_what_each_costs() -> None:
+    report = three()
+    costs = report.cost_of_dropping()
+    for name, pair in report.pair_interactions().items():
+        a, b = name.split("+")
+        assert pair.interaction == pytest.approx(costs[name].cost - costs[a].cost - costs[b].cost)
+        assert pair.costs == pytest.approx((costs[a].cost, costs[b].cost, costs[name].cost))
+        assert pair.low < pair.interaction < pair.high
+
+
+def test_pairs_without_an_interaction_are_rarely_called_one() -> None:
+    """At most one report in twenty names a pair, where there is none."""
+    torch.manual_seed(0)
+    named = 0
+    for _ in range(200):
+        right = torch.rand(100, 7) < 0.7
+        logits = torch.stack([right.float(), 1 - right.float()], dim=2)
+        report = three(target=torch.zeros(100).long(), prediction=logits[:, 6], predictions_without=logits[:, :6])
+        named += any(pair.kind != "neither" for pair in report.pair_interactions().values())
+    assert named < 0.05 * 200 + 3 * (200 * 0.05 * 0.95) ** 0.5
+
+
+def test_only_samples_with_both_modalities_tell_of_a_pair() -> None:
+    available = torch.ones(100, 3).bool()
+    available[:30, 0] = False
+    pairs = three(available=available).pair_interactions()
+    assert [pair.n_samples for pair in pairs.values()] == [70, 70, 100]
+    available[:90, 0] = False
+    assert list(three(available=available).pair_interactions()) == ["text+sound"]
+
+
+def test_two_modalities_are_no_pair_among_others() -> None:
+    assert made_up().pair_interactions() == {}
+
+
+def test_text_page_and_file_have_both(tmp_path: Path) -> None:
+    report = retrained("duplicated")
+    sentence = "image and text are redundant, each replaces the other: the accuracy falls by 0.000 without image"
+    summary = report.summary()
+    assert "trained anew" in summary
+    assert sentence in summary
+    page = page_of(report, tmp_path)
+    assert "trained anew falls by" in page.text
+    assert sentence in page.text
+    report.save(tmp_path / "report.pt")
+    assert InteractionReport.load(tmp_path / "report.pt").to_dict() == report.to_dict()
+    plain = report.to_dict()
+    assert plain["cost_of_dropping"]["image"]["retrained"]["n_samples"] == 200
+    assert plain["pair_interactions"]["image+text"]["kind"] == "redundant"
+
+
+def test_a_regression_trained_anew_is_in_units() -> None:
+    generator = np.random.default_rng(0)
+    Xs = [generator.normal(size=(300, 2)), generator.normal(size=(300, 2))]
+    y = 1000 + 50 * Xs[0][:, 0]
+    Xs[1][:100] = np.nan  # these have nothing left without the first
+    report = InteractionRegressor(**SETTINGS).fit(Xs, y).report(Xs, y, retrain_on=(Xs, y, None), n_draws=0)
+    assert report.predictions_retrained is not None
+    assert report.predictions_retrained[:100, 0].isnan().all()
+    cost = report.cost_of_dropping()
+    assert cost["0"].retrained is not None
+    assert cost["1"].retrained is not None
+    assert (cost["0"].retrained.n_samples, cost["1"].retrained.n_samples) == (200, 300)
+    assert cost["0"].retrained.score < 0.1
+    assert cost["1"].retrained.score > 0.9
