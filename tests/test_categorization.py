@@ -471,6 +471,10 @@ def test_arrays_and_data_frames_are_taken(target: Tensor | None) -> None:
     )
     assert torch.equal(found.category, expected.category)
     assert torch.equal(frames.category, expected.category)
+    listed = categorize(list(unimodal.unbind(1)), multimodal, target)
+    framed = categorize([pd.DataFrame(of_one.numpy()) for of_one in unimodal.unbind(1)], multimodal, target)
+    assert torch.equal(listed.degrees, expected.degrees)
+    assert torch.equal(framed.degrees, expected.degrees)
     chosen = pd.Series(found.category.numpy() == 3)
     assert torch.equal(found[chosen].degrees, expected[expected.category == 3].degrees)
 

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, Reweighter, StaticReweighter, explain
+from i2moe import (
+    BackboneOutput,
+    ComputedReweighter,
+    InteractionLosses,
+    InteractionMoE,
+    InteractionSupervision,
+    Reweighter,
+    StaticReweighter,
+    explain,
+)
 from i2moe.losses import cosine_redundancy, cosine_synergy, difference_uniqueness, triplet_uniqueness
 from i2moe.perturbations import Custom, Gaussian, Perturbation, Shuffle, Zero, as_perturbation
 
@@ -202,6 +211,26 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "on must be 'prediction' or 'latent', however it is 'hidden'",
     ),
+    "class of a reweighter": (
+        lambda: make(reweighter=ComputedReweighter),
+        ValueError,
+        "reweighter must be 'computed', an object such as .*, however it is <class",
+    ),
+    "arguments of a reweighter exchanged": (
+        lambda: Reweighter((3, 5), 4),  # type: ignore[arg-type]
+        TypeError,
+        r"n_experts must be an integer, however it is \(3, 5\)",
+    ),
+    "names in one string": (
+        lambda: make(modality_names="ab"),
+        ValueError,
+        "modality_names must be a list of names, however it is 'ab'",
+    ),
+    "half a member": (
+        lambda: make(members=1.5),
+        ValueError,
+        "members must be an integer of at least 1, .*, however they are 1.5",
+    ),
     "margin 0": (lambda: InteractionLosses(margin=0), ValueError, "margin must be positive, however it is 0"),
 }
 
@@ -339,6 +368,30 @@ def test_other_widths_than_those_of_the_first_batch() -> None:
     with pytest.raises(ValueError, match=r"must have widths \(8,\) .*, however they have \(9,\)"):
         model(x(width=4), y())
     assert ran == []
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_another_number_of_outputs_than_the_backbones(train: bool) -> None:
+    model = make(reweighter=ComputedReweighter(n_outputs=7)).train(train)
+    with pytest.raises(ValueError, match=r"n_outputs must be .* of the backbone, however it is 7 and .* returned 3"):
+        model(x(), y())
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_a_width_that_the_backbone_cannot_take_is_named_with_the_inputs(members: int | None) -> None:
+    model = make(reweighter="computed", members=members)
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        model(x(width=4), y())
+    assert ", 4), (" in caught.value.__notes__[0]
+    if members:
+        assert "layer 'layer' must get inputs with 8 features, however they have 9" in str(caught.value)
+
+
+@pytest.mark.parametrize("target", [torch.zeros(3).long(), torch.tensor(1), [1, 0, 1, 0], (torch.zeros(4), 2.0)])
+def test_a_target_without_a_row_for_each_sample(target: Any) -> None:
+    out = make(reweighter="computed")(x(), y())
+    with pytest.raises(ValueError, match="the target must hold tensors with a row for each of the batch's 4 samples"):
+        InteractionSupervision(nn.functional.cross_entropy)(out, target)
 
 
 @pytest.mark.parametrize("perturbation", ["shuffle", "mean"])

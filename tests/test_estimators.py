@@ -354,10 +354,30 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "encoders": ([A, B], Y, {"encoders": [None]}, "one for each"),
     "encoder's output": ([A, B], Y, {"encoders": [None, nn.Unflatten(1, (3, 1))]}, "must return vectors"),
     "images": ([A, B.reshape(40, 1, 3, 1)], Y, {}, "default encoders"),
+    "encoders of another kind": ([A, B], Y, {"encoders": 3}, "one for each"),
+    "half a batch": ([A, B], Y, {"batch_size": 2.5}, "batch_size must be an integer, however it is 2.5"),
+    "words for a number": ([A, B], Y, {"patience": "a"}, "patience must be an integer"),
+    "members": ([A, B], Y, {"members": 1.5}, "members must be an integer"),
+    "no rate": ([A, B], Y, {"dropout": None}, r"dropout must lie in \[0, 1\), however it is None"),
+    "no fraction": ([A, B], Y, {"validation_fraction": "a"}, "between 0 and 1, however it is 'a'"),
+    "learning rate": ([A, B], Y, {"learning_rate": -1.0}, "learning_rate must be a finite number of at least 0"),
+    "weight decay": ([A, B], Y, {"weight_decay": float("nan")}, "weight_decay must be a finite number"),
+    "device": ([A, B], Y, {"device": "gpu"}, "device must be one that torch can use, .* however it is 'gpu'"),
+    "class weight": ([A, B], Y, {"class_weight": "even"}, "class_weight must be 'balanced', .* however it is 'even'"),
+    "names in one string": ([A, B], Y, {"modality_names": "ab"}, "modality_names must be a list of names"),
+    "a name twice": ([A, B], Y, {"modality_names": ("a", "a")}, "modality_names must be 2 different"),
+    "values for classes": ([A, B], A[:, 0], {}, "y must be one class for each sample.*InteractionRegressor"),
+    "one-hot classes": ([A, B], np.eye(2)[Y.astype(int)], {}, r"y must be one class.*y.argmax\(1\)"),
+    "mixed classes": ([A, B], np.array(["a", 1] * 20, dtype=object), {}, "all numbers or all strings"),
+    "a class each": ([A, B], np.arange(40), {}, "of 40 classes; give more samples"),
+    "complex": ([A + 1j, B], Y, {}, "its dtype is complex128"),
+    "too large": ([A * 1e300, B], Y, {}, "whose deviation is finite, however 4 of its features"),
+    "sequences of many lengths": ([[[1.0, 2.0], [3.0]] * 20, B], Y, {}, "up to one length with NaN"),
     "backbone's outputs": ([A, B], Y, {"backbone": lambda: Sum(5)}, "C = 2 outputs"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize("case", WRONG)
 def test_errors_say_what_must_hold(case: str) -> None:
     Xs, y, arguments, message = WRONG[case]
@@ -365,10 +385,28 @@ def test_errors_say_what_must_hold(case: str) -> None:
         InteractionClassifier(**QUICK | arguments).fit(Xs, y)
 
 
-@pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan)])
+@pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan), ["a"] * 40])
 def test_wrong_sample_weights_are_refused(weight: Any) -> None:
     with pytest.raises(ValueError, match="sample_weight must be 40"):
         InteractionClassifier(**QUICK).fit([A, B], Y, sample_weight=weight)
+
+
+def test_targets_whose_deviation_is_too_large_are_refused() -> None:
+    with pytest.raises(ValueError, match="y must have values whose deviation is finite"):
+        InteractionRegressor(**QUICK).fit([A, B], A[:, 0] * 1e300)
+
+
+def test_tensors_with_a_gradient_are_taken() -> None:
+    Xs = [torch.tensor(A, requires_grad=True), torch.tensor(B)]
+    weight = torch.ones(40, requires_grad=True)
+    found = InteractionClassifier(**QUICK).fit(Xs, torch.tensor(Y), sample_weight=weight)
+    assert np.array_equal(found.predict_proba(Xs), InteractionClassifier(**QUICK).fit([A, B], Y).predict_proba([A, B]))
+
+
+@pytest.mark.parametrize("retrain_on", [True, ([A, B],), [A, B]])
+def test_what_cannot_be_trained_on_is_refused(retrain_on: Any) -> None:
+    with pytest.raises(TypeError, match=r"retrain_on must be a tuple \(Xs, y\)"):
+        fitted("unique").report([A, B], Y, retrain_on=retrain_on)
 
 
 def test_inputs_unlike_those_of_fit_are_refused() -> None:

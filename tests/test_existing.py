@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from examples.datasets.mixtures import Mixture
@@ -267,12 +269,28 @@ class TestMistakes:
             ({"marginals": "guessed"}, ValueError, "marginals must be one of"),
             ({"marginals": Fitted}, TypeError, "marginals must be a name, an object"),
             ({"task": "ranking"}, ValueError, "task must be one of"),
+            ({"model": HistGradientBoostingClassifier}, TypeError, "however it is the class HistGradientBoosting"),
+            ({"model": LogisticRegression().fit(np.eye(4), [0, 0, 1, 1])}, ValueError, "predict_proba of the .*hstack"),
+            ({"returns": "chances"}, ValueError, "returns must be one of"),
+            ({"class_names": "ab"}, ValueError, "class_names must be a list of names"),
+            ({"data": [(batches(2, 1)[0][0], ["a", "b"])]}, ValueError, "number classes: numpy.unique"),
+            ({"data": batches(60, 1)[0]}, TypeError, "data must be batches .* however it is one batch; give a list"),
+            ({"background": 3}, TypeError, "background must be batches .* however it is a int"),
         ],
     )
     def test_each(self, changes: dict[str, Any], error: type[Exception], message: str) -> None:
         arguments: dict[str, Any] = {"model": Knowing(1, 1), "data": batches(60, 1), "background": batches(60, 2)}
         with pytest.raises(error, match=message):
             interactions(**(arguments | changes))
+
+    def test_an_error_of_the_model_comes_with_the_shapes_of_the_modalities(self) -> None:
+        class Narrow(nn.Module):
+            def forward(self, a: Tensor, b: Tensor) -> Tensor:
+                return a @ b.new_ones(3, 2)
+
+        with pytest.raises(RuntimeError) as caught:
+            interactions(Narrow(), batches(60, 1), batches(60, 2))
+        assert "the model was called with modalities of shape {'0': (60, 2), '1': (60, 2)}" in caught.value.__notes__[0]
 
     def test_no_replacements(self) -> None:
         with pytest.raises(ValueError, match="n_references must be at least 1"):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -786,9 +787,29 @@ class TestErrors:
             explain(make_model(), [{"x": torch.zeros(2, 3), "y": torch.zeros(2)}])
 
     def test_a_single_batch_instead_of_batches(self) -> None:
-        with pytest.raises(ValueError, match="the 2 modalities") as caught:
+        with pytest.raises(TypeError, match=r"however it is one batch; give a list: \[\(\(a, b\), y\)\]"):
             explain(make_model(), make_batches()[0])
-        assert caught.value.__notes__ == ["in batch 0 of data, which must yield (modalities, target)"]
+
+    def test_data_that_are_none(self) -> None:
+        with pytest.raises(TypeError, match="however it is a NoneType; give a list"):
+            explain(make_model(), None)  # type: ignore[arg-type]
+
+    def test_arrays_and_data_frames_in_place_of_tensors(self) -> None:
+        model, (((a, b), target), *_) = make_model(), make_batches()
+        expected = explain(model, [((a, b), target)])
+        index = range(100, 100 + len(target))
+        for taken in (
+            ((a.double().numpy(), b.numpy()), target.numpy()),
+            ((pd.DataFrame(a.numpy(), index=index), pd.DataFrame(b.numpy())), pd.Series(target.numpy(), index=index)),
+        ):
+            report = explain(model, [taken])
+            assert torch.equal(report.weights, expected.weights)
+            assert torch.equal(report.checksums, expected.checksums)
+
+    @pytest.mark.parametrize("names", ["abc", {0: "a", 1: "b", 2: "c"}])
+    def test_class_names_without_an_order_or_in_one_string(self, names: Any) -> None:
+        with pytest.raises(ValueError, match="class_names must be a list of names"):
+            explain(make_model(), make_batches(), class_names=names)
 
     def test_a_target_that_is_none(self) -> None:
         with pytest.raises(ValueError, match="with a tensor as target, however the target is a NoneType"):
@@ -876,7 +897,7 @@ class TestErrors:
         ("argument", "value", "match"),
         [
             ("task", "ranking", "task must be one of"),
-            ("n_draws", -1, "n_draws must be at least 0"),
+            ("n_draws", -1, "n_draws must be an integer of at least 0"),
             ("confidence", 1.0, r"confidence must lie in \(0, 1\)"),
             ("class_names", ("a", "b"), "class_names must be 3 different, not empty"),
             ("class_names", ("a", "a", "b"), "class_names must be 3 different, not empty"),

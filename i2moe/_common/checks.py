@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -24,18 +25,20 @@ TOLERANCE = 0.02
 _T = TypeVar("_T")
 
 
-def check_at_least_one(**numbers: int) -> None:
-    """Raise a ValueError unless every number is at least 1."""
+def check_at_least_one(**numbers: Any) -> None:
+    """Raise a TypeError unless every number is an integer, and a ValueError unless it is at least 1."""
     for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise TypeError(f"{name} must be an integer, however it is {number!r}")
         if number < 1:
             raise ValueError(f"{name} must be at least 1, however it is {number}; choose a positive {name}")
 
 
-def check_rate(**rates: float) -> None:
+def check_rate(**rates: Any) -> None:
     """Raise a ValueError unless every rate lies in [0, 1)."""
     for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} must lie in [0, 1), however it is {rate}; use 0 to switch it off")
+        if not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+            raise ValueError(f"{name} must lie in [0, 1), however it is {rate!r}; use 0 to switch it off")
 
 
 def check_fraction(**fractions: float) -> None:

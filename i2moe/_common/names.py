@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 __all__ = ["Interaction", "check_modality_names", "check_names", "interaction_names"]
@@ -27,6 +27,8 @@ def check_names(what: str, names: Sequence[str], n: int) -> tuple[str, ...]:
     Raises:
         ValueError: if there are more or fewer, two are the same, or one is no string or empty.
     """
+    if isinstance(names, str | Mapping):
+        raise ValueError(f"{what} must be a list of names, however it is {names!r}")
     found = tuple(names)
     if len(found) != n or len(set(found)) != n or not all(isinstance(name, str) and name for name in found):
         raise ValueError(f"{what} must be {n} different, not empty strings, however they are {found}")

@@ -149,8 +149,8 @@ def categorize(
     Source: Yu et al., MMoE, EMNLP 2024, for two modalities; the count, the grading for more and `Calibrated` are ours.
 
     Args:
-        unimodal: (B, M, C), each modality's class probabilities, or outputs in regression. Arrays and data frames are
-            taken wherever tensors are.
+        unimodal: (B, M, C), or a list of M arrays (B, C), each modality's class probabilities, or outputs in
+            regression. Arrays and data frames are taken wherever tensors are.
         multimodal: (B, C), those of all modalities together.
         target: (B,) classes, or (B,) or (B, C) values in regression; None where there is none.
         distance: a name or a `Distance`, see `as_distance`; L1 by default. `Calibrated` and

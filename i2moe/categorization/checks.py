@@ -50,11 +50,15 @@ def read_predictions(
         ValueError: if shapes disagree, probabilities do not sum to 1 or labels are out of range.
     """
     check_task(task, TASKS)
-    each, together = _numbers(unimodal, "unimodal"), _numbers(multimodal, "multimodal")
+    together = _numbers(multimodal, "multimodal")
+    if isinstance(unimodal, tuple | list) and all(hasattr(of_one, "__array__") for of_one in unimodal):
+        each = _stacked([_numbers(of_one, "unimodal") for of_one in unimodal])
+    else:
+        each = _numbers(unimodal, "unimodal")
     if each.ndim != 3 or each.shape[1] < 2 or each.shape[0] == 0:
         raise ValueError(
             "unimodal must be (B, M, C): at least one sample, at least two modalities, "
-            f"however its shape is {tuple(each.shape)}; torch.stack([of_modality_0, of_modality_1], dim=1)"
+            f"however its shape is {tuple(each.shape)}; or a list of M arrays (B, C)"
         )
     if together.shape != (each.shape[0], each.shape[2]):
         raise ValueError(
@@ -75,6 +79,14 @@ def read_predictions(
     if task == "regression":
         return Predictions(each, together, truth, None, task, names)
     return Predictions(each, together, F.one_hot(truth, each.shape[2]).to(each), truth, task, names)
+
+
+def _stacked(each: list[Tensor]) -> Tensor:
+    """Put predictions (B, C) of M modalities together, (B, M, C)."""
+    shapes = [tuple(of_one.shape) for of_one in each]
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2:
+        raise ValueError(f"unimodal must be arrays (B, C) of one shape in a list, however their shapes are {shapes}")
+    return torch.stack(each, dim=1)
 
 
 def _numbers(values: Array, name: str) -> Tensor:

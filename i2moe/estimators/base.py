@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.tasks import Task
-from i2moe.estimators.inputs import Modalities, Standardizer
+from i2moe.estimators.inputs import Modalities, Standardizer, as_numpy
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
@@ -78,7 +79,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         counts = np.flatnonzero(weight)
         modalities, targets, weight = modalities[counts], targets[counts], weight[counts]
         target, weight = self._learn_target(targets, weight)
-        device = torch.device(self.device)
+        device = _check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
             rows, held_out_rows = split(target, self.validation_fraction)
             self.inputs_ = Standardizer.fit(modalities[rows.numpy()])
@@ -127,6 +128,11 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws: number of replacements that measures of faithfulness are averaged over; 0 leaves them out.
             confidence: of the intervals.
         """
+        if retrain_on is not None and (not isinstance(retrain_on, tuple) or len(retrain_on) not in (2, 3)):
+            raise TypeError(
+                "retrain_on must be a tuple (Xs, y) or (Xs, y, sample_weight) of training samples, however it is a "
+                f"{type(retrain_on).__name__}" + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
+            )
         modalities, available = self.to_tensors(Xs)
         target = self._code_target(_check_targets(y, len(available)))
         data = Rows(modalities, available, target, torch.ones(len(target)))
@@ -246,15 +252,20 @@ class InteractionEstimator(BaseEstimator, ABC):
             patience=self.patience,
         )
         check_rate(dropout=self.dropout, modality_dropout=self.modality_dropout)
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must lie between 0 and 1, however it is {self.validation_fraction}")
+        fraction: Any = self.validation_fraction
+        if not isinstance(fraction, Real) or not 0 < float(fraction) < 1:
+            raise ValueError(f"validation_fraction must lie between 0 and 1, however it is {fraction!r}")
+        for name in ("learning_rate", "weight_decay"):
+            rate = getattr(self, name)
+            if not isinstance(rate, Real) or not 0 <= float(rate) < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, however it is {rate!r}")
         if self.progress not in ("rich", None):
             raise ValueError(f"progress must be 'rich' or None, however it is {self.progress!r}")
 
 
 def _check_targets(y: Any, n_samples: int) -> np.ndarray:
     """Return the targets as an array with a row for each sample."""
-    targets = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    targets = as_numpy(y)
     if targets.ndim == 0 or len(targets) != n_samples:
         raise ValueError(
             f"y must have one target for each of {n_samples} samples, however its shape is {targets.shape}; Xs is a "
@@ -267,11 +278,25 @@ def _check_targets(y: Any, n_samples: int) -> np.ndarray:
     return targets
 
 
+def _check_device(device: str | torch.device) -> torch.device:
+    """Return a device that is there."""
+    try:
+        torch.zeros((), device=device)
+        return torch.device(device)
+    except Exception as error:  # torch raises what the backend does
+        raise ValueError(
+            f"device must be one that torch can use, 'cpu' or 'cuda' say, however it is {device!r} ({error})"
+        ) from error
+
+
 def _check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
     """Return how much each sample counts, (N,)."""
     if sample_weight is None:
         return np.ones(n_samples)
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = as_numpy(sample_weight)
+    if weight.dtype.kind not in "fiub":
+        raise ValueError(f"sample_weight must be {n_samples} numbers, however it is of {weight.dtype}")
+    weight = weight.astype(np.float64)
     if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
         raise ValueError(
             f"sample_weight must be {n_samples} finite numbers of at least 0, not all 0, however its shape is "

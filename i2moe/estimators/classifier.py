@@ -92,15 +92,33 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         return len(self.classes_)
 
     def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        check_classification_targets(y)
-        y = column_or_1d(y, warn=True)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        try:
+            check_classification_targets(y)
+            y = column_or_1d(y, warn=True)
+            self.classes_, codes = np.unique(y, return_inverse=True)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "y must be one class for each sample, (N,), all numbers or all strings, however its shape is "
+                f"{y.shape} and its dtype {y.dtype} ({error}); for values use InteractionRegressor, for a one-hot "
+                "coding y.argmax(1)"
+            ) from error
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y must have at least two classes, however all samples are of class {self.classes_.tolist()[0]!r}; "
                 "give samples of the others too"
             )
-        return torch.from_numpy(codes), weight * compute_sample_weight(self.class_weight, y)
+        return torch.from_numpy(codes), weight * self._of_classes(y)
+
+    def _of_classes(self, y: np.ndarray) -> np.ndarray:
+        """Return how much the class of each sample counts, (N,)."""
+        try:
+            found: np.ndarray = compute_sample_weight(self.class_weight, y)
+        except ValueError as error:
+            raise ValueError(
+                f"class_weight must be 'balanced', None or a dict of the classes {self.classes_.tolist()}, however it "
+                f"is {self.class_weight!r} ({error})"
+            ) from error
+        return found
 
     def _code_target(self, y: np.ndarray) -> Tensor:
         y = column_or_1d(y, warn=True)

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Modalities", "Standardizer"]
+from i2moe._common.names import check_names
+
+__all__ = ["Modalities", "Standardizer", "as_numpy"]
 
 
 class Modalities:
@@ -87,7 +89,7 @@ class Modalities:
         """
         if names is None:
             return Modalities(self, tuple(map(str, range(len(self.arrays)))) if self.names is None else self.names)
-        names = tuple(names)
+        names = check_names("modality_names", names, len(names))
         fits = len(names) == len(self.arrays) if self.names is None else set(names) == set(self.names)
         if not fits:
             found = f"there are {len(self.arrays)}" if self.names is None else f"they are {self.names}"
@@ -151,8 +153,15 @@ class Standardizer:
     def fit(cls, modalities: Modalities) -> Self:
         """Measure means and deviations of what is there."""
         assert modalities.names is not None
-        moments = [_moments(array) for array in modalities.arrays]
+        with np.errstate(over="ignore"):
+            moments = [_moments(array) for array in modalities.arrays]
         means, deviations = zip(*moments, strict=True)
+        for name, deviation in zip(modalities.names, deviations, strict=True):
+            if not np.isfinite(deviation).all():
+                raise ValueError(
+                    f"modality {name!r} must have values whose deviation is finite, however "
+                    f"{(~np.isfinite(deviation)).sum()} of its features are too large; divide them"
+                )
         return cls(modalities.names, tuple(array.ndim for array in modalities.arrays), means, deviations)
 
     def __call__(self, modalities: Modalities) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -182,22 +191,30 @@ def _as_array(modality: Any, name: object) -> np.ndarray:
     """Turn what the caller has into a floating array (N, ...)."""
     if modality is None:
         raise ValueError(f"modality {name!r} must be an array, however it is None; give rows of NaN where it is absent")
-    if isinstance(modality, Tensor):
-        modality = modality.detach().cpu()
-        modality = modality.float() if modality.dtype == torch.bfloat16 else modality
     try:
         if hasattr(modality, "iloc"):  # pandas, whose own missing value numpy cannot read
             modality = modality.to_numpy(dtype=np.float64, na_value=np.nan)
-        array = np.asarray(modality)
+        array = as_numpy(modality)
+        if array.dtype.kind in "cMm":
+            raise TypeError(f"its dtype is {array.dtype}")
         array = array if array.dtype == np.float32 else array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"modality {name!r} must be an array of numbers (N, D) or (N, T, D), however it cannot be read as one "
-            f"({error}); encode categories as numbers, by sklearn.preprocessing.OneHotEncoder, say"
+            f"({error}); encode categories as numbers (sklearn.preprocessing.OneHotEncoder), make sparse matrices "
+            "dense (toarray), fill sequences up to one length with NaN"
         ) from error
     if array.ndim == 0 or not array.size:
         raise ValueError(f"modality {name!r} must have samples and features, however its shape is {array.shape}")
     return array.reshape(-1, 1) if array.ndim == 1 else array
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """Return an array of what the caller has; a tensor may have a gradient, and be elsewhere."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value
+    return np.asarray(value)
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

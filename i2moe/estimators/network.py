@@ -144,9 +144,9 @@ def choose_encoders(encoders: Sequence[Encoder] | Mapping[str, Encoder] | None, 
         if not set(encoders) <= set(names):
             raise ValueError(f"encoders must be for the modalities {tuple(names)}, however they are {tuple(encoders)}")
         return [encoders.get(name) for name in names]
-    if len(encoders) != len(names):
+    if not isinstance(encoders, list | tuple) or len(encoders) != len(names):
         raise ValueError(
-            f"encoders must have one for each of the modalities {tuple(names)}, however there are {len(encoders)}; "
+            f"encoders must have one for each of the modalities {tuple(names)}, however they are {encoders!r}; "
             "None means the default, a dict may leave it out"
         )
     return list(encoders)

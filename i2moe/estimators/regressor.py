@@ -89,7 +89,13 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
     def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
         values = _as_values(y)
         self.target_mean_ = values.mean(0)
-        deviation = values.std(0)
+        with np.errstate(over="ignore"):
+            deviation = values.std(0)
+        if not np.isfinite(deviation).all():
+            raise ValueError(
+                "y must have values whose deviation is finite, however they lie in "
+                f"[{values.min():g}, {values.max():g}]; divide them"
+            )
         self.target_scale_ = np.where(deviation > 0, deviation, 1.0)
         self.target_ndim_ = y.ndim
         return self._code_target(y), weight

@@ -122,8 +122,10 @@ def split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
         held_out[0] = False
     if not held_out.any() or held_out.all():
         raise ValueError(
-            f"validation_fraction must leave samples to train on and to hold out, however it is {fraction} of {n} "
-            "samples; give more samples or another fraction"
+            f"validation_fraction must leave samples to train on (one of each class at least) and to hold out, however "
+            f"it is {fraction} of {n} samples"
+            + ("" if target.is_floating_point() else f" of {len(target.unique())} classes")
+            + "; give more samples or another fraction"
         )
     return order[~held_out], order[held_out]
 

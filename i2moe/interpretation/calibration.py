@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from i2moe._common.tasks import Task, check_target, probabilities
-from i2moe.interpretation.observation.batches import split_batch
+from i2moe.interpretation.observation.batches import check_batches, split_batch
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -50,7 +50,7 @@ def calibrate(
         (M + 1,), the factors: of each modality alone, and of several.
 
     Raises:
-        TypeError: if the model is no module.
+        TypeError: if the model is no module, or the data are no batches.
         ValueError: if it has no computed weights, the data is empty, or a batch or a target does not fit.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
@@ -62,6 +62,7 @@ def calibrate(
         >>> calibrate(model, held_out).shape
         torch.Size([3])
     """
+    check_batches(data)
     moe = find_moe(model)
     reweighter = moe.reweighter
     if not isinstance(reweighter, ComputedReweighter):
@@ -75,7 +76,7 @@ def calibrate(
     with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):
         reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
         for modalities, target in map(split_batch, data):
-            out = observe(moe, partial(call, model, move(modalities, device))).output
+            out = observe(moe, partial(call, model, move(modalities, device, arrays=True))).output
             assert out.marginals is not None
             assert out.available is not None
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from i2moe._common.names import check_names
 from i2moe._common.tasks import Task, check_task
-from i2moe.interpretation.observation.batches import BatchReader
+from i2moe.interpretation.observation.batches import BatchReader, check_batches
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -63,7 +63,7 @@ def explain(
             with the modalities. A tuple or list is spread if the model's forward takes as many arguments, a dict if its
             keys are their names; all else is passed whole. The key "available" of a dict marks which modalities each
             sample has. Targets are integers (B,) for classification, 0 or 1 (B, C) for multilabel, values (B,) or
-            (B, C) for regression.
+            (B, C) for regression. Arrays and data frames become tensors, floating ones of torch's default dtype.
         task: "classification" (outputs are logits of classes), "multilabel" (logits of labels; with one logit, binary
             classification) or "regression".
         outputs: which outputs of the prediction to explain, `heads["age"]` of a model with several `Heads`, say; the
@@ -85,7 +85,7 @@ def explain(
         The report.
 
     Raises:
-        TypeError: if the model is no module.
+        TypeError: if the model is no module, or the data are no batches.
         ValueError: if an argument is out of range, or the model holds no or several `InteractionMoE`. Also if the data
             is empty, a batch is not `(modalities, target)`, a target does not fit the task, or weights or predictions
             are not finite. The message names the batch. Errors of the model itself carry the batch as a note.
@@ -113,8 +113,9 @@ def explain(
     """
     check_task(task)
     check_confidence(confidence)
-    if n_draws < 0:
-        raise ValueError(f"n_draws must be at least 0, however it is {n_draws}")
+    if not isinstance(n_draws, int) or n_draws < 0:
+        raise ValueError(f"n_draws must be an integer of at least 0, however it is {n_draws!r}")
+    check_batches(data)
     model = unwrap(model)
     moe = find_moe(model)
     reader = BatchReader(
@@ -180,7 +181,8 @@ def name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]
     """
     if names is None:
         return tuple(str(c) for c in range(n_outputs)) if n_outputs > 1 else ("output",)
-    return check_names("class_names", [str(name) for name in names], n_outputs)
+    listed = names if isinstance(names, str | Mapping) else [str(name) for name in names]  # refused: of what order?
+    return check_names("class_names", listed, n_outputs)
 
 
 def _warn_of_unmeasured(rows: dict[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._common.modalities import map_leaves
+from i2moe._common.modalities import leaves, map_leaves
 from i2moe._common.output import InteractionOutput
 
 __all__ = ["InteractionSupervision"]
@@ -79,10 +79,19 @@ class InteractionSupervision:
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the criterion returns no scalar, or the target weights do not fit the weights.
+            ValueError: if the target has not B rows, the criterion returns no scalar, or the target weights do not fit
+                the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
+        n_samples = out.prediction.shape[0]
+        for y in leaves(target):
+            if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != n_samples:
+                found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+                raise ValueError(
+                    f"the target must hold tensors with a row for each of the batch's {n_samples} samples, however it "
+                    f"holds {found}"
+                )
         terms = {"experts": self._mean_loss(_members(out.expert_predictions, out.member_predictions), target)}
         if out.marginals is not None:
             marginals = _members(out.marginals, out.member_marginals)

@@ -130,7 +130,9 @@ class InteractionMoE(nn.Module):
     ) -> None:
         super().__init__()
         names = None if modality_names is None else tuple(modality_names)
-        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, names)
+        self.modality_names: tuple[str, ...] = check_modality_names(
+            n_modalities, modality_names if isinstance(modality_names, str) else names
+        )
         self.arguments: dict[str, tuple[str, ...]] | None = group_arguments(modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)
@@ -342,8 +344,11 @@ def _check_reweighter(
     feature_dims: Sequence[int] | None,
 ) -> Any:
     n_experts = len(interactions)
-    if isinstance(reweighter, str):
-        raise ValueError(f"reweighter must be 'computed', an object or None, however it is {reweighter!r}")
+    if isinstance(reweighter, str | type):
+        raise ValueError(
+            "reweighter must be 'computed', an object such as ComputedReweighter('regression') or None, however it is "
+            f"{reweighter!r}"
+        )
     if isinstance(reweighter, ComputedReweighter) and interactions[:n_modalities] != tuple(range(n_modalities)):
         raise ValueError(
             "computed weights must have the uniqueness expert of every modality, which predicts from it alone, however "

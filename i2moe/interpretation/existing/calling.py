@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from types import MethodType
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.modalities import as_tensor, sequence_like
+from i2moe._common.modalities import as_tensor, map_leaves, sequence_like
 from i2moe._common.tasks import Task, probabilities
 from i2moe.interpretation.existing.rows import n_rows
 from i2moe.interpretation.observation.observe import call_by_signature, move
@@ -130,6 +131,8 @@ class Predictor:
         self.like = like
         self.call = call_by_signature if call is None else call
         self.task = task
+        if returns is not None and returns not in get_args(Returns):
+            raise ValueError(f"returns must be one of {get_args(Returns)} or None, however it is {returns!r}")
         self.returns = "raw" if task == "regression" else returns
         self.device = device
 
@@ -144,7 +147,19 @@ class Predictor:
             ValueError: if outputs are not (B, C), finite, or are no probabilities where they should be.
         """
         joined = move(self.form.join(modalities, self.like), self.device)
-        outputs = self._read(self.call(self.function, joined), n_rows(modalities[0]))
+        try:
+            output = self.call(self.function, joined)
+        except Exception as error:
+            shapes = {name: _shape(x) for name, x in zip(self.form.names, modalities, strict=True)}
+            if isinstance(self.function, MethodType):
+                raise ValueError(
+                    f"{self.function.__name__} of the model must take the {len(shapes)} modalities in one "
+                    f"{type(joined).__name__}, however with those of shape {shapes} it failed ({error}); a model of a "
+                    "table of all columns is called by lambda a, b: model.predict_proba(numpy.hstack([a, b]))"
+                ) from error
+            error.add_note(f"the model was called with modalities of shape {shapes}")
+            raise
+        outputs = self._read(output, n_rows(modalities[0]))
         if self.returns is None:
             self.returns = "probabilities" if self._are_probabilities(outputs) else "raw"
         if self.returns == "raw":
@@ -190,6 +205,10 @@ class Predictor:
         return outputs
 
 
+def _shape(modality: Any) -> Any:
+    return map_leaves(lambda x: tuple(getattr(x, "shape", ())), modality)
+
+
 def function_of(model: object, task: Task) -> Any:
     """Return what is called of a model: a module itself, `predict_proba`, or `predict` for a regression.
 
@@ -199,10 +218,11 @@ def function_of(model: object, task: Task) -> Any:
     if isinstance(model, nn.Module):
         return model
     method = getattr(model, "predict" if task == "regression" else "predict_proba", None)
-    if method is None and not callable(model):
+    if isinstance(model, type) or (method is None and not callable(model)):
+        found = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(
             "model must be a module, a function of the modalities or an object with predict_proba (predict for a "
-            f"regression), however it is a {type(model).__name__}; for a table of all columns hand in "
+            f"regression), however it is {found}; for a table of all columns hand in "
             "lambda a, b: model.predict_proba(numpy.hstack([a, b]))"
         )
     return model if method is None else method

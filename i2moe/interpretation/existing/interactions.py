@@ -15,7 +15,7 @@ from i2moe.interpretation.existing.calling import Form, Predictor, Returns, func
 from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
-from i2moe.interpretation.observation.batches import in_batch, split_batch
+from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import checksum, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import check_confidence
@@ -106,6 +106,8 @@ def interactions(
     """
     check_task(task)
     check_confidence(confidence)
+    check_batches(data)
+    check_batches(background, "background")
     alone = _as_marginals(marginals)
     model = unwrap(model) if isinstance(model, nn.Module) else model
     module = model if isinstance(model, nn.Module) else nn.Module()

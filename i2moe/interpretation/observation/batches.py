@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_distribution
-from i2moe._common.modalities import Modality
+from i2moe._common.modalities import Modality, as_tensor
 from i2moe._common.tasks import Task, check_target, score
 from i2moe.interpretation.observation.observe import Observation, checksum, move, observe
 from i2moe.interpretation.observation.reduced import reduced_predictions, spread_of_members
@@ -19,7 +19,7 @@ from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
+__all__ = ["BatchReader", "check_batches", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BatchReader:
         with in_batch(index):
             modalities, target = split_batch(batch)
         with _noted(index):
-            inputs = move(modalities, self.device)
+            inputs = move(modalities, self.device, arrays=True)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with in_batch(index):
             rows = checked_rows(seen.output, self.outputs)
@@ -61,7 +61,7 @@ class BatchReader:
                 self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
             )
         with _noted(index):
-            rows["checksums"] = checksum(modalities, len(target))
+            rows["checksums"] = checksum(inputs, len(target))
             if seen.available is not None:
                 rows["available"] = seen.available.cpu()
             rows |= self._reduce(seen)
@@ -92,6 +92,14 @@ class BatchReader:
         return {"comprehensiveness": comprehensiveness, "sufficiency": sufficiency}
 
 
+def check_batches(data: Any, source: str = "data") -> None:
+    """Raise a TypeError if data are no batches, or a single one that is not in a list."""
+    single = isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape")
+    if single or not hasattr(data, "__iter__"):
+        found = "it is one batch" if single else f"it is a {type(data).__name__}"
+        raise TypeError(f"{source} must be batches (modalities, target), however {found}; give a list: [((a, b), y)]")
+
+
 def split_batch(batch: Any) -> tuple[Any, Tensor]:
     """Take a batch apart, or say how to regroup it."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -103,11 +111,12 @@ def split_batch(batch: Any) -> tuple[Any, Tensor]:
         )
     modalities, target = batch
     try:
-        return modalities, torch.as_tensor(target)
+        return modalities, torch.as_tensor(as_tensor(target))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"a batch must be (modalities, target) with a tensor as target, however the target is a "
-            f"{type(target).__name__}; number class names, regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
+            f"{type(target).__name__} that torch cannot read ({error}); number classes: "
+            "numpy.unique(y, return_inverse=True)[1]; regroup the batches: `(((a, b), y) for a, (b, y) in loader)`"
         ) from error
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from i2moe._common.modalities import Modality
+from i2moe._common.modalities import Modality, as_tensor
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
@@ -163,20 +163,38 @@ def call_by_signature(model: Any, modalities: Any) -> object:
     return model(modalities)
 
 
-def move(value: Any, device: torch.device | None) -> Any:
-    """Move everything that can be moved to a device; None leaves it where it is."""
-    if device is None:
+def move(value: Any, device: torch.device | None, *, arrays: bool = False) -> Any:
+    """Move everything that can be moved to a device; None leaves it where it is.
+
+    With `arrays`, arrays and data frames of numbers become tensors, floating ones of torch's default dtype.
+    """
+    if arrays:
+        value = _as_input(value)
+    if device is None and not arrays:
         return value
     if hasattr(value, "to"):
         if isinstance(value, Mapping):
             value = copy.copy(value)  # a `BatchEncoding` of Hugging Face is moved in place: the caller's stays
-        return value.to(device)
+        return value if device is None else value.to(device)
     if isinstance(value, Mapping):
-        return {key: move(item, device) for key, item in value.items()}
+        return {key: move(item, device, arrays=arrays) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        moved = [move(item, device) for item in value]
+        moved = [move(item, device, arrays=arrays) for item in value]
         return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
     return value
+
+
+def _as_input(value: Any) -> Any:
+    """Turn an array or data frame of numbers into a tensor; return anything else, texts in an array say, as it is."""
+    if isinstance(value, Tensor) or not hasattr(value, "__array__"):
+        return value
+    import numpy as np
+
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        return value
+    tensor: Tensor = as_tensor(array)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
 def checksum(modalities: Any, n_samples: int) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
+from i2moe._common.modalities import BackboneOutput, Modality, leaves
 from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
-from i2moe.moe.experts.rows import check_output, join, split_last, split_views, stack_views
+from i2moe.moe.experts.rows import check_output, join, shapes_of, split_last, split_views, stack_views
 from i2moe.moe.experts.structure import unchanged, watched
 from i2moe.moe.experts.vmap import run_vmapped
 from i2moe.moe.inputs import Arrange
@@ -211,8 +211,8 @@ class ExpertBank(nn.ModuleList):
             try:
                 output = self._call(expert, args, kwargs)
             except Exception as error:
-                shapes = [str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities]
-                error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {', '.join(shapes)}")
+                inputs = shapes_of(modalities)
+                error.add_note(f"in expert {name!r} on view {passed} (0 is the real batch), inputs {inputs}")
                 raise
         check_untouched(name, modalities, versions)
         return check_output(name, output, leaves(modalities)[0].shape[0])

@@ -42,9 +42,10 @@ def make_experts(
         bank = ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
         _warn_of_copies(bank)
         return bank
-    if members < 1 or execution != "auto":
+    if not isinstance(members, int) or members < 1 or execution != "auto":
         raise ValueError(
-            f"members must be at least 1, with execution='auto', however they are {members} with {execution!r}"
+            f"members must be an integer of at least 1, with execution='auto', however they are {members!r} with "
+            f"{execution!r}"
         )
     return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
 

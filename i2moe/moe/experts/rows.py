@@ -10,7 +10,17 @@ from torch import Tensor
 from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
 from i2moe.perturbations import Views
 
-__all__ = ["check_output", "join", "split_last", "split_views", "stack_views"]
+__all__ = ["check_output", "join", "shapes_of", "split_last", "split_views", "stack_views"]
+
+
+def shapes_of(modalities: Sequence[Modality]) -> str:
+    """Say which shapes modalities have, for an error.
+
+    Example:
+        >>> shapes_of([torch.zeros(2, 3), None])
+        '(2, 3), None'
+    """
+    return ", ".join(str(map_leaves(lambda x: tuple(x.shape), modality)) for modality in modalities)
 
 
 def stack_views(views: Sequence[tuple[Modality, ...]]) -> tuple[Modality, ...]:

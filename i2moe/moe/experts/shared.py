@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
 from i2moe.moe.experts.bank import ExpertOutputs
 from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
-from i2moe.moe.experts.rows import check_output, join, split_last, split_views, stack_views
+from i2moe.moe.experts.rows import check_output, join, shapes_of, split_last, split_views, stack_views
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.inputs import Arrange
 from i2moe.perturbations import Views
@@ -92,7 +92,14 @@ class SharedExperts(nn.Module):
         if self.checkpoint and torch.is_grad_enabled():
             output = checkpointed(call, self.backbone, args, kwargs)
         else:
-            output = call(*args, **kwargs)
+            try:
+                output = call(*args, **kwargs)
+            except Exception as error:
+                error.add_note(
+                    f"in the backbone that experts share, called with {n_rows} rows ({n_rows // len(inputs)} for each "
+                    f"expert or modality), inputs {shapes_of(rows)}"
+                )
+                raise
         check_untouched("shared", rows, versions)
         return check_output("shared", output, n_rows)
 

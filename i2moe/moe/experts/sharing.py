@@ -142,6 +142,12 @@ class _Factors(nn.Module):
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
         blocks = self._blocks(x)
+        n_features = blocks.shape[2 if self.axis == 1 else -1]
+        if n_features != factors.shape[1]:
+            raise ValueError(
+                f"layer {self.path!r} must get inputs with {factors.shape[1]} features, however they have "
+                f"{n_features}; look at the widths of the modalities"
+            )
         return (blocks * self._of_blocks(factors, blocks)).flatten(0, 1)
 
     def _blocks(self, x: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ class ComputedReweighter(nn.Module):
                 mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
             ).squeeze(1)
             marginals = self._comparable(outputs.marginals)  # (B, M, C)
+            if self.prior.numel() not in (0, joint.shape[1]):
+                raise ValueError(
+                    f"n_outputs must be the number of outputs of the backbone, however it is {self.prior.numel()} and "
+                    f"the backbone returned {joint.shape[1]}; give both the same"
+                )
             if self.training:
                 self._update(joint)
             prior = self._prior(joint)
