@@ -62,12 +62,23 @@ def _report(options: argparse.Namespace) -> InteractionReport:
 
     from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
 
+    if not 0 < options.test_fraction < 1:
+        raise ValueError(f"--test-fraction must lie between 0 and 1, however it is {options.test_fraction}")
+    if not options.out.absolute().parent.is_dir():
+        raise ValueError(f"--out must lie in a folder that exists, however {options.out.parent} does not; make it")
     arrays = _read(options.data)
     names = getattr(options, "modalities", None) or [name for name in arrays if name != options.target]
     unknown = [name for name in (options.target, *names) if name not in arrays]
     if unknown:
         raise ValueError(f"the names must be arrays of {options.data}: {list(arrays)}, however {unknown} are not")
+    if options.target in names:
+        raise ValueError(f"--modalities must not hold the target, however they hold {options.target!r}; leave it out")
     y = arrays[options.target]
+    modalities = Modalities({name: arrays[name] for name in names})
+    if y.ndim == 0 or len(y) != len(modalities):
+        raise ValueError(
+            f"the target must have a row for each of {len(modalities)} samples, however its shape is {y.shape}"
+        )
     settings: dict[str, Any] = {
         "max_epochs": options.max_epochs,
         "random_state": options.seed,
@@ -75,13 +86,19 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     }
     classes = y.dtype.kind != "f"
     estimator = InteractionClassifier(**settings) if classes else InteractionRegressor(**settings)
-    train, test, y_train, y_test = train_test_split(
-        Modalities({name: arrays[name] for name in names}),
-        y,
-        test_size=options.test_fraction,
-        random_state=options.seed,
-        stratify=y if classes else None,
-    )
+    try:
+        train, test, y_train, y_test = train_test_split(
+            modalities,
+            y,
+            test_size=options.test_fraction,
+            random_state=options.seed,
+            stratify=y if classes else None,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"samples must be enough to hold some of each class out, however they are {len(y)} ({error}); give more, or "
+            "store a target that is no class as floating-point numbers"
+        ) from error
     retrain_on = (train, y_train) if options.retrain else None
     return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)
 
@@ -93,7 +110,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"data must be an .npz file of arrays of numbers or strings, however {path} is not ({error}); "
             "write it by numpy.savez(path, image=..., text=..., y=...)"

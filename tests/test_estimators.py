@@ -455,6 +455,13 @@ def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture
         (["none.npz", "--target", "y"], "No such file"),
         (["words.npz", "--target", "y"], "encode categories"),
         (["text.txt", "--target", "y"], "must be an .npz file"),
+        (["one.npy", "--target", "y"], "must be an .npz file"),
+        (["data.npz", "--target", "y", "--modalities", "a", "y"], "must not hold the target"),
+        (["data.npz", "--target", "y", "--out", "no/such/folder.html"], "a folder that exists"),
+        (["data.npz", "--target", "y", "--test-fraction", "1.5"], "must lie between 0 and 1"),
+        (["short.npz", "--target", "y"], "a row for each of 40 samples"),
+        (["scalar.npz", "--target", "y"], "a row for each of 40 samples"),
+        (["rare.npz", "--target", "y"], "hold some of each class out"),
     ],
 )
 def test_errors_of_the_command_line(
@@ -462,6 +469,10 @@ def test_errors_of_the_command_line(
 ) -> None:
     np.savez(tmp_path / "data.npz", a=A, b=B, y=Y)
     np.savez(tmp_path / "words.npz", a=A, b=B.astype(str).astype("U3") + "x", y=Y)
+    np.savez(tmp_path / "short.npz", a=A, b=B, y=Y[:9])
+    np.savez(tmp_path / "scalar.npz", a=A, b=B, y=3)
+    np.savez(tmp_path / "rare.npz", a=A, b=B, y=np.arange(40))
+    np.save(tmp_path / "one.npy", A)
     (tmp_path / "text.txt").write_text("a,b\n")
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / arguments[0]), *arguments[1:]])
