@@ -96,8 +96,8 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         )
     except ValueError as error:
         raise ValueError(
-            f"samples must be enough to hold some of each class out, however they are {len(y)} ({error}); give more, or "
-            "store a target that is no class as floating-point numbers"
+            f"samples must be enough to hold some of each class out, however they are {len(y)} ({error}); give more, "
+            "or store values that are no classes as floating-point numbers"
         ) from error
     retrain_on = (train, y_train) if options.retrain else None
     return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)

@@ -228,6 +228,57 @@ def test_the_report_says_what_it_rests_on(tmp_path: Any) -> None:
     assert "a linear head for each modality, fitted on 60 background samples" in fitted.summary()
 
 
+class TestDropping:
+    @pytest.mark.parametrize("marginals", ["fitted", "replaced", LogisticRegression()])
+    def test_of_two_modalities_it_is_the_other_alone_and_costs_nothing(self, marginals: Any) -> None:
+        found = []
+        for drop in (True, False):
+            calls = [0]
+
+            def model(a: Tensor, b: Tensor, calls: list[int] = calls) -> Any:
+                calls[0] += 1
+                return probabilities(a, b)
+
+            data = batches(60, 1), batches(60, 2)
+            found.append((interactions(model, *data, marginals=marginals, drop_modalities=drop), calls[0]))
+        (report, n_calls), (bare, n_bare) = found
+        assert n_calls == n_bare
+        assert report.marginals is not None
+        assert report.predictions_without is not None
+        assert report.predictions_without.equal(report.marginals.flip(1))
+        assert list(report.cost_of_dropping()) == ["0", "1"]
+        assert bare.predictions_without is bare.comprehensiveness is bare.sufficiency is None
+        assert bare.weights.equal(report.weights)
+        assert "agreement" in report.summary()
+        assert "agreement" not in bare.summary()
+
+    @pytest.mark.parametrize("marginals", ["fitted", "replaced", LogisticRegression(), "frames"])
+    def test_of_three_it_is_what_the_model_makes_of_the_others(self, marginals: Any) -> None:
+        """A model of two of three numbers: each is missed alone and both together, the third never."""
+
+        def model(a: Any, b: Any, c: Any) -> Any:
+            z = 8 * (np.asarray(a)[:, 0] + np.asarray(b)[:, 0])
+            return np.stack([1 / (1 + np.exp(z)), 1 / (1 + np.exp(-z))], axis=1)
+
+        def made(seed: int) -> Any:
+            a, b, c = np.random.default_rng(seed).normal(size=(3, 400, 2))
+            xs = (a, b, c) if marginals != "frames" else tuple(pd.DataFrame(x, columns=["x", "y"]) for x in (a, b, c))
+            return [(xs, (a[:, 0] + b[:, 0] > 0).astype(int))]
+
+        chosen = LogisticRegression() if marginals == "frames" else marginals
+        report = interactions(model, made(0), made(1), marginals=chosen, modality_names=("a", "b", "c"))
+        cost = {name: found.cost for name, found in report.cost_of_dropping().items()}
+        assert abs(cost["c"]) < 0.03
+        assert cost["a"] == pytest.approx(0.25, abs=0.08)
+        assert cost["a+b"] == pytest.approx(0.5, abs=0.08)
+        assert cost["a+c"] == pytest.approx(cost["a"], abs=0.03)
+        assert {pair.kind for pair in report.pair_interactions().values()} == {"neither"}
+        assert report.comprehensiveness is not None
+        assert report.sufficiency is not None
+        assert report.comprehensiveness[:, 2].mean().abs() < 0.05
+        assert report.sufficiency[:, 2].mean() > report.sufficiency[:, 0].mean() > 0.1
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "error", "message"),

@@ -201,6 +201,21 @@ class TestFaithfulness:
         assert any("faithfulness: 'uniqueness/image' -" in warning for warning in liar.warnings())
         assert not any("faithfulness" in warning for warning in report.warnings())
 
+    def test_nearly_constant_weights_that_lie_near_the_behavior_are_not_warned_of(self) -> None:
+        torch.manual_seed(0)
+        target = torch.arange(400) % 2
+        sure = 6 * (nn.functional.one_hot(target, 2).float() - 0.5)
+        together = made_up(marginals=0.02 * torch.randn(400, 2, 2), prediction=sure)  # pure synergy
+        noise = 0.03 * torch.rand(400, 1)
+        weights = torch.cat([noise / 3, noise / 3, 1 - noise, noise / 3], dim=1)
+        near = replace(together, weights=weights)
+        assert near.overall.std[2] > 0.005
+        assert abs(near.faithfulness[2]) < 0.3
+        assert not any("do not follow" in warning for warning in near.warnings(constant_below=0))
+        assert any("do not follow" in warning for warning in near.warnings(constant_below=0, near_below=0))
+        far = replace(near, weights=weights[:, [2, 0, 1, 3]] * 0.8 + 0.05)
+        assert any("do not follow" in warning for warning in far.warnings(constant_below=0))
+
     def test_faithfulness_does_not_depend_on_targets(self) -> None:
         report = made_up()
         other = replace(report, target=1 - report.target)
@@ -216,6 +231,36 @@ class TestFaithfulness:
                 supervise(model(*xs), y).backward()
                 optimizer.step()
         assert explain(model, data, n_draws=0).faithfulness.min() > 0.5
+
+
+class TestWorseTogether:
+    def test_one_modality_that_knows_what_all_together_do_not(self) -> None:
+        report = made_up()
+        wrong = report.prediction.clone()
+        wrong[:60] *= -1
+        (warning,) = [w for w in replace(report, prediction=wrong).warnings() if "worse than" in w]
+        assert "from image alone (accuracy 0.850 against 1.000 on the same samples)" in warning
+        assert not any("worse than" in w for w in report.warnings())
+
+    def test_a_difference_by_chance_is_not_warned_of(self) -> None:
+        torch.manual_seed(0)
+        warned = 0
+        for _ in range(100):
+            logits = torch.randn(200, 3, 2)
+            report = made_up(200, marginals=logits[:, :2], prediction=logits[:, 2])
+            warned += any("worse than" in w for w in report.warnings())
+        assert warned < 10
+
+    def test_samples_without_the_modality_are_not_compared(self) -> None:
+        report = made_up()
+        assert report.marginals is not None
+        wrong = -report.prediction
+        marginals = report.marginals.clone()
+        marginals[10:, 0] = torch.nan
+        warnings = replace(report, prediction=wrong, marginals=marginals).warnings()
+        assert [w.split(" alone")[0] for w in warnings if "worse than" in w] == [
+            "the predictions from all modalities are worse than those from text"
+        ]
 
 
 class TestQuality:

@@ -42,6 +42,7 @@ class Existing:
             self._background,
             task="regression" if test.n_classes is None else "classification",
             marginals=self.marginals,
+            drop_modalities=False,
         ).weights
 
     def accuracy(self, test: KnownInteractions) -> float:

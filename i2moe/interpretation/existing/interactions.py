@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor, map_leaves
-from i2moe._common.tasks import Task, check_target, check_task
+from i2moe._common.tasks import Task, check_target, check_task, score
 from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
 from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
@@ -18,6 +18,7 @@ from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import checksum, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.report.record import dropped_subsets
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.moe.names import select_experts
 from i2moe.moe.weights.shares import interaction_shares
@@ -38,6 +39,7 @@ def interactions(
     class_names: Sequence[str] | None = None,
     call: Callable[[Any, Any], object] | None = None,
     returns: Returns | None = None,
+    drop_modalities: bool = True,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> InteractionReport:
@@ -51,8 +53,8 @@ def interactions(
     be made:
 
     * `"fitted"`: a linear head for each modality, fitted on the background, reads what the model says of this modality
-      next to K background samples. On known interactions it names far more of them than "replaced".
-    * `"replaced"`: the mean of what the model says of a modality next to K background samples. It needs no targets,
+      next to R background samples. On known interactions it names far more of them than "replaced".
+    * `"replaced"`: the mean of what the model says of a modality next to R background samples. It needs no targets,
       and says how the model behaves on combinations that it may never have seen.
     * an estimator in scikit-learn's manner: a copy is fitted to each modality, and the model is not asked.
     * an object: `Fitted(n_references=16)`, `Replaced(...)`, or one of your own with the methods of `Marginals`.
@@ -73,12 +75,15 @@ def interactions(
             `lambda model, modalities: model(*modalities)[0]`.
         returns: "raw" (logits) or "probabilities". By default they are probabilities where all of the first outputs lie
             in [0, 1] and, for classes, rows sum to 1.
+        drop_modalities: predict also without one modality and without two, in the same way, for
+            `report.cost_of_dropping()`. For two modalities this costs nothing.
         confidence: of the intervals of the mean weights.
         seed: of what is drawn; equal seeds give equal reports.
 
     Returns:
         The report of `explain`, with `report.basis` set. There are no experts: each interaction has the model's own
-        prediction. Faithfulness under replacement and the cost of dropping modalities are not measured.
+        prediction. Where modalities are dropped, `comprehensiveness` and `sufficiency` are drops of the score against
+        predictions that are made as the marginals are.
 
     Raises:
         TypeError: if the model cannot be called or returns no array, or a batch holds no arrays.
@@ -86,8 +91,9 @@ def interactions(
             small, or outputs are not finite or do not fit the targets. The message names the batch.
 
     Note:
-        The model is run M K times on each batch, and as often on the background, never on more rows than a batch has.
-        For large models `Fitted(n_references=8)` will do.
+        The model is run M R times on each batch, with R references, and as often on the background, never on more rows
+        than a batch has; 6 R times for three modalities that are dropped too, 14 R times for four. For large models
+        `Fitted(n_references=8)` will do, and `drop_modalities=False`.
 
     Example:
         >>> class Fusion(nn.Module):
@@ -123,7 +129,8 @@ def interactions(
         found = (_predict("background", index, predict, *batch) for index, batch in enumerate(known))
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
-        alone.fit(predict, modalities, torch.cat(joint), torch.cat(answers))
+        kept = _choices(len(form.names), drop_modalities)
+        alone.fit(predict, modalities, torch.cat(joint), torch.cat(answers), kept)
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
             for modalities, predicted, target in (
@@ -135,8 +142,11 @@ def interactions(
             "data must yield at least one batch, however it is empty; a generator can be run through only once"
         )
     from_all, compared, target, checksums = (torch.cat(part) for part in zip(*rows, strict=True))
-    weights, _ = interaction_shares(compared[:, :-1], compared[:, -1], alone.prior)
-    prediction = raw_outputs(task, from_all).float()
+    n_modalities = len(form.names)
+    weights, _ = interaction_shares(compared[:, :n_modalities], compared[:, -1], alone.prior)
+    prediction, reduced = raw_outputs(task, from_all).float(), raw_outputs(task, compared[:, :-1]).float()
+    without = _without(reduced, kept, n_modalities) if drop_modalities else None
+    full = score(task, prediction, target).unsqueeze(1)
     expert_names, of_experts = select_experts(form.names, "all")
     return InteractionReport(
         task=task,
@@ -148,14 +158,37 @@ def interactions(
         expert_predictions=prediction.unsqueeze(1).repeat(1, len(expert_names), 1),
         prediction=prediction,
         target=target,
-        comprehensiveness=None,
-        sufficiency=None,
+        comprehensiveness=None if without is None else full - _scores(task, without[:, :n_modalities], target),
+        sufficiency=None if without is None else full - _scores(task, reduced[:, :n_modalities], target),
         checksums=checksums,
         confidence=confidence,
-        marginals=raw_outputs(task, compared[:, :-1]).float(),
+        marginals=reduced[:, :n_modalities],
+        predictions_without=without,
         computed=True,
         basis=f"computed from a model without experts; {alone.basis()}",
     )
+
+
+def _choices(n_modalities: int, drop_modalities: bool) -> list[tuple[int, ...]]:
+    """The choices of modalities to predict from: each alone, and what is left where some are dropped."""
+    alone = [(i,) for i in range(n_modalities)]
+    left = [_left(subset, n_modalities) for subset in dropped_subsets(n_modalities)] if drop_modalities else []
+    return list(dict.fromkeys([*alone, *left]))
+
+
+def _left(subset: tuple[int, ...], n_modalities: int) -> tuple[int, ...]:
+    return tuple(i for i in range(n_modalities) if i not in subset)
+
+
+def _without(reduced: Tensor, kept: list[tuple[int, ...]], n_modalities: int) -> Tensor:
+    """Take from predictions (N, K, C) those without each of the S `dropped_subsets`, (N, S, C)."""
+    positions = [kept.index(_left(subset, n_modalities)) for subset in dropped_subsets(n_modalities)]
+    return reduced[:, positions]
+
+
+def _scores(task: Task, raw: Tensor, target: Tensor) -> Tensor:
+    """How good predictions (N, M, C) are, (N, M)."""
+    return torch.stack([score(task, each, target) for each in raw.unbind(1)], dim=1)
 
 
 def _as_marginals(marginals: object) -> Marginals:

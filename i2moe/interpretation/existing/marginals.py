@@ -1,4 +1,4 @@
-"""Marginals of a model without experts: what it would predict from each modality alone."""
+"""Marginals of a model without experts: what it would predict from some of the modalities, one alone say."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ __all__ = ["Apart", "Fitted", "Marginals", "Replaced"]
 
 @runtime_checkable
 class Marginals(Protocol):
-    """What predicts from each modality alone, and says what the prediction from all of them is to be compared with."""
+    """What predicts from some of the modalities, and says what the prediction from all is to be compared with."""
 
     prior: Tensor
     """(C,), the prediction from no modality, known after `fit`."""
 
-    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+    def fit(
+        self,
+        predict: Predictor,
+        background: Sequence[Any],
+        joint: Tensor,
+        target: Tensor,
+        kept: Sequence[Sequence[int]],
+    ) -> None:
         """Get ready.
 
         Args:
@@ -34,18 +41,19 @@ class Marginals(Protocol):
             background: M modalities of N samples.
             joint: (N, C), what the model predicts of them: probabilities or values, in float64.
             target: (N,) classes, or (N, C) labels or values.
+            kept: the positions of the modalities to predict from, K times: each one alone first.
         """
         ...
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
-        """Predict from each modality alone, and from all.
+        """Predict from each of the K choices of modalities, and from all.
 
         Args:
             modalities: M modalities (B, ...).
             joint: (B, C), what the model predicts from all.
 
         Returns:
-            (B, M + 1, C), probabilities or values in float64 on the CPU.
+            (B, K + 1, C), probabilities or values in float64 on the CPU.
         """
         ...
 
@@ -61,7 +69,7 @@ class Replaced:
     modality has not seen such combinations: its predictions are then not what the modality says.
 
     Args:
-        n_references: number of background samples K that stand for the others.
+        n_references: number of background samples R that stand for the others.
 
     Raises:
         ValueError: if `n_references` is not positive.
@@ -74,7 +82,14 @@ class Replaced:
         self.n_references = n_references
         self.prior = torch.empty(0)
 
-    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+    def fit(
+        self,
+        predict: Predictor,
+        background: Sequence[Any],
+        joint: Tensor,
+        target: Tensor,
+        kept: Sequence[Sequence[int]],
+    ) -> None:
         """Choose the background samples, at random.
 
         Args:
@@ -82,19 +97,20 @@ class Replaced:
             background: M modalities of N samples.
             joint: (N, C), what the model predicts of them.
             target: (N,) classes, or (N, C) labels or values.
+            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small.
         """
         _check_size(target, 2)
-        self._predict = predict
+        self._predict, self._kept = predict, kept
         chosen = torch.randperm(len(target))[: self.n_references]
         self._n_found = len(chosen)
         self._references = [take(modality, chosen) for modality in background]
         self.prior = joint.mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
-        """Predict (B, M + 1, C)."""
+        """Predict (B, K + 1, C)."""
         return torch.cat((self.probe(modalities).mean(2), joint.unsqueeze(1)), dim=1)
 
     def basis(self) -> str:
@@ -102,13 +118,14 @@ class Replaced:
         return f"other modalities replaced by those of {self._n_found} background samples"
 
     def probe(self, modalities: Sequence[Any]) -> Tensor:
-        """Predict from each modality next to each reference: (B, M, K, C)."""
+        """Predict from each choice of modalities next to each of R references: (B, K, R, C)."""
         n_samples = n_rows(modalities[0])
         found = []
         for k in range(self._n_found):
             rows = torch.full((n_samples,), k)
             others = [take(modality, rows) for modality in self._references]
-            each = [self._predict([*others[:i], own, *others[i + 1 :]]) for i, own in enumerate(modalities)]
+            pairs = list(zip(modalities, others, strict=True))
+            each = [self._predict([pair[i not in chosen] for i, pair in enumerate(pairs)]) for chosen in self._kept]
             found.append(torch.stack(each, dim=1))
         return torch.stack(found, dim=2)
 
@@ -116,7 +133,7 @@ class Replaced:
 class Fitted(Replaced):
     """Fit a small head for each modality, that reads what the model makes of it next to background samples.
 
-    What the model says of a modality next to one background sample mixes the two. Next to K of them it is a fingerprint
+    What the model says of a modality next to one background sample mixes the two. Next to R of them it is a fingerprint
     of the modality. A linear head learns from the background's targets what the fingerprint means. So it predicts as
     well as the model's own knowledge of this modality allows, also where the model was never trained without one.
 
@@ -130,7 +147,14 @@ class Fitted(Replaced):
         ValueError: if `n_references` is not positive.
     """
 
-    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
+    def fit(
+        self,
+        predict: Predictor,
+        background: Sequence[Any],
+        joint: Tensor,
+        target: Tensor,
+        kept: Sequence[Sequence[int]],
+    ) -> None:
         """Choose the background samples and fit the heads.
 
         Args:
@@ -138,18 +162,19 @@ class Fitted(Replaced):
             background: M modalities of N samples.
             joint: (N, C), what the model predicts of them.
             target: (N,) classes, or (N, C) labels or values.
+            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small.
         """
         _check_size(target, FEW_SAMPLES)
-        super().fit(predict, background, joint, target)
+        super().fit(predict, background, joint, target, kept)
         self._n_samples = len(target)
         self._heads = [Head(predict.task, x, target, joint.shape[1]) for x in self._features(background, joint)]
         self.prior = self._heads[-1](raw_outputs(predict.task, joint)).mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
-        """Predict (B, M + 1, C)."""
+        """Predict (B, K + 1, C)."""
         features = self._features(modalities, joint)
         return torch.stack([head(x) for head, x in zip(self._heads, features, strict=True)], dim=1)
 
@@ -161,17 +186,17 @@ class Fitted(Replaced):
         )
 
     def _features(self, modalities: Sequence[Any], joint: Tensor) -> list[Tensor]:
-        """Raw outputs next to each reference, M of (B, K * C), and those from all modalities (B, C)."""
+        """Raw outputs next to each reference, K of (B, R * C), and those from all modalities (B, C)."""
         task = self._predict.task
         return [*raw_outputs(task, self.probe(modalities)).flatten(2).unbind(1), raw_outputs(task, joint)]
 
 
 class Apart:
-    """Fit a copy of an estimator to each modality, which knows nothing of the model.
+    """Fit a copy of an estimator to each choice of modalities, which knows nothing of the model.
 
     Args:
         estimator: in scikit-learn's manner: `fit`, and `predict_proba`, or for a regression `predict`. It gets a
-            modality as it is, arrays of more than two axes flattened.
+            modality as it is, several side by side, arrays of more than two axes flattened.
 
     Raises:
         ValueError: when fitted, if the background is too small or the task is multilabel.
@@ -183,14 +208,22 @@ class Apart:
         self.estimator = estimator
         self.prior = torch.empty(0)
 
-    def fit(self, predict: Predictor, background: Sequence[Any], joint: Tensor, target: Tensor) -> None:
-        """Fit a copy to each modality.
+    def fit(
+        self,
+        predict: Predictor,
+        background: Sequence[Any],
+        joint: Tensor,
+        target: Tensor,
+        kept: Sequence[Sequence[int]],
+    ) -> None:
+        """Fit a copy to each choice of modalities.
 
         Args:
             predict: the model.
             background: M modalities of N samples.
             joint: (N, C), what the model predicts of them.
             target: (N,) classes, or (N, C) labels or values.
+            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small, or the task is multilabel.
@@ -200,16 +233,19 @@ class Apart:
             raise ValueError(
                 "an estimator must have one target, however the task is multilabel; use marginals='fitted'"
             )
-        self._task, self._n_samples = predict.task, len(target)
+        self._task, self._n_samples, self._kept = predict.task, len(target), kept
         y = (target.squeeze(1) if target.ndim == 2 and target.shape[1] == 1 else target).numpy()
-        self._fitted = [copy.deepcopy(self.estimator).fit(_table(modality), y) for modality in background]
+        self._fitted = [copy.deepcopy(self.estimator).fit(_table(background, chosen), y) for chosen in kept]
         self._head = Head(self._task, raw_outputs(self._task, joint), target, joint.shape[1])
         self.prior = self._head(raw_outputs(self._task, joint)).mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
-        """Predict (B, M + 1, C)."""
+        """Predict (B, K + 1, C)."""
         calibrated = self._head(raw_outputs(self._task, joint))
-        alone = [self._one(fitted, _table(x), calibrated) for fitted, x in zip(self._fitted, modalities, strict=True)]
+        alone = [
+            self._one(fitted, _table(modalities, chosen), calibrated)
+            for fitted, chosen in zip(self._fitted, self._kept, strict=True)
+        ]
         return torch.stack([*alone, calibrated], dim=1)
 
     def basis(self) -> str:
@@ -225,7 +261,24 @@ class Apart:
         return all_classes
 
 
-def _table(modality: Any) -> Any:
+def _table(modalities: Sequence[Any], chosen: Sequence[int]) -> Any:
+    """Some modalities as estimators take them, side by side: a data frame where all are, else an array (N, D)."""
+    tables = [_as_table(modalities[i]) for i in chosen]
+    if len(tables) == 1:
+        return tables[0]
+    if all(hasattr(table, "iloc") for table in tables):
+        import pandas
+
+        joined = pandas.concat([table.reset_index(drop=True) for table in tables], axis=1)
+        if not joined.columns.is_unique:
+            joined.columns = [f"{i}/{name}" for i, table in zip(chosen, tables, strict=True) for name in table.columns]
+        return joined
+    import numpy
+
+    return numpy.hstack([numpy.asarray(table) for table in tables])
+
+
+def _as_table(modality: Any) -> Any:
     """A modality as estimators take it: a data frame as it is, else an array (N, D)."""
     if hasattr(modality, "iloc"):
         return modality

@@ -139,6 +139,7 @@ def without_a_modality(report: Diagnostics) -> str:
     if report.predictions_retrained is not None:
         header += ["trained anew falls by", f"{report.confidence:.0%} interval"]
         anew = "what one loses that is trained without the modality stands beside it (trained anew)."
+    how = "Predictions are made as said at the top" if report.basis else "This model is asked to do without"
     pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
     return section(
         "without",
@@ -147,7 +148,7 @@ def without_a_modality(report: Diagnostics) -> str:
         bars(rows, bottom=min([*ends, 0.0]), top=max([*ends, 1e-9]), mark=0.0, color="#D55E00"),
         table([*header, "samples"], detail),
         paragraph(
-            f"An interval that holds 0 means that no loss was found. This model is asked to do without; {anew} "
+            f"An interval that holds 0 means that no loss was found. {how}; {anew} "
             "Samples with nothing left are not counted.",
             "note",
         ),

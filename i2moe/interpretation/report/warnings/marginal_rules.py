@@ -4,8 +4,31 @@ from __future__ import annotations
 
 from i2moe._common.tasks import score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
+from i2moe.interpretation.report.measures.quality import points
+from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval
 
-__all__ = ["find_miscalibrated", "find_uncarried"]
+__all__ = ["find_miscalibrated", "find_uncarried", "find_worse_together"]
+
+
+def find_worse_together(report: Diagnostics) -> list[str]:
+    """Say which modality alone predicts better than all together, on the same samples, beyond chance."""
+    if report.marginals is None:
+        return []
+    found = []
+    confidence = 1 - (1 - report.confidence) / len(report.modality_names)  # of all of them at once
+    for name, marginal in zip(report.modality_names, report.marginals.unbind(1), strict=True):
+        known = ~marginal.isnan().any(1)
+        if known.sum() < FEW_SAMPLES:
+            continue
+        target = report.target[known]
+        alone, together = (points(report.task, raw[known], target) for raw in (marginal, report.prediction))
+        if mean_interval(alone - together, confidence)[1] > 0:
+            found.append(
+                f"the predictions from all modalities are worse than those from {name} alone "
+                f"({score_name[report.task]} {together.mean():.3f} against {alone.mean():.3f} on the same samples): "
+                "the others mislead the model; regularize it more, give it more samples, or leave them out"
+            )
+    return found
 
 
 def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:

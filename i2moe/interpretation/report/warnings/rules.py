@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
-from i2moe.interpretation.report.warnings.marginal_rules import find_miscalibrated, find_uncarried
+from i2moe.interpretation.report.warnings.marginal_rules import find_miscalibrated, find_uncarried, find_worse_together
 from i2moe.interpretation.statistics import FEW_SAMPLES, explained_by_groups
 
 __all__ = ["find_collapsed", "find_constant", "find_unused", "report_warnings"]
@@ -24,6 +24,7 @@ def report_warnings(
     near_identical_below: float = 0.01,
     apart_above: float = 0.2,
     agreement_below: float = 0.3,
+    near_below: float = 0.05,
     homogeneous_above: float = 0.7,
     miscalibrated_above: float = 0.1,
     uncarried_above: float = 0.2,
@@ -52,6 +53,9 @@ def report_warnings(
         agreement_below: the weights do not follow the behavior of single samples if an expert's rank correlation is
             below: `report.faithfulness`, or `report.agreement` of learned weights. Not checked where ranks are noise:
             for fewer than 20 samples, constant weights, and experts with a mean weight below a tenth.
+        near_below: weights follow the behavior, whatever their ranks, if an expert's weight differs from its share of
+            the behavior (`report.behavior_shares`) by less on average: where all samples are nearly alike, ranks are
+            noise.
         homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
             weight are above. Then only a contradiction is warned of.
         miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
@@ -68,11 +72,12 @@ def report_warnings(
     if len(names) == 1:
         return ()
     found = _find_chance(report)
+    found += find_worse_together(report)
     found += find_miscalibrated(report, miscalibrated_above)
     found += find_uncarried(report, uncarried_above)
     if report.computed:
         # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
-        return (*found, *_find_unfaithful(report, agreement_below, constant_below))
+        return (*found, *_find_unfaithful(report, agreement_below, constant_below, near_below))
 
     mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
     found += _find_apart(names, mean, lowest, highest, apart_above)
@@ -93,7 +98,7 @@ def report_warnings(
     found += _find_near_identical(report, near_identical_below)
     if not constant:
         found += _find_class_bound(report, follow_class_above)
-        found += _find_unfaithful(report, agreement_below, constant_below)
+        found += _find_unfaithful(report, agreement_below, constant_below, near_below)
     return tuple(found)
 
 
@@ -171,7 +176,7 @@ def _find_class_bound(report: Diagnostics, above: float) -> list[str]:
     ]
 
 
-def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -> list[str]:
+def _find_unfaithful(report: Diagnostics, below: float, constant_below: float, near_below: float) -> list[str]:
     if len(report) < FEW_SAMPLES:
         return []
     measures: dict[str, Tensor] = {}
@@ -181,6 +186,8 @@ def _find_unfaithful(report: Diagnostics, below: float, constant_below: float) -
     if report.comprehensiveness is not None and not report.computed:
         measures["agreement"] = report.agreement
     compared = (report.overall.std >= constant_below) & (report.overall.mean >= 0.1)
+    if report.marginals is not None:
+        compared &= ~((report.weights - report.behavior_shares).abs().nanmean(0) < near_below)
     found = []
     for measure, values in measures.items():
         low = ((values < below) & compared).tolist()
