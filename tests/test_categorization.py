@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from i2moe import categorize
+from i2moe._common.names import expert_colors
 from i2moe.categorization import (
     KL,
     L1,
@@ -479,6 +480,12 @@ def test_arrays_and_data_frames_are_taken(target: Tensor | None) -> None:
     assert torch.equal(found[chosen].degrees, expected[expected.category == 3].degrees)
 
 
+def test_degrees_of_arrays_and_data_frames() -> None:
+    each, together = torch.rand(9, 3), torch.rand(9)
+    frames = interaction_degrees(pd.DataFrame(each.numpy(), index=range(5, 14)), pd.Series(together.numpy()))
+    assert torch.equal(frames, interaction_degrees(each, together))
+
+
 @pytest.mark.parametrize("n_classes", [2, 5, 50, 1000])
 def test_a_softmax_in_half_precision_is_taken(n_classes: int) -> None:
     logits = 3 * torch.randn(2000, 3, n_classes, generator=torch.Generator().manual_seed(0))
@@ -514,12 +521,15 @@ def test_where_classes_are_compared_the_distance_makes_no_difference() -> None:
 
 def test_sensitivity_plot_has_a_bar_per_setting_and_category() -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.colors import to_rgba
 
     found = sensitivity(probabilities(23, 50, 2, 3), probabilities(24, 50, 3))
     axes = found.plot()
     assert len(axes.patches) == len(found.settings) * len(found.names)
     widths = sum(patch.get_width() for patch in axes.patches)  # type: ignore[attr-defined]
     assert widths == pytest.approx(len(found.settings), rel=1e-5)
+    drawn = [patch.get_facecolor() for patch in axes.patches[:: len(found.settings)]]
+    assert drawn == [to_rgba(color) for color in expert_colors(found.names).values()]
     assert found.plot(axes) is axes
     plt.close("all")
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -377,3 +378,18 @@ def test_absent_clustering_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ImportError, match=r"scikit-learn .* \"i2moe\[pid\]\""):
         kmeans(torch.randn(5, 2), 2)
+
+
+@pytest.mark.filterwarnings("ignore:the true target must tell more")
+def test_arrays_and_data_frames_are_taken() -> None:
+    first, second, target = torch.randn(50, 2), torch.randn(50, 3), torch.arange(50) % 2
+    index = range(100, 150)
+    found = estimate_pid(
+        pd.DataFrame(first.numpy(), index=index),
+        second.numpy(),
+        pd.Series(target.numpy(), index=index),
+        n_clusters=(4,),
+    )
+    assert found == estimate_pid(first, second, target, n_clusters=(4,))
+    assert torch.equal(kmeans(first.numpy(), 3), kmeans(first, 3))
+    assert len(repr(found)) < 100

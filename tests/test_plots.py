@@ -174,6 +174,20 @@ def test_experts_keep_their_color() -> None:
     )
     assert faithfulness == losses
     assert len(set(losses)) == 4
+    some = plot_losses(history, names=["interaction/uniqueness/text", "interaction/synergy"])
+    assert [line.get_color() for line in some.get_lines()] == losses[1:3]
+    weights = EXAMPLE.weights[:, 1:3]
+    pruned = replace(
+        EXAMPLE,
+        expert_names=EXAMPLE.expert_names[1:3],
+        interactions=EXAMPLE.interactions[1:3],
+        weights=weights / weights.sum(1, keepdim=True),
+        expert_predictions=EXAMPLE.expert_predictions[:, 1:3],
+    )
+    assert [line.get_color() for line in plot_faithfulness(pruned).get_lines()] == losses[1:3]
+    for color in losses[1:3]:
+        assert str(color) in pruned._repr_html_()
+    assert str(losses[0]) not in pruned._repr_html_()
 
 
 class TestErrors:

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import InteractionMoE, InteractionSupervision, Reweighter
+from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter
 from i2moe._common.tasks import Task
-from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation import InteractionReport, explain, stability
+from i2moe.interpretation.existing import Fitted
+from i2moe.interpretation.monitoring import InteractionMetric
 from i2moe.interpretation.report.measures.quality import calibration_error
 from i2moe.moe.weights import interaction_shares
 
@@ -231,6 +233,21 @@ class TestFaithfulness:
                 supervise(model(*xs), y).backward()
                 optimizer.step()
         assert explain(model, data, n_draws=0).faithfulness.min() > 0.5
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        made_up().compare(made_up()),
+        stability([made_up()] * 3),
+        Fitted(8),
+        BackboneOutput(torch.zeros(400, 3), latent=torch.zeros(400, 9)),
+        InteractionMetric(make_named()),
+    ],
+)
+def test_reprs_are_short(thing: object) -> None:
+    assert repr(thing).startswith(f"{type(thing).__name__}(")
+    assert len(repr(thing)) < 100
 
 
 class TestWorseTogether:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe import InteractionMoE, InteractionSupervision, Reweighter, explain
+from i2moe.interpretation.observation.observe import call_by_signature
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.pruning import prune
 
@@ -105,6 +106,21 @@ def test_a_batch_encoding_in_a_tuple_and_an_optional_argument_are_explained() ->
     text = UserDict({name: batch[name] for name in ("ids", "mask")})
     by_position = explain(model, [((text, batch["pixels"]), y)])
     assert torch.equal(by_position.weights, explain(model, [((dict(text), batch["pixels"]), y)]).weights)
+
+
+@pytest.mark.parametrize("after", ["keyword", "position"])
+def test_a_third_entry_goes_to_no_argument_that_means_something_else(after: str) -> None:
+    class Scaled(nn.Module):
+        def forward(self, a: Tensor, b: Tensor, scale: float = 1.0, labels: Any = None) -> Any:
+            raise AssertionError
+
+    class Marked(nn.Module):
+        def forward(self, a: Tensor, b: Tensor, *, labels: Any = None) -> Any:
+            raise AssertionError
+
+    model = Scaled() if after == "position" else Marked()
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'b'"):  # handed over whole
+        call_by_signature(model, tuple(torch.zeros(3, 2, 1)))
 
 
 class TestSharing:

@@ -42,6 +42,12 @@ class BackboneOutput:
     aux_loss: Tensor | None = None
     latent: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Show shapes, not numbers."""
+        named = {"prediction": self.prediction, "aux_loss": self.aux_loss, "latent": self.latent}
+        shapes = [f"{name} {tuple(x.shape)}" for name, x in named.items() if isinstance(x, Tensor)]
+        return f"BackboneOutput({', '.join(shapes)})"
+
 
 torch.export.register_dataclass(BackboneOutput, serialized_type_name="i2moe.BackboneOutput")
 

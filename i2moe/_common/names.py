@@ -1,14 +1,27 @@
-"""Names: of modalities, and of the interactions between them."""
+"""Names: of modalities, and of the interactions between them; the colors of these in all figures and pages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
-__all__ = ["Interaction", "check_modality_names", "check_names", "interaction_names"]
+__all__ = [
+    "INK",
+    "REDUNDANCY",
+    "SYNERGY",
+    "Interaction",
+    "check_modality_names",
+    "check_names",
+    "expert_colors",
+    "interaction_names",
+]
 
 Interaction: TypeAlias = int | Literal["synergy", "redundancy"]
 """The interaction of an expert: the index of a modality (its uniqueness), synergy or redundancy."""
+
+# Okabe and Ito's colors, told apart also without seeing red and green.
+_UNIQUENESS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#004D40", "#8C6BB1")
+SYNERGY, REDUNDANCY, INK = "#D55E00", "#CC79A7", "#333333"
 
 
 def interaction_names(modality_names: Sequence[str]) -> tuple[str, ...]:
@@ -51,3 +64,25 @@ def check_modality_names(n_modalities: int, names: Sequence[str] | None) -> tupl
     if "available" in names:
         raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
     return check_names("modality_names", names, n_modalities)
+
+
+def expert_colors(expert_names: Sequence[str], interactions: Sequence[Interaction] | None = None) -> dict[str, str]:
+    """A color per expert: warm for the two joint interactions, the others for uniqueness.
+
+    Args:
+        expert_names: the E names.
+        interactions: the E interactions, so that a modality keeps its color where the experts of others were pruned;
+            None where the uniqueness experts of all modalities are among the names, in order.
+
+    Example:
+        >>> expert_colors(("uniqueness/b", "synergy"), (1, "synergy"))
+        {'uniqueness/b': '#56B4E9', 'synergy': '#D55E00'}
+    """
+    joint = {"synergy": SYNERGY, "redundancy": REDUNDANCY}
+    if interactions is None:
+        unique = [name for name in expert_names if name not in joint]
+        interactions = [unique.index(name) if name not in joint else name for name in expert_names]  # type: ignore[misc]
+    return {
+        name: joint[interaction] if isinstance(interaction, str) else _UNIQUENESS[interaction % len(_UNIQUENESS)]
+        for name, interaction in zip(expert_names, interactions, strict=True)
+    }

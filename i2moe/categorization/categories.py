@@ -204,7 +204,7 @@ def categorize(
     )
 
 
-def interaction_degrees(unimodal: Tensor, multimodal: Tensor, *, chance: float = 0.0) -> Tensor:
+def interaction_degrees(unimodal: Array, multimodal: Array, *, chance: float = 0.0) -> Tensor:
     r"""Split the multimodal confidence into interactions, by order statistics; see `categorize`.
 
     Args:
@@ -223,6 +223,7 @@ def interaction_degrees(unimodal: Tensor, multimodal: Tensor, *, chance: float =
         >>> interaction_degrees(torch.tensor([[0.5, 0.75, 0.25]]), torch.tensor([1.0]))
         tensor([[0.0000, 0.2500, 0.0000, 0.2500, 0.5000]])
     """
+    unimodal, multimodal = torch.as_tensor(as_tensor(unimodal)), torch.as_tensor(as_tensor(multimodal))
     if unimodal.ndim != 2 or unimodal.shape[1] < 2 or multimodal.shape != unimodal.shape[:1]:
         raise ValueError(
             "confidences must be (B, M) with at least two modalities and (B,), "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.modalities import Array
+from i2moe._common.names import expert_colors
 from i2moe._common.tasks import Task
 from i2moe.categorization.categories import categorize
 from i2moe.categorization.distances import DistanceLike, as_distance
@@ -48,6 +49,9 @@ class Sensitivity:
     category: Tensor
     names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Sensitivity({len(self.settings)} settings, {self.category.shape[1]} samples, categories {self.names})"
+
     @property
     def fractions(self) -> Tensor:
         """(S, K), the fraction of the samples in each category."""
@@ -83,8 +87,8 @@ class Sensitivity:
 
         ax = plt.subplots(figsize=(7, 1 + 0.3 * len(self.settings)), layout="constrained")[1] if ax is None else ax
         labels, left = [str(setting) for setting in self.settings], torch.zeros(len(self.settings))
-        for name, fractions in zip(self.names, self.fractions.T, strict=True):
-            ax.barh(range(len(labels)), fractions.tolist(), left=left.tolist(), label=name)
+        for (name, color), fractions in zip(expert_colors(self.names).items(), self.fractions.T, strict=True):
+            ax.barh(range(len(labels)), fractions.tolist(), left=left.tolist(), label=name, color=color)
             left = left + fractions
         ax.set_yticks(range(len(labels)), labels)
         ax.invert_yaxis()
@@ -109,7 +113,7 @@ def sensitivity(
     `LikeliestClass()` the distance makes no difference.
 
     Args:
-        unimodal: (B, M, C), or a name -> (B, M, C) for the predictions of different unimodal classifiers.
+        unimodal: as for `categorize`, or a name -> the same for the predictions of different unimodal classifiers.
         multimodal: (B, C).
         target: (B,) classes, (B,) or (B, C) values; None to compare with `multimodal`.
         distances: names or `Distance` objects.

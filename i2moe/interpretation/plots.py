@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from i2moe._common.names import INK, expert_colors
 from i2moe.interpretation.report import InteractionReport
-from i2moe.interpretation.report.colors import INK, expert_colors
 from i2moe.interpretation.statistics import ranks
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def plot_weights(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, height=1.2 + 0.7 * n_experts)
     edges = torch.linspace(0, 1, 41)
     overall = report.overall
-    for row, color in enumerate(expert_colors(report.expert_names).values()):
+    for row, color in enumerate(expert_colors(report.expert_names, report.interactions).values()):
         shares = torch.histc(report.weights[:, row].float(), bins=40, min=0, max=1) / len(report)
         # The square root keeps the few samples visible beside a peak that holds most of them.
         heights = (shares / shares.max()).sqrt() * 0.8
@@ -132,7 +132,7 @@ def plot_sample(report: InteractionReport, index: int, *, n_outputs: int = 5, ax
     shown = _outputs_to_show(report, index, contributions, n_outputs)
     ax = _axes(ax, height=2.0 + 0.6 * len(shown))
 
-    for e, (name, color) in enumerate(expert_colors(report.expert_names).items()):
+    for e, (name, color) in enumerate(expert_colors(report.expert_names, report.interactions).items()):
         values = contributions[:, shown]
         # Bars of one sign start where those of the experts before end.
         same_sign = values[:e] * (values[:e].sign() == values[e].sign())
@@ -175,7 +175,7 @@ def plot_faithfulness(report: InteractionReport, *, n_bins: int = 10, ax: Axes |
     if n_bins < 2:
         raise ValueError(f"n_bins must be at least 2, however it is {n_bins}")
     ax = _axes(ax, height=4.2)
-    for e, (name, color) in enumerate(expert_colors(report.expert_names).items()):
+    for e, (name, color) in enumerate(expert_colors(report.expert_names, report.interactions).items()):
         shown = report.evidence[:, e]
         known = ~shown.isnan()
         if not known.any():
@@ -236,7 +236,7 @@ def plot_losses(
         raise ValueError(f"names must be some of the logged {tuple(logged)}, however they are {tuple(names)}")
 
     ax = _axes(ax, height=4.2)
-    styles = _loss_styles(names)
+    styles = _loss_styles(logged)  # of all, so that a choice of names keeps its colors
     for name in names:
         entries = [(i, entry) for i, entry in enumerate(history) if name in entry]
         xs = [float(entry[clock]) if clock is not None and clock in entry else i for i, entry in entries]

@@ -50,6 +50,11 @@ class Stability:
     distances: Tensor
     global_weights: Tensor
 
+    def __repr__(self) -> str:
+        return f"Stability({len(self.global_weights)} reports, {self.verdict()}, weights differ by up to " + (
+            f"{float(self.distances.max()):.3f} of 1)"
+        )
+
     def verdict(self, *, stable_below: float = 0.1, unstable_above: float = 0.2) -> Verdict:
         """Say whether the weights of single samples can be read.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from torch import Tensor
@@ -28,13 +28,14 @@ __all__ = [
 NEEDS_EXTRA = '{} must be installed for the decomposition, however it is not; `pip install "i2moe[pid]"`.'
 
 Values: TypeAlias = Union[Tensor, "ArrayLike"]
-"""A tensor, or anything that `torch.as_tensor` takes: an array, nested lists."""
+"""A tensor, an array, a series or data frame of pandas', nested lists."""
 
 
 def as_tensor(values: Values, name: str) -> Tensor:
     """Read numbers into a tensor on the CPU, without gradient."""
     try:
-        found = torch.as_tensor(values).detach().cpu()
+        table: Any = values
+        found = torch.as_tensor(table.to_numpy(copy=True) if hasattr(table, "iloc") else table).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"`{name}` must be a tensor or an array of numbers, however torch cannot read this "

@@ -13,6 +13,7 @@ from torch import Tensor
 from i2moe.pid._checks import (
     NEEDS_EXTRA,
     Values,
+    as_tensor,
     check_lengths,
     checked_counts,
     checked_features,
@@ -53,6 +54,9 @@ class PIDEstimate:
         columns = zip(*(part.to_dict().values() for part in self.pids), strict=True)
         spreads = [max(column) - min(column) for column in columns]
         return dict(zip(self.pids[0].to_dict(), spreads, strict=True))
+
+    def __repr__(self) -> str:
+        return f"PIDEstimate({self.n_samples} samples, clusters {self.n_clusters}; print it for the table)"
 
     def __str__(self) -> str:
         lines = [f"PID in bits of {self.n_samples} samples, by the number of clusters per modality"]
@@ -133,7 +137,7 @@ def estimate_pid(
     return estimate
 
 
-def kmeans(features: Tensor, n_clusters: int, *, seed: int = 0) -> Tensor:
+def kmeans(features: Values, n_clusters: int, *, seed: int = 0) -> Tensor:
     """Cluster samples by scikit-learn's k-means, the best of four starts.
 
     Args:
@@ -157,7 +161,8 @@ def kmeans(features: Tensor, n_clusters: int, *, seed: int = 0) -> Tensor:
     except ImportError as error:
         raise ImportError(NEEDS_EXTRA.format("scikit-learn")) from error
 
-    found: list[int] = KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(features.numpy()).tolist()
+    table = as_tensor(features, "features").numpy()
+    found: list[int] = KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(table).tolist()
     return torch.tensor(found)
 
 

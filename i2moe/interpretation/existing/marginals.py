@@ -82,6 +82,9 @@ class Replaced:
         self.n_references = n_references
         self.prior = torch.empty(0)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_references={self.n_references})"
+
     def fit(
         self,
         predict: Predictor,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.modalities import Array, as_tensor
 from i2moe._common.tasks import Task, check_target, check_task
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import checked_rows, marginal_rows
@@ -57,7 +58,10 @@ class InteractionMetric:
         self.class_names = class_names
         self._rows: list[dict[str, Tensor]] = []
 
-    def update(self, out: InteractionOutput, target: Tensor) -> None:
+    def __repr__(self) -> str:
+        return f"InteractionMetric({self.task}, {sum(len(rows['target']) for rows in self._rows)} samples)"
+
+    def update(self, out: InteractionOutput, target: Array) -> None:
         """Add a batch.
 
         Args:
@@ -69,7 +73,9 @@ class InteractionMetric:
         """
         rows = checked_rows(out, slice(None))
         prediction = rows["prediction"]
-        rows["target"] = check_target(self.task, target.detach().cpu(), prediction.shape, prediction.dtype)
+        rows["target"] = check_target(
+            self.task, torch.as_tensor(as_tensor(target)).detach().cpu(), prediction.shape, prediction.dtype
+        )
         rows["available"] = torch.ones(len(rows["target"]), self.moe.n_modalities, dtype=torch.bool)
         if out.available is not None:
             rows["available"] = out.available.cpu()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ def preserve_state(
 def call_by_signature(model: Any, modalities: Any) -> object:
     """Call a module or a function with what a batch holds: spread over its arguments, or whole.
 
-    A tuple is spread if the forward takes as many arguments, `*args`, or as many with some of those whose default is
-    None. A list is too, unless a single argument is required, which may be the list. A dict is spread if its keys are
-    the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and leave
-    modalities out.
+    A tuple is spread if the forward takes as many arguments, `*args`, or as many with those that follow whose default
+    is None. A list is too, unless a single argument is required, which may be the list. A dict is spread if its keys
+    are the arguments' names. All else is handed over whole. For an `InteractionMoE` a dict may hold `available`, and
+    leave modalities out.
     """
     mask = {}
     if isinstance(model, InteractionMoE) and isinstance(modalities, Mapping) and "available" in modalities:
@@ -155,7 +156,9 @@ def call_by_signature(model: Any, modalities: Any) -> object:
         spread = fits or any(p.kind is p.VAR_KEYWORD for p in parameters)
         return model(**modalities, **mask) if spread else model(modalities, **mask)
     if isinstance(modalities, tuple | list):
-        most = len(required) + sum(p.default is None for p in parameters)
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        given_later = [p for p in positional if p.default is not p.empty]
+        most = len(required) + len(list(takewhile(lambda p: p.default is None, given_later)))
         may_be_whole = len(required) == 1 and isinstance(modalities, list)
         fits = len(required) == len(modalities) or (len(required) <= len(modalities) <= most and not may_be_whole)
         spread = fits or any(p.kind is p.VAR_POSITIONAL for p in parameters)

@@ -6,7 +6,7 @@ from html import escape
 
 import torch
 
-from i2moe.interpretation.report.colors import expert_colors
+from i2moe._common.names import expert_colors
 from i2moe.interpretation.report.html.parts import paragraph, section, stacked, table
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.text.samples import in_words, sample
@@ -71,7 +71,7 @@ def _article(report: Diagnostics, index: int, why: str) -> str:
     return (
         f'<article id="sample-{index}">\n<h3>Sample {index}: {escape(why)}</h3>\n'
         + paragraph(sample(report, index))
-        + stacked({"weights": weights}, expert_colors(report.expert_names))
+        + stacked({"weights": weights}, expert_colors(report.expert_names, report.interactions))
         + table(header, rows)
         + (table(["predicting from", "the model says"], alone) if alone else "")
         + "</article>"

@@ -6,7 +6,7 @@ import os
 from html import escape
 
 from i2moe._common.files import replacing
-from i2moe.interpretation.report.colors import expert_colors
+from i2moe._common.names import expert_colors
 from i2moe.interpretation.report.html.examples import single_samples
 from i2moe.interpretation.report.html.parts import items, stacked, table
 from i2moe.interpretation.report.html.sections import (
@@ -143,9 +143,10 @@ def to_notebook(report: Diagnostics) -> str:
     mean = dict(zip(report.expert_names, report.overall.mean.tolist(), strict=True))
     rows = [[name, f"{weight:.1%}"] for name, weight in mean.items()]
     warnings = report_warnings(report)
+    colors = expert_colors(report.expert_names, report.interactions)
     return (
         f"<div><p>{escape(headline(report))}</p>"
-        + f'<div style="max-width: 30rem">{stacked({"": mean}, expert_colors(report.expert_names))}</div>'
+        + f'<div style="max-width: 30rem">{stacked({"": mean}, colors)}</div>'
         + table(["mean weight of", "share"], rows)
         + (items(warnings) if warnings else "")
         + "</div>"

@@ -7,7 +7,7 @@ from html import escape
 
 from torch import Tensor
 
-from i2moe.interpretation.report.colors import expert_colors
+from i2moe._common.names import expert_colors
 from i2moe.interpretation.report.html.parts import Bar, bars, items, legend, paragraph, section, stacked, table
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
@@ -81,7 +81,7 @@ def what_drives(report: Diagnostics) -> str:
         name: f"rests on {meaning(interaction, report.modality_names)}."
         for name, interaction in zip(names, report.interactions, strict=True)
     }
-    colors = expert_colors(names)
+    colors = expert_colors(names, report.interactions)
     rows = [
         [name, f"{overall.mean[e]:.1%}", _interval(overall, e), f"{overall.std[e]:.1%}"] for e, name in enumerate(names)
     ]
@@ -251,7 +251,7 @@ def _chart(groups: dict[str, WeightStatistics], report: Diagnostics) -> str:
     }
     small = any(group.n_samples < FEW_SAMPLES for group in known.values())
     note = paragraph(f"In parentheses the number of samples. * fewer than {FEW_SAMPLES}: a rough mean.", "note")
-    return stacked(rows, expert_colors(report.expert_names)) + (note if small else "")
+    return stacked(rows, expert_colors(report.expert_names, report.interactions)) + (note if small else "")
 
 
 def _qualities(report: Diagnostics) -> dict[str, Quality]:

@@ -45,6 +45,13 @@ class Comparison:
     distance: float
     mean_weights: Tensor
 
+    def __repr__(self) -> str:
+        first, second = self.qualities
+        return (
+            f"Comparison({self.score_name} {first.score:.3f} and {second.score:.3f}, weights differ by "
+            f"{self.distance:.3f} of 1)"
+        )
+
     def summary(self) -> str:
         """Return a plain-text table.
 
@@ -123,6 +130,8 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
 
 def check_same_samples(first: Diagnostics, other: Diagnostics, index: int) -> None:
     """Raise a ValueError if report number `index` has other experts or samples than the first."""
+    if not isinstance(other, Diagnostics):
+        raise TypeError(f"report {index} must be a report, however it is a {type(other).__name__}")
     if other.expert_names != first.expert_names:
         raise ValueError(
             f"all reports must have the same experts, however report 0 has {first.expert_names} and report {index} "

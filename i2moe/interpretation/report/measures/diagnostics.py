@@ -208,7 +208,7 @@ class Diagnostics(ReportRecord):
             >>> InteractionReport.example().by_group(["home", "lab", "lab", "lab"])["home"].n_samples
             1
         """
-        labels = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+        labels: list[Any] = groups.tolist() if hasattr(groups, "tolist") else list(groups)
         if len(labels) != len(self):
             raise ValueError(f"groups must have a label for each of {len(self)} samples, however it has {len(labels)}")
         numbers: dict[Any, int] = {}

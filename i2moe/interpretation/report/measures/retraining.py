@@ -36,6 +36,7 @@ def with_retraining(report: Record, refit: Refit) -> Record:
         A new report.
 
     Raises:
+        TypeError: if `refit` is no function.
         ValueError: if predictions are not (N, C), or no sample has one.
 
     Example:
@@ -49,6 +50,10 @@ def with_retraining(report: Record, refit: Refit) -> Record:
         >>> report.with_retraining(refit).cost_of_dropping()["0"].retrained.n_samples
         16
     """
+    if not callable(refit):
+        raise TypeError(
+            f"refit must be a function of the names of the modalities to keep, however it is a {type(refit).__name__}"
+        )
     names = report.modality_names
     predictions = []
     for subset in dropped_subsets(len(names)):

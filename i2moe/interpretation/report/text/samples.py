@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ def sample(report: Diagnostics, index: int) -> str:
         alike (redundancy), 30% on what text alone says (uniqueness/text), 10% on what image alone says
         (uniqueness/image).
     """
+    index = operator.index(index)
     if not -len(report) <= index < len(report):
         raise IndexError(f"index must be one of {len(report)} samples, however it is {index}")
     index %= len(report)
