@@ -81,6 +81,9 @@ class ComputedReweighter(nn.Module):
 
         Returns:
             (B, E), rows on the probability simplex. In training no gradient flows through them.
+
+        Raises:
+            ValueError: if the experts have another number of outputs than `n_outputs`.
         """
         assert outputs.marginals is not None
         # A gradient would change predictions so that the weights suit the loss. Attributions, in evaluation, need it.
