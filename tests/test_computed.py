@@ -460,7 +460,7 @@ def test_pruned_models_keep_the_uniqueness_experts() -> None:
         (lambda: ComputedReweighter("ranking"), "task must be one of"),  # type: ignore[arg-type]
         (lambda: InteractionMoE(nn.Identity, 2, reweighter="learned"), "reweighter must be 'computed'"),  # type: ignore[arg-type]
         (lambda: make(experts=["synergy"]), "must have the uniqueness expert of every modality"),
-        (lambda: make(members=0), "members must be at least 1"),
+        (lambda: make(members=0), "members must be an integer of at least 1"),
         (lambda: make(members=2, execution="vmap"), "members must be at least 1, with execution='auto'"),
         (
             lambda: InteractionMoE(lambda: Fusion((3, 4), 1), 2, reweighter="computed")(*batch()),
