@@ -461,7 +461,7 @@ def test_pruned_models_keep_the_uniqueness_experts() -> None:
         (lambda: InteractionMoE(nn.Identity, 2, reweighter="learned"), "reweighter must be 'computed'"),  # type: ignore[arg-type]
         (lambda: make(experts=["synergy"]), "must have the uniqueness expert of every modality"),
         (lambda: make(members=0), "members must be an integer of at least 1"),
-        (lambda: make(members=2, execution="vmap"), "members must be at least 1, with execution='auto'"),
+        (lambda: make(members=2, execution="vmap"), "members must be an integer of at least 1, with execution='auto'"),
         (
             lambda: InteractionMoE(lambda: Fusion((3, 4), 1), 2, reweighter="computed")(*batch()),
             r"at least two classes, however an expert returned shape \('B', 1\)",
