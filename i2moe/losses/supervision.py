@@ -83,7 +83,10 @@ class InteractionSupervision:
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
-        terms = {"experts": self._mean_loss(_members(out.expert_predictions, out.member_predictions), target)}
+        experts = _members(out.expert_predictions, out.member_predictions)
+        if experts.stride(1) == 0:  # all experts are one network
+            experts = experts[:, :1]
+        terms = {"experts": self._mean_loss(experts, target)}
         if out.marginals is not None:
             marginals = _members(out.marginals, out.member_marginals)
             if out.available is not None:
