@@ -135,9 +135,9 @@ class BufferedSpy(Spy):
         ({"reweighter": "computed", "execution": "sequential"}, (8, 8), (8, 8)),
         ({"reweighter": "computed", "factory": BufferedSpy}, (8, 8), (8, 8)),
         ({"reweighter": "computed", "perturbation": "zero"}, (5, 20 + 3), (5, 8)),
-        ({"reweighter": "computed", "members": 1}, (1, 8), (1, 8)),
-        ({"reweighter": "computed", "members": 4}, (1, 4 * 8), (1, 4 * 8)),
-        ({"reweighter": "computed", "members": 4, "factory": BufferedSpy}, (2, 4 * 8), (2, 4 * 8)),
+        ({"reweighter": "computed", "members": 1}, (1, 4), (1, 4)),
+        ({"reweighter": "computed", "members": 4}, (1, 4 * 4), (1, 4 * 4)),
+        ({"reweighter": "computed", "members": 4, "factory": BufferedSpy}, (2, 4 * 4), (2, 4 * 4)),
     ],
     ids=str,
 )
@@ -160,7 +160,7 @@ def test_a_step_makes_so_many_passes(
 
 @pytest.mark.parametrize(
     ("options", "most", "most_in_evaluation"),
-    [({}, 105, 70), ({"members": 1}, 235, 120), ({"members": 4}, 235, 120)],
+    [({}, 105, 70), ({"members": 1}, 195, 105), ({"members": 4}, 195, 105)],
     ids=str,
 )
 def test_computed_weights_cost_few_operators_beside_those_of_the_backbones(

@@ -211,13 +211,24 @@ def test_a_layer_under_two_names_is_shared_once() -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in ZOO if not case.random and case.atol < 1e-6], ids=lambda c: c.name)
-def test_every_backbone_is_shared_or_refused(case: Case) -> None:
-    """Expert e is the mean of its members' predictions, each alone, buffers untouched by the marginals."""
+@pytest.mark.parametrize("perturbation", [None, "shuffle"], ids=["tied", "apart"])
+def test_every_backbone_is_shared_or_refused(case: Case, perturbation: str | None) -> None:
+    """Expert e is the mean of its members' predictions, each alone, buffers untouched by the marginals.
+
+    Without perturbed views the experts have the same members.
+    """
     modalities = case.modalities()
 
     def make() -> InteractionMoE:
         torch.manual_seed(1)
-        return InteractionMoE(case.make(), len(case.names), modality_names=case.names, reweighter="computed", members=2)
+        return InteractionMoE(
+            case.make(),
+            len(case.names),
+            modality_names=case.names,
+            reweighter="computed",
+            members=2,
+            perturbation=perturbation,
+        )
 
     refusal = REFUSALS.get(case.name) or case.refusals.get("auto")
     if refusal is not None and case.name != "experts of different width":
@@ -243,8 +254,10 @@ def test_every_backbone_is_shared_or_refused(case: Case) -> None:
                         parameter.copy_(parameter[k].expand_as(parameter).clone())
             each.append(call(twin, case, modalities).member_predictions[:, 0, 0])
     assert out.member_predictions is not None
-    found = out.member_predictions.flatten(1, 2)
-    torch.testing.assert_close(found, torch.stack(each, dim=1), rtol=0, atol=1e-9)
+    found, expected = out.member_predictions.flatten(1, 2), torch.stack(each, dim=1)
+    assert found.shape[1] == expected.shape[1] * (1 if perturbation else len(model.expert_names))
+    expected = expected.repeat(1, found.shape[1] // expected.shape[1], *(1,) * (found.ndim - 2))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(out.expert_predictions, out.member_predictions.mean(2))
     assert out.member_marginals is not None
     torch.testing.assert_close(out.marginals, out.member_marginals.mean(2))

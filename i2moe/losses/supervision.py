@@ -92,7 +92,10 @@ class InteractionSupervision:
                     f"the target must hold tensors with a row for each of the batch's {n_samples} samples, however it "
                     f"holds {found}"
                 )
-        terms = {"experts": self._mean_loss(_members(out.expert_predictions, out.member_predictions), target)}
+        experts = _members(out.expert_predictions, out.member_predictions)
+        if experts.stride(1) == 0:  # all experts are one network
+            experts = experts[:, :1]
+        terms = {"experts": self._mean_loss(experts, target)}
         if out.marginals is not None:
             marginals = _members(out.marginals, out.member_marginals)
             if out.available is not None:

@@ -46,7 +46,8 @@ class InteractionMoE(nn.Module):
     0.01 * out.aux_loss``.
 
     In evaluation the model makes E forward passes, draws no random number and returns no interaction loss. Computed
-    weights take M passes more, in training and in evaluation, and no perturbed views.
+    weights take M passes more, in training and in evaluation, and no perturbed views. With `members=k` they take
+    k (M + 1) passes in all: one network predicts from all modalities and from each alone.
 
     Source: Xin et al., I2MoE: Interpretable Multimodal Interaction-aware Mixture-of-Experts, ICML 2025.
 
@@ -69,7 +70,9 @@ class InteractionMoE(nn.Module):
             of these or a `Fill` per modality. None: every sample must have all modalities; with computed
             weights "zero".
         members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
-            see `i2moe.moe.experts.sharing.share`, and each is the mean of k members.
+            see `i2moe.moe.experts.sharing.share`, and each is the mean of k members. With computed weights, and no
+            perturbation, they share the members too: from all modalities all experts predict the same, and the weights
+            say what that prediction rests on.
         experts: "all", or the names of some; "uniqueness" means those of all modalities.
         execution: "auto", "batched", "vmap" or "sequential", see `ExpertBank`.
         checkpoint: recompute each expert in the backward pass instead of keeping its activations.
@@ -142,8 +145,9 @@ class InteractionMoE(nn.Module):
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills(fill, n_modalities, feature_dims)
         # An `ExpertBank`, or `SharedExperts` with members.
+        tied = isinstance(reweighter, ComputedReweighter) and perturbation is None  # all have the same loss
         self.experts: Any = make_experts(
-            backbone_factory, self.expert_names, members, execution=execution, checkpoint=checkpoint
+            backbone_factory, self.expert_names, members, tied=tied, execution=execution, checkpoint=checkpoint
         )
 
     @property

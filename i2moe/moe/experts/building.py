@@ -22,6 +22,7 @@ def make_experts(
     names: tuple[str, ...],
     members: int | None,
     *,
+    tied: bool,
     execution: Execution,
     checkpoint: bool,
 ) -> ExpertBank | SharedExperts:
@@ -31,6 +32,7 @@ def make_experts(
         backbone_factory: builds a backbone.
         names: the E names.
         members: members of each expert, which then share one backbone's weights; None for backbones of their own.
+        tied: whether all have the same members, see `SharedExperts`.
         execution: as for `ExpertBank`.
         checkpoint: as for `ExpertBank`.
 
@@ -47,7 +49,8 @@ def make_experts(
             f"members must be an integer of at least 1, with execution='auto', however they are {members!r} with "
             f"{execution!r}"
         )
-    return SharedExperts(_build(backbone_factory, names[:1])[0], names, members, checkpoint=checkpoint)
+    (backbone,) = _build(backbone_factory, names[:1])
+    return SharedExperts(backbone, names, members, tied=tied, checkpoint=checkpoint)
 
 
 def _warn_of_copies(bank: ExpertBank) -> None:

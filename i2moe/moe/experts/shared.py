@@ -21,63 +21,75 @@ __all__ = ["SharedExperts"]
 class SharedExperts(nn.Module):
     """Run E experts of k members each, which share the weights of one backbone.
 
-    An expert's prediction is the mean of its members'. The members of the uniqueness experts come first. All rows run
-    in one pass, those of one modality alone too; these in a pass of their own where there are perturbed views, or
-    buffers, which they must not change.
+    An expert's prediction is the mean of its members'. Experts that are tied share their members too: all are one
+    network, and only the inputs differ. The members of the uniqueness experts come first. All rows run in one pass,
+    those of one modality alone too; these in a pass of their own where there are perturbed views, or buffers, which
+    they must not change.
 
     Args:
         backbone: the module to share, see `share`.
         names: the E names.
         n_members: members k of each expert.
+        tied: whether all experts have the same members.
         checkpoint: recompute a pass in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: if a layer of the backbone cannot be shared.
     """
 
-    def __init__(self, backbone: nn.Module, names: Sequence[str], n_members: int, *, checkpoint: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        names: Sequence[str],
+        n_members: int,
+        *,
+        tied: bool = False,
+        checkpoint: bool = False,
+    ) -> None:
         super().__init__()
         self.names: tuple[str, ...] = tuple(names)
         self.n_members = n_members
+        self.n_networks = 1 if tied else len(self.names)
         self.checkpoint = checkpoint
         self.backbone = backbone
-        self.members = share(backbone, n_members, n_experts=len(self.names))
+        self.members = share(backbone, n_members, n_experts=self.n_networks)
 
     def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
-        """Run every member on every view, and the first M experts on one modality each.
+        """Run every member on every view, and those of the uniqueness experts on one modality each.
 
         Args:
             arrange: turns modalities into the arguments of the backbone's call.
             views: the real batch and its perturbed views.
             alone: for each modality the batch in which all others are filled in; empty where not needed.
         """
-        n_experts, n_samples = len(self.names), leaves(views.real)[0].shape[0]
-        everyone = [stack_views((views.real, *views.perturbed))] * n_experts
+        n_samples = leaves(views.real)[0].shape[0]
+        everyone = [stack_views((views.real, *views.perturbed))] * self.n_networks
+        groups = [alone] if self.n_networks > 1 else [[each] for each in alone]
         if alone and not views.perturbed and not any(True for _ in self.backbone.buffers()):
-            passes = [self._run(arrange, everyone, alone)]
+            passes = [self._run(arrange, everyone, *groups)]
         else:
             passes = [self._run(arrange, everyone)]
             if alone:
                 with borrowed_buffers(self.backbone):
-                    passes.append(self._run(arrange, alone))
+                    passes.append(self._run(arrange, *groups))
         output, last = split_last(join(passes), len(alone) * self.n_members * n_samples)
 
-        member_predictions = self._by_expert(output.prediction, n_experts)  # (N, E, k, ...)
-        predictions, prediction_views = split_views(member_predictions.mean(2), views)
-        latent = None if output.latent is None else self._by_expert(output.latent, n_experts).mean(2)
-        marginals = self._by_expert(last, len(alone)) if alone else None
+        members = self._by_input(output.prediction, self.n_networks)  # (N, E, k, ...), or (N, 1, k, ...) if tied
+        predictions, prediction_views = split_views(self._of_experts(members.mean(2)), views)
+        latent = None if output.latent is None else self._by_input(output.latent, self.n_networks).mean(2)
+        marginals = self._by_input(last, len(alone)) if alone else None
         return ExpertOutputs(
             predictions,
             prediction_views,
-            None if latent is None else split_views(latent, views)[1],
+            None if latent is None else split_views(self._of_experts(latent), views)[1],
             predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
             None if marginals is None else marginals.mean(2),
-            member_predictions[:n_samples],
+            self._of_experts(members[:n_samples]),
             marginals,
         )
 
     def _run(self, arrange: Arrange, *groups: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
-        """Run the members of the first experts of each group, each on the inputs of its expert."""
+        """Run the members on inputs: each group is for the first experts, an input for each."""
         inputs = [each for group in groups for each in group]
         counts = [self.n_members * len(group) for group in groups]
         n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
@@ -103,9 +115,13 @@ class SharedExperts(nn.Module):
         check_untouched("shared", rows, versions)
         return check_output("shared", output, n_rows)
 
-    def _by_expert(self, rows: Tensor, n_experts: int) -> Tensor:
-        """Turn (E * k * N, ...) into (N, E, k, ...)."""
-        return rows.reshape(n_experts, self.n_members, -1, *rows.shape[1:]).movedim(2, 0)
+    def _of_experts(self, values: Tensor) -> Tensor:
+        """Give each expert (N, E, ...) what its network has."""
+        return values.expand(-1, len(self.names), *values.shape[2:])
+
+    def _by_input(self, rows: Tensor, n_inputs: int) -> Tensor:
+        """Turn (n * k * N, ...) into (N, n, k, ...)."""
+        return rows.reshape(n_inputs, self.n_members, -1, *rows.shape[1:]).movedim(2, 0)
 
 
 def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Modality, ...]:

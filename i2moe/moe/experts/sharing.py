@@ -31,9 +31,11 @@ class Members:
         self.n_rows = n_experts * n_members
 
     @property
-    def n_blocks(self) -> int:
-        """Number of equal blocks that the rows fall into."""
-        return sum(self.counts)
+    def n_blocks(self) -> tuple[int, int]:
+        """Equal blocks that the rows fall into: how often all members run, and how many run each time."""
+        if min(self.counts) == self.n_experts * self.n_members:
+            return len(self.counts), self.counts[0]
+        return 1, sum(self.counts)
 
     @contextmanager
     def running(self, *counts: int, n_rows: int) -> Iterator[None]:
@@ -51,8 +53,10 @@ class Members:
             self.counts, self.n_rows = before
 
     def of_blocks(self, values: Tensor) -> Tensor:
-        """Turn what each of n members has, (n, D), into what each block has."""
-        parts = [values if count == len(values) else values.narrow(0, 0, count) for count in self.counts]
+        """Turn what each of n members has, (n, D), into what those have that run each time."""
+        if min(self.counts) == len(values):
+            return values
+        parts = [values.narrow(0, 0, count) for count in self.counts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -138,20 +142,20 @@ class _Factors(nn.Module):
             return (self.after(layer, args, output[0]), *output[1:])
         blocks = self._blocks(output)
         bias, factors = (self._of_blocks(values, blocks) for values in (self.bias, self.outputs))
-        return torch.addcmul(bias, blocks, factors).flatten(0, 1)
+        return torch.addcmul(bias, blocks, factors).flatten(0, 2)
 
     def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
         blocks = self._blocks(x)
-        n_features = blocks.shape[2 if self.axis == 1 else -1]
+        n_features = blocks.shape[3 if self.axis == 1 else -1]
         if n_features != factors.shape[1]:
             raise ValueError(
                 f"layer {self.path!r} must get inputs with {factors.shape[1]} features, however they have "
                 f"{n_features}; look at the widths of the modalities"
             )
-        return (blocks * self._of_blocks(factors, blocks)).flatten(0, 1)
+        return (blocks * self._of_blocks(factors, blocks)).flatten(0, 2)
 
     def _blocks(self, x: Tensor) -> Tensor:
-        """Split the rows by member, (n, R, ...)."""
+        """Split the rows by member, (G, n, R, ...)."""
         n_rows = self.members.n_rows
         if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1:  # one row for all: the embedding of positions, say
             x = x.expand(n_rows, *x.shape[1:])
@@ -161,12 +165,12 @@ class _Factors(nn.Module):
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
-        return x.reshape(self.members.n_blocks, -1, *x.shape[1:])
+        return x.reshape(*self.members.n_blocks, -1, *x.shape[1:])
 
     def _of_blocks(self, values: Tensor, blocks: Tensor) -> Tensor:
         """Give the members' values (n, D) the axes of the blocks."""
-        shape = [self.members.n_blocks, *(1,) * (blocks.ndim - 1)]
-        shape[2 if self.axis == 1 else -1] = values.shape[1]
+        shape = [1, blocks.shape[1], *(1,) * (blocks.ndim - 2)]
+        shape[3 if self.axis == 1 else -1] = values.shape[1]
         return self.members.of_blocks(values).view(shape)
 
 

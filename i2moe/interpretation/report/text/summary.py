@@ -37,10 +37,11 @@ def summary(report: Diagnostics) -> str:
         blocks.append(_drops(report))
     if report.available is not None:
         blocks.append(_availability(report, report.available))
-    spread = (
+    blocks.append(
         f"entropy of the weights {report.entropy.mean():.3f} of at most {math.log(len(report.expert_names)):.3f} nats"
     )
-    blocks.append(spread if report.basis else f"{spread}, disagreement of the experts {report.disagreement.mean():.3f}")
+    if report.disagreement.any():  # experts that are one network never disagree
+        blocks[-1] += f", disagreement of the experts {report.disagreement.mean():.3f}"
     groups = (*report.by_outcome.values(), *report.per_class.values(), *report.by_availability.values())
     if any(map(_is_small, groups)):
         blocks.append(f"* fewer than {FEW_SAMPLES} samples: their mean weights are rough")
