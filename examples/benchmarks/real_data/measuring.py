@@ -19,7 +19,7 @@ from examples.benchmarks.real_data.behavior import (
 )
 from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, Model, predict, prediction_of, train
 from examples.benchmarks.real_data.robustness import robustness
-from examples.benchmarks.real_data.scores import likelihood_scores, main_score
+from examples.benchmarks.real_data.scores import likelihood_scores, main_score, temperature
 from examples.benchmarks.real_data.settings import Settings
 from examples.datasets._interface import MultimodalData, Split
 
@@ -92,13 +92,18 @@ def measure(model: Model, data: MultimodalData, n_noise_draws: int) -> Measured:
 
 
 def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Tensor:
-    """Return the mean shares (M + 2,) in predictions by networks of their own, for each modality and for all."""
+    """Return the mean shares (M + 2,) in predictions by networks of their own, for each modality and for all.
+
+    Outputs of classes are scaled by a temperature that fits the validation split, as the model is by `calibrate`.
+    """
 
     def outputs(chosen: Sequence[int]) -> Tensor:
         some = _only(data, chosen)
         model, test = train(some, CONTENDERS["fusion"], seed, settings), some.test[torch.arange(len(some.test))]
+        held_out = some.validation[torch.arange(len(some.validation))]
         with torch.no_grad():
-            return predict(model, test.modalities, test.available)
+            found, logits = (predict(model, batch.modalities, batch.available) for batch in (test, held_out))
+        return found if data.task == "regression" else found / temperature(logits, held_out.targets)
 
     n_modalities = len(data.shapes)
     alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)

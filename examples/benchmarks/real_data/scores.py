@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["area_under_risk_coverage", "calibration_error", "likelihood_scores", "main_score"]
+__all__ = ["area_under_risk_coverage", "calibration_error", "likelihood_scores", "main_score", "temperature"]
 
 _BINS = 15
 _TEMPERATURES = torch.logspace(-1, 1, 81, base=4, dtype=torch.float64)
@@ -41,8 +41,7 @@ def likelihood_scores(
     if is_regression:
         variance = (held_out - held_out_targets).square().mean()
         return {"nll": float((outputs - targets).square().mean() / variance + variance.log() + log(2 * pi)) / 2}
-    losses = torch.stack([F.cross_entropy(held_out / t, held_out_targets) for t in _TEMPERATURES])
-    scaled = outputs / _TEMPERATURES[losses.argmin()]
+    scaled = outputs / temperature(held_out, held_out_targets)
     probabilities = outputs.softmax(1)
     is_wrong = probabilities.argmax(1) != targets
     confidence = probabilities.amax(1)
@@ -56,6 +55,15 @@ def likelihood_scores(
         "aurc": area_under_risk_coverage(confidence, is_wrong),
         "risk at 80%": float(is_wrong[surest].double().mean()),
     }
+
+
+def temperature(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the number by which logits (m, C) of held-out samples are to be divided to lose least.
+
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    losses = torch.stack([F.cross_entropy(logits.double() / t, targets) for t in _TEMPERATURES])
+    return _TEMPERATURES[losses.argmin()]
 
 
 def calibration_error(confidence: Tensor, is_right: Tensor) -> float:

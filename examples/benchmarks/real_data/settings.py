@@ -33,7 +33,7 @@ class Settings:
     methods: tuple[str, ...] = ()
     splits: int = 5
     starts: int = 2
-    steps: int = 500
+    steps: int = 1500
     patience: int = 4
     batch_size: int = 128
     noise_draws: int = 3
