@@ -493,8 +493,8 @@ def test_report_equals_counting_by_hand() -> None:
 
 def test_categories_of_known_interactions_are_found() -> None:
     """Each kind of sample shows what kind it is: the categories, and the router, find it."""
-    modalities, target = data(2000)
-    kind = data_kinds(2000)
+    modalities, target = data(1000)
+    kind = data_kinds(1000)
     training = Training(n_epochs=25, learning_rate=1e-2)
     unimodal = [lambda: nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))] * 2
     model = build(unimodal=unimodal, categorizer=None).fit(

@@ -11,6 +11,7 @@ import pytest
 
 from docs.gallery.execute import code_of, fingerprint
 from tests.docs.conftest import ROOT
+from tests.examples.fewer import load_few
 
 FOLDER = ROOT / "docs/gallery"
 NOTEBOOKS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -69,5 +70,6 @@ def test_the_first_notebook_runs(
 ) -> None:
     pytest.importorskip("safetensors")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.datasets.watch.load_watch", load_few)
     exec("\n".join(code_of(NOTEBOOKS["first-report"])), {})
     assert "accelerometer" in capsys.readouterr().out

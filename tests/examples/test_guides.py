@@ -262,7 +262,7 @@ class TestSkorch:
         from sklearn.base import clone
         from sklearn.metrics import roc_auc_score
 
-        variables = run("skorch_search")
+        variables = run_smaller("skorch_search", "cv=3", "cv=2")
         search, columns, y = variables["search"], variables["X"], variables["y"].numpy()
         assert [tried["interaction_weight"] for tried in search.cv_results_["params"]] == [0.0, 0.1, 1.0]
         assert len(set(search.cv_results_["mean_test_score"])) == 3  # the factor reaches the training
@@ -292,10 +292,10 @@ class TestSkorch:
 
 class TestCaptum:
     def test_attributions_add_up_and_name_the_modality(self, capsys: pytest.CaptureFixture[str]) -> None:
-        variables = run("captum_attributions")
+        variables = run_smaller("captum_attributions", "load(200, seed=1)", "load(60, seed=1)")
         assert all(f"\n{name} " in capsys.readouterr().out for name in EXPERTS[:1])
         attributions, model = variables["attributions"], variables["model"]
-        a, b, y = task.load(200, seed=1)[:]
+        a, b, y = task.load(60, seed=1)[:]
         with torch.no_grad():
             out, nothing = model(a, b), model(torch.zeros_like(a), torch.zeros_like(b))
         rows = torch.arange(len(y))

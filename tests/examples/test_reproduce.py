@@ -82,7 +82,7 @@ def command(folder: Path, *options: str) -> list[str]:
         "--split",
         "0",
         "--epochs",
-        "5",
+        "3",
         "--hidden-dim",
         "8",
         "--output",
@@ -112,7 +112,7 @@ def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 5
+    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 3
     for options, change in ((["--lr", "0.5"], "lr 0.002"), (["--mixed-precision", "bf16"], "mixed_precision no")):
         forget_accelerator()
         with pytest.raises(SystemExit, match=rf"holds one with {change} \(now "):
