@@ -457,7 +457,9 @@ def test_evaluation_draws_nothing() -> None:
 def test_modality_dropout_drops_its_share_and_leaves_one_modality(p: float, generator: torch.Generator) -> None:
     available = torch.rand(4000, 4, generator=generator) < 0.7
     available[~available.any(1)] = True
-    left = ModalityDropout(p, generator=generator)(available)
+    dropout = ModalityDropout(p, generator=generator)
+    left = dropout(available)
+    assert f"p={p}" in repr(dropout)
     assert not (left & ~available).any()
     assert left.any(1).all()
     n = available.sum(1)
