@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         found = _report(options)
         print(found.summary())
-        _write(found, options.out)
+        found.to_html(options.out)
     except (ImportError, OSError, ValueError) as error:
         report.error(str(error))
     print(f"\nwritten to {options.out}")
@@ -115,14 +115,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             f"data must be an .npz file of arrays of numbers or strings, however {path} is not ({error}); "
             "write it by numpy.savez(path, image=..., text=..., y=...)"
         ) from error
-
-
-def _write(report: InteractionReport, path: Path) -> None:
-    """Write the page; the text where the report has no page."""
-    if hasattr(report, "to_html"):
-        report.to_html(path)
-    else:
-        path.write_text(report.summary() + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

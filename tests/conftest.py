@@ -1,4 +1,4 @@
-"""What every test starts from: one thread and a fixed seed."""
+"""What every test starts from: one thread and a fixed seed. What takes long is started first."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from _pytest.doctest import DoctestTextfile
+
+from tests.processes import needs_gloo
 
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let no worker wait for another at the end, and one worker run all tests that need several processes."""
+
+    def place(item: pytest.Item) -> int:
+        if needs_gloo.mark in item.iter_markers():
+            return 0
+        return 1 if isinstance(item.parent, DoctestTextfile) or item.get_closest_marker("slow") else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

@@ -374,6 +374,10 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "too large": ([A * 1e300, B], Y, {}, "whose deviation is finite, however 4 of its features"),
     "sequences of many lengths": ([[[1.0, 2.0], [3.0]] * 20, B], Y, {}, "up to one length with NaN"),
     "backbone's outputs": ([A, B], Y, {"backbone": lambda: Sum(5)}, "C = 2 outputs"),
+    "empty": ([A, B[:, :0]], Y, {}, "must have samples and features"),
+    "encoder that is none": ([A, B], Y, {"encoders": [None, 3]}, "must be a torch.nn.Module or a function"),
+    "encoder of no modality": ([A, B], Y, {"encoders": {"c": None}}, "must be for the modalities"),
+    "backbone and encoders": ([A, B], Y, {"backbone": Sum, "encoders": [None, None]}, "must come without encoders"),
 }
 
 
@@ -383,6 +387,24 @@ def test_errors_say_what_must_hold(case: str) -> None:
     Xs, y, arguments, message = WRONG[case]
     with pytest.raises((TypeError, ValueError), match=message):
         InteractionClassifier(**QUICK | arguments).fit(Xs, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (Y.astype(str), "must be numbers for a regression"),
+        (np.where(Y, np.inf, 0), "finite values"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_refused(y: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InteractionRegressor(**QUICK).fit([A, B], y)
+
+
+def test_modalities_show_their_names_and_shapes() -> None:
+    assert repr(Modalities({"a": A, "b": B})) == "Modalities({'a': (40, 4), 'b': (40, 3)})"
+    with pytest.raises(ValueError, match="names must be those of the 2 modalities"):
+        Modalities([A, B], names=["a"])
 
 
 @pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan), ["a"] * 40])

@@ -166,7 +166,6 @@ class TestModels:
 
     def test_gradient_boosting_and_estimators_as_marginals(self) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.linear_model import LogisticRegression
 
         (train, y), (test, z), (held_out, w) = (batches(400, seed, size=400)[0] for seed in (0, 1, 2))
         table = HistGradientBoostingClassifier(max_iter=30).fit(np.hstack(train), y.numpy())

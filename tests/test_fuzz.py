@@ -18,7 +18,7 @@ from i2moe._common.modalities import leaves
 from i2moe.perturbations import Custom, Gaussian, Mean, Perturbation, Shuffle, Zero
 
 SETTINGS = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 

@@ -493,8 +493,8 @@ def test_report_equals_counting_by_hand() -> None:
 
 def test_categories_of_known_interactions_are_found() -> None:
     """Each kind of sample shows what kind it is: the categories, and the router, find it."""
-    modalities, target = data(2000)
-    kind = data_kinds(2000)
+    modalities, target = data(1000)
+    kind = data_kinds(1000)
     training = Training(n_epochs=25, learning_rate=1e-2)
     unimodal = [lambda: nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))] * 2
     model = build(unimodal=unimodal, categorizer=None).fit(
@@ -898,6 +898,7 @@ CATEGORIES = Categories(Y, torch.zeros(60, 4), build().expert_names, Y > 1, Y > 
         (lambda: build().fit((X[0] / 0, X[1]), Y, RECIPE), "loss must stay finite"),
         (lambda: MMoE(Fusion, 2, Regression(2)).fit(X, Y, RECIPE), "shape \\(60, 2\\)"),
         (lambda: MMoE(Fusion, 2, Regression()).fit(X, Y / 0, RECIPE), "finite"),
+        (lambda: Regression(2).check_predictions(torch.full((3, 2), torch.nan), 3, "of the router"), "must be finite"),
     ],
 )
 @pytest.mark.usefixtures("quiet")
@@ -914,6 +915,7 @@ def test_bad_values_are_refused(change: Callable[[], Any], message: str) -> None
         (lambda: build(experts=Fusion()), "experts must be a function"),
         (lambda: MMoE(lambda: 3, 2, 2), "what baseline builds must be a torch.nn.Module"),
         (lambda: build(aggregation=Cascade), "aggregation must be a name"),
+        (lambda: build().fit(X, Y, 3), "recipe must be a Recipe"),  # type: ignore[arg-type]
         (lambda: build().fit(X, Y.tolist(), RECIPE), "target must be a tensor or an array"),
         (lambda: build(unimodal=[lambda: lambda m: 0.5] * 2).fit(X, Y, RECIPE), "must return a tensor"),
     ],

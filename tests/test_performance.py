@@ -236,7 +236,9 @@ def test_a_step_starts_fewer_operators_batched_and_fewer_still_by_vmap() -> None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*axis name:UserWarning", "ignore:.*LeafSpec:FutureWarning")
 def test_onnx_predicts_the_same_for_any_batch(tmp_path: Path) -> None:
-    model = make(lambda: FusionTransformer((32,) * N_MODALITIES, 4, n_tokens=8, n_layers=1)).eval()
+    model = make(
+        lambda: FusionTransformer((32,) * N_MODALITIES, 4, n_tokens=8, n_layers=1), experts=("synergy", "redundancy")
+    ).eval()
     size = {0: torch.export.Dim("batch", min=2)}
     torch.onnx.export(
         model, batch(4), tmp_path / "model.onnx", dynamo=True, dynamic_shapes=((size,) * N_MODALITIES,), verbose=False

@@ -150,6 +150,7 @@ def test_a_threshold_above_all_weights_is_refused() -> None:
 def test_all_experts_are_the_model() -> None:
     model, (x, y) = make(), batch()
     found, expected = TopExperts(model, 4).eval()(x, y), model(x, y)
+    assert "k=4" in repr(TopExperts(model, 4))
     torch.testing.assert_close(found.to_dict(), expected.to_dict(), rtol=0, atol=0)
 
 

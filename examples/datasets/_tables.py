@@ -129,7 +129,7 @@ def multi_hot(sets: Sequence[Sequence[str]], train: Tensor, most: int | None = N
             counts[member] = counts.get(member, 0) + 1
     kept = sorted(sorted(counts, key=lambda member: (-counts[member], member))[:most])
     columns = {member: column for column, member in enumerate(kept)}
+    places = [(row, columns[member]) for row, members in enumerate(sets) for member in members if member in columns]
     hot = torch.zeros(len(sets), len(kept), dtype=torch.float32)
-    for row, members in enumerate(sets):
-        hot[row, [columns[member] for member in members if member in columns]] = 1.0
+    hot[tuple(torch.tensor(places, dtype=torch.long).reshape(-1, 2).T)] = 1.0
     return hot

@@ -55,7 +55,7 @@ BACKBONES = [
     Case("transformer", lambda: FusionTransformer((8, 8), 3, n_tokens=(5, 4), n_heads=2, dropout=0), TOKENS),
     Case(
         "transformer-widths",
-        lambda: FusionTransformer(WIDTHS, 3, n_tokens=COUNTS, hidden_dim=10, n_heads=5, dropout=0),
+        lambda: FusionTransformer(WIDTHS, 3, n_tokens=COUNTS, hidden_dim=10, n_layers=1, n_heads=5, dropout=0),
         MIXED,
     ),
     Case(
@@ -71,6 +71,7 @@ BACKBONES = [
             3,
             n_tokens=COUNTS,
             hidden_dim=7,
+            n_layers=1,
             n_heads=1,
             n_experts=2,
             jitter=0,
@@ -92,6 +93,7 @@ BACKBONES = [
             3,
             n_tokens=COUNTS,
             hidden_dim=9,
+            n_layers=1,
             n_heads=3,
             n_experts=2,
             inner_dim=5,
@@ -107,12 +109,12 @@ BACKBONES = [
     Case("tensor-fusion-tokens", lambda: LowRankTensorFusion(WIDTHS, 3, rank=3, hidden_dim=5), MIXED),
     Case(
         "early",
-        lambda: EarlyFusion((8, 7), 3, n_tokens=5, hidden_dim=6, n_heads=3, dropout=0),
+        lambda: EarlyFusion((8, 7), 3, n_tokens=5, hidden_dim=6, n_layers=1, n_heads=3, dropout=0),
         [(5, 8), (5, 7)],
     ),
     Case(
         "late",
-        lambda: LateFusion(WIDTHS, 3, n_tokens=COUNTS, hidden_dim=6, n_heads=2, dropout=0),
+        lambda: LateFusion(WIDTHS, 3, n_tokens=COUNTS, hidden_dim=6, n_layers=1, n_heads=2, dropout=0),
         MIXED,
     ),
 ]

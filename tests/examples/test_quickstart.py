@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -42,12 +41,12 @@ def test_main_ends_with_a_report_and_its_figures(
     assert (height, width) > (500, 1000)
 
 
-def test_the_quickstart_starts_as_a_script() -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "examples/quickstart.py", "--help"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--epochs" in done.stdout
+def test_the_quickstart_starts_as_a_script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / "examples/quickstart.py"), run_name="__main__")
+    assert caught.value.code == 0
+    assert "--epochs" in capsys.readouterr().out
 
 
 def test_models_are_made_of_the_same_network() -> None:

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from examples.datasets import find as find_data
 from examples.datasets._interface import Lazy, Split
@@ -28,6 +28,7 @@ from examples.reproduce.results import collect, compare, summarize
 from examples.reproduce.settings import Settings, preset, smoke
 from i2moe.interpretation import InteractionReport
 from tests.covering import in_turn
+from tests.processes import forget_accelerator, needs_gloo, together
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,12 +36,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def _another_accelerator() -> None:
     forget_accelerator()
-
-
-def forget_accelerator() -> None:
-    """Let one process ask for another precision."""
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
 
 
 # Every fusion takes the encodings of any data set: test_pieces.py.
@@ -87,7 +82,7 @@ def command(folder: Path, *options: str) -> list[str]:
         "--split",
         "0",
         "--epochs",
-        "5",
+        "3",
         "--hidden-dim",
         "8",
         "--output",
@@ -117,7 +112,7 @@ def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 5
+    assert 1 <= torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["epoch"] < 3
     for options, change in ((["--lr", "0.5"], "lr 0.002"), (["--mixed-precision", "bf16"], "mixed_precision no")):
         forget_accelerator()
         with pytest.raises(SystemExit, match=rf"holds one with {change} \(now "):
@@ -134,43 +129,32 @@ def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+TOGETHER = [
+    *("--dropout", "0", "--reweighter-dropout", "0", "--perturbation", "zero", "--fraction", "1"),
+    *("--epochs", "2", "--lr", "1e-4", "--batch-size", "256"),
+]
+
+
+def run_command(rank: int, folder: Path) -> None:
+    forget_accelerator()
+    with (folder / f"{rank}.txt").open("w") as file, redirect_stdout(file):
+        main(command(folder / "two", *TOGETHER)[2:])
+
+
+@pytest.mark.slow
+@needs_gloo
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Without dropout and noise, which processes draw apart, and at a rate by which Adam does not blow rounding up."""
-    options = [
-        "--dropout",
-        "0",
-        "--reweighter-dropout",
-        "0",
-        "--perturbation",
-        "zero",
-        "--fraction",
-        "1",
-        "--epochs",
-        "2",
-        "--lr",
-        "1e-4",
-        "--batch-size",
-        "256",
-    ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = subprocess.Popen(
-        [sys.executable, *launcher, *command(tmp_path / "two", *options)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    main(command(tmp_path / "one", *options)[2:])
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    together(run_command, tmp_path)
+    main(command(tmp_path / "one", *TOGETHER)[2:])
     one, two = (json.loads((tmp_path / n / "i2moe/seed-0/history.json").read_text()) for n in ("one", "two"))
     assert len(one) == 2
     for ours, theirs in zip(one, two, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours:
             assert theirs[name] == pytest.approx(ours[name], abs=1e-6), name
-    assert output.count("Everything is in") == 1
+    assert "Everything is in" in (tmp_path / "0.txt").read_text()
+    assert "Everything is in" not in (tmp_path / "1.txt").read_text()
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
