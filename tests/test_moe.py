@@ -401,7 +401,11 @@ def test_relabelling_modalities_permutes_uniqueness_and_nothing_else(order: tupl
 
     def model(names: str) -> InteractionMoE:
         return InteractionMoE(
-            ByName, 3, modality_names=names, reweighter=StaticReweighter(5), perturbation=Custom(lambda x: x.flip(-1))
+            ByName,
+            3,
+            modality_names=tuple(names),
+            reweighter=StaticReweighter(5),
+            perturbation=Custom(lambda x: x.flip(-1)),
         )
 
     relabelled = "".join("abc"[i] for i in order)
