@@ -238,7 +238,7 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         )
 
     def bound_of_members(factory: Callable[[], nn.Module], n_members: int) -> Contender:
-        backbone, (rows, targets) = factory(), repeated(n_members * n_passes)
+        backbone, (rows, targets) = factory(), repeated(n_members * (setting.n_modalities + 1))
         return Contender(backbone, lambda: trained(backbone, rows, targets))
 
     def computed(factory: Callable[[], nn.Module], **options: Any) -> Contender:
@@ -300,6 +300,8 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         "evaluation": evaluated,
         "evaluation, vmap": lambda: evaluated(execution="vmap"),
         "E + M forwards": lambda: forwards(n_passes),
+        "M + 1 forwards": lambda: forwards(setting.n_modalities + 1),
+        "4 (M + 1) forwards": lambda: forwards(4 * (setting.n_modalities + 1)),
         "evaluation, computed": lambda: evaluated(reweighter="computed"),
         "evaluation, members=1": lambda: evaluated(reweighter="computed", members=1),
         "evaluation, members=4": lambda: evaluated(reweighter="computed", members=4),
@@ -390,8 +392,10 @@ def _print(name: str, rivals: dict[str, Measured]) -> None:
 def _bound_of(rival: str) -> str:
     if rival in ("E forwards", "evaluation", "evaluation, vmap"):
         return "E forwards"
-    if rival == "E + M forwards" or rival.startswith("evaluation, "):
-        return "E + M forwards"
+    if rival.endswith("forwards"):
+        return rival
+    if rival.startswith("evaluation, "):
+        return {"members=1": "M + 1 forwards", "members=4": "4 (M + 1) forwards"}.get(rival[12:], "E + M forwards")
     if rival.startswith(("computed", "members=")):
         return f"{rival.removesuffix(' bound').removesuffix(', vmap')} bound"
     return "their bound" if _is_theirs(rival) else "bound"
