@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-
-from docs.conf import extensions
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     pages, done = shared / "site", shared / "site-is-built"
     with FileLock(shared / "site.lock"):
         if not done.exists():
+            extensions = runpy.run_path(str(ROOT / "docs/conf.py"))["extensions"]
             needed = ",".join(name for name in extensions if name != "sphinx.ext.viewcode")  # no test opens its pages
             options = ["-q", "-W", "-D", f"extensions={needed}", "-d", str(shared / "doctrees")]
             command = [sys.executable, "-m", "sphinx", *options, str(ROOT / "docs"), str(pages)]
