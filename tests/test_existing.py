@@ -309,6 +309,11 @@ class TestMistakes:
                 "numbers of rows are",
             ),
             (
+                {"data": [((torch.ones(3, 2), (torch.ones(3, 1), torch.ones(2, 1))), torch.ones(3).long())]},
+                ValueError,
+                r"as many rows, however they have \[2, 3\]",
+            ),
+            (
                 {"data": [(torch.ones(3, 2), torch.ones(3).long())]},
                 ValueError,
                 "every batch must hold the 2 modalities",

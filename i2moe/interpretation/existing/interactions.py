@@ -230,18 +230,19 @@ def _predict(
 
 
 def _check_rows(names: Sequence[str], modalities: Sequence[Any], n_samples: int) -> None:
-    for name, modality in zip(names, modalities, strict=True):
-        n_absent = n_samples if modality is None else absent_rows(modality)
+    given = {name: modality for name, modality in zip(names, modalities, strict=True) if modality is not None}
+    sizes = {name: n_rows(modality) for name, modality in given.items()}
+    if any(size != n_samples for size in sizes.values()):
+        raise ValueError(
+            f"all modalities must have a row for each of {n_samples} targets, however their numbers of rows are {sizes}"
+        )
+    for name in names:
+        n_absent = absent_rows(given[name]) if name in given else n_samples
         if n_absent:
             raise ValueError(
                 f"every sample must have every modality, however {n_absent} of {n_samples} lack {name!r} (None, or NaN "
                 "throughout); drop these samples, or fill them in as in the model's training"
             )
-    sizes = {name: n_rows(modality) for name, modality in zip(names, modalities, strict=True)}
-    if set(sizes.values()) != {n_samples}:
-        raise ValueError(
-            f"all modalities must have a row for each of {n_samples} targets, however their numbers of rows are {sizes}"
-        )
 
 
 def _checksum(modalities: Sequence[Any], n_samples: int) -> Tensor:
