@@ -4,7 +4,7 @@
 task loss of all experts and of each modality alone. Models with several outputs: `i2moe.losses.heads`.
 """
 
-from i2moe.losses.functions import (
+from i2moe.losses.formulas import (
     cosine_redundancy,
     cosine_synergy,
     difference_uniqueness,

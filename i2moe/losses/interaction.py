@@ -17,7 +17,7 @@ from torch import Tensor
 from i2moe._common.means import view_weights
 from i2moe._common.names import Interaction
 from i2moe._common.tasks import Task, check_task
-from i2moe.losses.functions import (
+from i2moe.losses.formulas import (
     cosine_redundancy,
     cosine_synergy,
     difference_uniqueness,
