@@ -178,7 +178,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         def refit(kept: tuple[str, ...]) -> Tensor:
             known, rows = Modalities(others).ordered(self.modality_names_).keep(kept)
             wanted, asked = Modalities(Xs).ordered(self.modality_names_).keep(kept)
-            copy = clone(self).fit(known[rows], *(np.asarray(values)[rows] for values in rest if values is not None))
+            copy = clone(self).fit(known[rows], *(as_numpy(values)[rows] for values in rest if values is not None))
             predicted = self._raw_predictions(copy, wanted[asked])
             found = predicted.new_full((len(wanted), predicted.shape[1]), torch.nan)
             found[torch.from_numpy(asked)] = predicted
@@ -294,9 +294,10 @@ def _check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
     if sample_weight is None:
         return np.ones(n_samples)
     weight = as_numpy(sample_weight)
-    if weight.dtype.kind not in "fiub":
-        raise ValueError(f"sample_weight must be {n_samples} numbers, however it is of {weight.dtype}")
-    weight = weight.astype(np.float64)
+    try:
+        weight = weight.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight must be {n_samples} numbers, however it is of {weight.dtype}") from error
     if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
         raise ValueError(
             f"sample_weight must be {n_samples} finite numbers of at least 0, not all 0, however its shape is "

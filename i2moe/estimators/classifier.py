@@ -131,7 +131,11 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         return torch.from_numpy(np.searchsorted(self.classes_, y))
 
     def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
-        return other._outputs(Xs)["prediction"]
+        """Return the logits of this estimator's classes; those unknown to the other get no probability."""
+        found = other._outputs(Xs)["prediction"]
+        logits = found.new_full((len(found), len(self.classes_)), -1e9)
+        logits[:, self._code_target(other.classes_)] = found
+        return logits
 
     def _loss(self) -> SampleLoss:
         return lambda prediction, target: F.cross_entropy(prediction, target, reduction="none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ def explain(
     """
     check_task(task)
     check_confidence(confidence)
-    if not isinstance(n_draws, int) or n_draws < 0:
+    if not isinstance(n_draws, int | Integral) or n_draws < 0:
         raise ValueError(f"n_draws must be an integer of at least 0, however it is {n_draws!r}")
     check_batches(data)
     model = unwrap(model)

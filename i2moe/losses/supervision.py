@@ -25,8 +25,9 @@ class InteractionSupervision:
     $$L = \frac{1}{E} \sum_e \ell(y_e, y) + \frac{1}{M} \sum_i \ell(m_i, y)$$
 
     with the experts' predictions $y_e$ and the marginals $m_i$. If an expert is the mean of k members, its loss is the
-    mean of theirs. This is the whole loss of a model with computed weights; the mixture needs none of its own. A
-    modality that a sample lacks has no loss: the model's prediction, without gradient, replaces its marginal.
+    mean of theirs; experts that are one network count once. This is the whole loss of a model with computed weights:
+    the mixture needs none of its own. A modality that a sample lacks has no loss: the model's prediction, without
+    gradient, replaces its marginal.
 
     With a learned `Reweighter` there are no marginals, and the first term is left. Weights known from elsewhere
     (`target_weights`) teach its weights by a third term, their cross-entropy.

@@ -151,7 +151,7 @@ class Predictor:
             output = self.call(self.function, joined)
         except Exception as error:
             shapes = {name: _shape(x) for name, x in zip(self.form.names, modalities, strict=True)}
-            if isinstance(self.function, MethodType):
+            if isinstance(self.function, MethodType) and isinstance(error, TypeError | ValueError):
                 raise ValueError(
                     f"{self.function.__name__} of the model must take the {len(shapes)} modalities in one "
                     f"{type(joined).__name__}, however with those of shape {shapes} it failed ({error}); a model of a "

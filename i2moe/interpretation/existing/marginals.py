@@ -273,8 +273,7 @@ def _table(modalities: Sequence[Any], chosen: Sequence[int]) -> Any:
         import pandas
 
         joined = pandas.concat([table.reset_index(drop=True) for table in tables], axis=1)
-        if not joined.columns.is_unique:
-            joined.columns = [f"{i}/{name}" for i, table in zip(chosen, tables, strict=True) for name in table.columns]
+        joined.columns = [f"{i}/{name}" for i, table in zip(chosen, tables, strict=True) for name in table.columns]
         return joined
     import numpy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -44,13 +45,13 @@ def make_experts(
         bank = ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
         _warn_of_copies(bank)
         return bank
-    if not isinstance(members, int) or members < 1 or execution != "auto":
+    if not isinstance(members, int | Integral) or members < 1 or execution != "auto":
         raise ValueError(
             f"members must be an integer of at least 1, with execution='auto', however they are {members!r} with "
             f"{execution!r}"
         )
     (backbone,) = _build(backbone_factory, names[:1])
-    return SharedExperts(backbone, names, members, tied=tied, checkpoint=checkpoint)
+    return SharedExperts(backbone, names, int(members), tied=tied, checkpoint=checkpoint)
 
 
 def _warn_of_copies(bank: ExpertBank) -> None:

@@ -31,7 +31,7 @@ class Members:
         self.n_rows = n_experts * n_members
 
     @property
-    def n_blocks(self) -> tuple[int, int]:
+    def block_shape(self) -> tuple[int, int]:
         """Equal blocks that the rows fall into: how often all members run, and how many run each time."""
         if min(self.counts) == self.n_experts * self.n_members:
             return len(self.counts), self.counts[0]
@@ -165,7 +165,7 @@ class _Factors(nn.Module):
                 f"a layer that experts share must keep the rows of the batch on its first axis, {n_rows} times n, "
                 f"however layer {self.path!r} got {found}; use members=None"
             )
-        return x.reshape(*self.members.n_blocks, -1, *x.shape[1:])
+        return x.reshape(*self.members.block_shape, -1, *x.shape[1:])
 
     def _of_blocks(self, values: Tensor, blocks: Tensor) -> Tensor:
         """Give the members' values (n, D) the axes of the blocks."""

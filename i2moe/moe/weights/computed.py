@@ -25,8 +25,8 @@ class ComputedReweighter(nn.Module):
     r"""Weigh the experts by what the model itself predicts from each modality alone and from all.
 
     The uniqueness expert of modality i also predicts from modality i alone. The mean of the experts is the prediction
-    from all modalities. The weights are the `interaction_shares` of these predictions. No parameter is learned for them:
-    they are as right as the predictions are. So train with `InteractionSupervision`, and `calibrate` on data that the
+    from all modalities. The weights are the `interaction_shares` of these predictions. No parameter is learned for
+    them: they are as right as the predictions are. So train with `InteractionSupervision`, and `calibrate` on data that the
     model was not trained on.
 
     Args:
