@@ -26,8 +26,8 @@ class ComputedReweighter(nn.Module):
 
     The uniqueness expert of modality i also predicts from modality i alone. The mean of the experts is the prediction
     from all modalities. The weights are the `interaction_shares` of these predictions. No parameter is learned for
-    them: they are as right as the predictions are. So train with `InteractionSupervision`, and `calibrate` on data that the
-    model was not trained on.
+    them: they are as right as the predictions are. So train with `InteractionSupervision`, and `calibrate` on data that
+    the model was not trained on.
 
     Args:
         task: what the model predicts: "classification" (logits of classes), "multilabel" (logits of labels) or
