@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,13 +18,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision, Reweighter
 from i2moe._common.tasks import Task
 from i2moe.missing import ZeroFill
 from i2moe.moe.experts import Execution
 from i2moe.moe.pruning import TopExperts, prune
 from i2moe.moe.weights.computed import mean_of_present
 from i2moe.moe.weights.shares import interaction_shares
+from i2moe.perturbations import as_perturbation
 from tests.covering import every_pair
 from tests.processes import needs_gloo, together
 
@@ -452,6 +454,18 @@ def test_pruned_models_keep_the_uniqueness_experts() -> None:
     for cut in (lambda: prune(make(members=2), ("synergy",)), lambda: TopExperts(make(members=2), 2)):
         with pytest.raises(ValueError, match="must have weights of their own"):
             cut()
+
+
+def test_experts_that_are_one_network_stay_so() -> None:
+    """Weights or views given later would need experts that differ."""
+    changed = make(members=2)
+    changed.perturbation = as_perturbation("zero")
+    with pytest.raises(ValueError, match="experts that are one network must have computed weights and no perturb"):
+        changed.train()(*batch())
+    changed = make(members=np.int64(2))
+    changed.reweighter = Reweighter(4)
+    with pytest.raises(ValueError, match="experts that are one network must have computed weights and no perturb"):
+        changed.eval()(*batch())
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,15 @@ def test_a_regression_trained_anew_is_in_units() -> None:
     assert (cost["0"].retrained.n_samples, cost["1"].retrained.n_samples) == (200, 300)
     assert cost["0"].retrained.score < 0.1
     assert cost["1"].retrained.score > 0.9
+
+
+def test_copies_may_have_seen_fewer_classes_and_no_others() -> None:
+    Xs, y = made("xor", 60, seed=0)
+    names = np.array(["no", "yes"])[y.astype(int)]
+    names[:20] = "maybe"
+    whole = InteractionClassifier(**SETTINGS | {"max_epochs": 1}).fit(Xs, names)
+    rest = {name: x[20:] for name, x in Xs.items()}
+    report = whole.report(Xs, names, retrain_on=(rest, names[20:]), n_draws=0)
+    assert report.cost_of_dropping()["image"].retrained is not None
+    with pytest.raises(ValueError, match="y must be of the classes"):
+        whole.report(Xs, names, retrain_on=(Xs, np.where(names == "no", "never", names)), n_draws=0)
