@@ -26,8 +26,8 @@ class InteractionOutput:
             replaced (view j); None where no perturbed views were made.
         marginals: (B, M, ...), what the model predicts from each modality alone; None without computed weights.
         available: (B, M) bool, which modalities each sample had; None where the model has no fill.
-        member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members. With
-            computed weights all experts have the same ones, a view of (B, 1, k, ...).
+        member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members.
+            Experts that are one network have the same ones.
         member_marginals: (B, M, k, ...), the same of the marginals.
     """
 

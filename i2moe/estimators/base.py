@@ -119,6 +119,8 @@ class InteractionEstimator(BaseEstimator, ABC):
     ) -> InteractionReport:
         """Report on samples that the model was not trained on, see `i2moe.explain`.
 
+        A single target of a regression is in its unit. Several are in deviations of each.
+
         Args:
             Xs: as for `fit`.
             y: their targets.
@@ -145,7 +147,11 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws=n_draws,
             confidence=confidence,
         )
-        return found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on))
+        return self._in_report(found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on)))
+
+    def _in_report(self, report: InteractionReport) -> InteractionReport:
+        """Return the report in the units of the target."""
+        return report
 
     @abstractmethod
     def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:

@@ -52,20 +52,7 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         """Return the values predicted from each modality alone, (N, M) or (N, M, C); NaN where a sample lacks it."""
         return self._in_units(self._outputs(Xs)["marginals"].numpy())
 
-    def report(
-        self,
-        Xs: MultimodalData,
-        y: Any,
-        *,
-        retrain_on: tuple[Any, ...] | None = None,
-        n_draws: int = 4,
-        confidence: float = 0.95,
-    ) -> InteractionReport:
-        """Report on samples that the model was not trained on, see `i2moe.explain`.
-
-        A single target is in its unit. Several are in deviations of each.
-        """
-        report = super().report(Xs, y, retrain_on=retrain_on, n_draws=n_draws, confidence=confidence)
+    def _in_report(self, report: InteractionReport) -> InteractionReport:
         if self._n_outputs > 1:
             return report
         mean, scale = float(self.target_mean_[0]), float(self.target_scale_[0])

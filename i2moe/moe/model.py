@@ -132,10 +132,8 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        names = None if modality_names is None else tuple(modality_names)
-        self.modality_names: tuple[str, ...] = check_modality_names(
-            n_modalities, modality_names if isinstance(modality_names, str) else names
-        )
+        names = tuple(modality_names) if isinstance(modality_names, Mapping) else modality_names
+        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, names)
         self.arguments: dict[str, tuple[str, ...]] | None = group_arguments(modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         _check_widths(n_modalities, feature_dims, needed=reweighter is None or fill is not None)

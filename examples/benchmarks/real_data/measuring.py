@@ -99,11 +99,14 @@ def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Te
 
     def outputs(chosen: Sequence[int]) -> Tensor:
         some = _only(data, chosen)
-        model, test = train(some, CONTENDERS["fusion"], seed, settings), some.test[torch.arange(len(some.test))]
-        held_out = some.validation[torch.arange(len(some.validation))]
+        model = train(some, CONTENDERS["fusion"], seed, settings)
+        test, held_out = (split[torch.arange(len(split))] for split in (some.test, some.validation))
         with torch.no_grad():
-            found, logits = (predict(model, batch.modalities, batch.available) for batch in (test, held_out))
-        return found if data.task == "regression" else found / temperature(logits, held_out.targets)
+            found = predict(model, test.modalities, test.available)
+            if data.task == "regression":
+                return found
+            logits = predict(model, held_out.modalities, held_out.available)
+        return found / temperature(logits, held_out.targets)
 
     n_modalities = len(data.shapes)
     alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)
