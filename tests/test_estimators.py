@@ -27,8 +27,15 @@ from i2moe.estimators.inputs import Standardizer
 from i2moe.estimators.training import split
 
 ROOT = Path(__file__).parent.parent
-QUICK: dict[str, Any] = {"hidden_dim": 16, "members": 1, "max_epochs": 3, "random_state": 0}
-LEARNING: dict[str, Any] = {"hidden_dim": 16, "members": 1, "learning_rate": 0.01, "max_epochs": 12, "random_state": 0}
+QUICK: dict[str, Any] = {"hidden_dim": 16, "members": 1, "n_teachers": 0, "max_epochs": 3, "random_state": 0}
+LEARNING: dict[str, Any] = {
+    "hidden_dim": 16,
+    "members": 1,
+    "n_teachers": 0,
+    "learning_rate": 0.01,
+    "max_epochs": 12,
+    "random_state": 0,
+}
 KINDS = {"unique": "uniqueness/0", "redundant": "redundancy", "xor": "synergy"}
 
 
@@ -47,9 +54,9 @@ def made(kind: str, n: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.n
 
 @cache
 def fitted(kind: str) -> InteractionClassifier:
-    return InteractionClassifier(hidden_dim=32, members=2, learning_rate=0.005, max_epochs=30, random_state=0).fit(
-        *made(kind)
-    )
+    return InteractionClassifier(
+        hidden_dim=32, members=2, n_teachers=2, learning_rate=0.005, max_epochs=30, random_state=0
+    ).fit(*made(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -516,5 +523,7 @@ def test_not_worse_than_a_linear_model() -> None:
     Xs = [generator.normal(size=(600, 5)), generator.normal(size=(600, 5))]
     y = (np.hstack(Xs) @ generator.normal(size=10) + generator.normal(size=600)) > 0
     linear = LogisticRegression().fit(np.hstack(Xs)[:400], y[:400]).score(np.hstack(Xs)[400:], y[400:])
-    estimator = InteractionClassifier(hidden_dim=32, members=2, learning_rate=0.005, max_epochs=30, random_state=0)
+    estimator = InteractionClassifier(
+        hidden_dim=32, members=2, n_teachers=2, learning_rate=0.005, max_epochs=30, random_state=0
+    )
     assert estimator.fit([x[:400] for x in Xs], y[:400]).score([x[400:] for x in Xs], y[400:]) > linear - 0.03

@@ -36,6 +36,7 @@ PUBLIC_MODULES = [
     "moe.experts",
     "moe.experts.sharing",
     "moe.pruning",
+    "moe.teacher",
     "moe.weights",
     "perturbations",
 ]
@@ -65,6 +66,7 @@ def test_public_names() -> None:
         "MMoE",
         "Reweighter",
         "StaticReweighter",
+        "Teacher",
         "calibrate",
         "categorize",
         "explain",

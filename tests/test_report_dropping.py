@@ -16,7 +16,14 @@ from i2moe.interpretation import InteractionReport
 from tests.test_report_alone import made_up
 from tests.test_report_html import page_of
 
-SETTINGS: dict[str, Any] = {"hidden_dim": 16, "members": 1, "learning_rate": 0.01, "max_epochs": 12, "random_state": 0}
+SETTINGS: dict[str, Any] = {
+    "hidden_dim": 16,
+    "members": 1,
+    "n_teachers": 0,
+    "learning_rate": 0.01,
+    "max_epochs": 12,
+    "random_state": 0,
+}
 NAMES = ("image", "text", "sound")
 
 

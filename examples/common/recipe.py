@@ -11,10 +11,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
 from i2moe import ComputedReweighter, InteractionOutput, calibrate
+from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["Batches", "fit", "moving_average", "paper_objective"]
+__all__ = ["Batch", "Batches", "fit", "moving_average", "paper_objective"]
 
-Batch: TypeAlias = tuple[Any, Tensor]
+Batch: TypeAlias = tuple[Any, Any]
 """`(modalities, target)`; the modalities are a tuple, or a dict of a model's arguments."""
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +25,7 @@ def fit(
     model: nn.Module,
     train: Iterable[Batch],
     validation: Iterable[Batch],
-    loss_of: Callable[[Any, Tensor], Tensor],
+    loss_of: Callable[..., Tensor],
     n_epochs: int,
     *,
     lr: float = 2e-3,
@@ -40,7 +41,8 @@ def fit(
         train: the batches of an epoch, each time it is iterated over: a `Batches`, or a `DataLoader`.
         validation: batches of data that the model is not trained on.
         loss_of: maps what the model returns and the targets to the loss, in training and on the validation data: an
-            `InteractionSupervision`, a `paper_objective`, or a function of torch for a model that returns a tensor.
+            `InteractionSupervision`, which alone takes the `SoftTargets` of a teacher, a `paper_objective`, or a
+            function of torch for a model that returns a tensor.
         n_epochs: number of epochs.
         lr: learning rate.
         patience: epochs without a lower loss before training stops; None for no early stop.
@@ -64,7 +66,8 @@ def fit(
     def run_epoch(epoch: int) -> dict[str, float]:
         model.train()
         for modalities, target in train:
-            loss = loss_of(_call(model, modalities), target)
+            out = _call(model, modalities)
+            loss = loss_of(out, *target) if isinstance(target, SoftTargets) else loss_of(out, target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -110,7 +113,7 @@ class Batches:
 
     Args:
         modalities: M tensors (N, ...).
-        target: (N, ...).
+        target: (N, ...), or the `SoftTargets` of a teacher.
         batch_size: samples in a batch; the last one may have fewer.
         seed: of the orders.
 
@@ -120,13 +123,15 @@ class Batches:
         [2, 2, 1]
     """
 
-    def __init__(self, modalities: Sequence[Tensor], target: Tensor, batch_size: int, seed: int) -> None:
+    def __init__(self, modalities: Sequence[Tensor], target: Tensor | SoftTargets, batch_size: int, seed: int) -> None:
         self.modalities, self.target, self.batch_size = tuple(modalities), target, batch_size
         self.generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in torch.randperm(len(self.target), generator=self.generator).split(self.batch_size):
-            yield tuple(x[rows] for x in self.modalities), self.target[rows]
+        for rows in torch.randperm(len(self.modalities[0]), generator=self.generator).split(self.batch_size):
+            target = self.target
+            of_rows = SoftTargets(*(x[rows] for x in target)) if isinstance(target, SoftTargets) else target[rows]
+            yield tuple(x[rows] for x in self.modalities), of_rows
 
 
 def _call(model: nn.Module, modalities: Any) -> Any:

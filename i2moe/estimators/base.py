@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
+from functools import partial
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
 from i2moe.interpretation import InteractionReport, explain
 from i2moe.moe import InteractionMoE
+from i2moe.moe.teacher import Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["InteractionEstimator", "MultimodalData"]
@@ -40,6 +42,7 @@ class InteractionEstimator(BaseEstimator, ABC):
     modality_names: Sequence[str] | None = None
     hidden_dim: int = 64
     members: int | None = 4
+    n_teachers: int = 8
     dropout: float = 0.1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -81,17 +84,18 @@ class InteractionEstimator(BaseEstimator, ABC):
         target, weight = self._learn_target(targets, weight)
         device = _check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
-            rows, held_out_rows = split(target, self.validation_fraction)
-            self.inputs_ = Standardizer.fit(modalities[rows.numpy()])
+            rows = split(target, self.validation_fraction)
+            self.inputs_ = Standardizer.fit(modalities[rows[0].numpy()])
             data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
-            cpu = torch.device("cpu")
-            train, held_out = data.take(rows, cpu), data.take(held_out_rows, cpu)
-            model = self._make_model(train).to(device)
-            with progress_bar(self.progress, self.max_epochs) as after_epoch:
-                losses = fit(model, self._loss(), train, held_out, self._recipe(device), after_epoch)
-        self.model_ = model
-        self.modality_names_ = model.modality_names
-        self.expert_names_ = model.expert_names
+            with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
+                train = partial(self._train, data, device, after_epoch)
+                small = None if self.members is None else 1
+                # Each holds out other samples, so that their mean depends less on which.
+                others = [split(target, self.validation_fraction) for _ in range(self.n_teachers)]
+                teachers = [train(each, small)[0] for each in others]
+                self.model_, losses = train(rows, self.members, Teacher(teachers) if teachers else None)
+        self.modality_names_ = self.model_.modality_names
+        self.expert_names_ = self.model_.expert_names
         self.held_out_losses_ = losses
         self.n_iter_ = len(losses)
         return self
@@ -208,7 +212,23 @@ class InteractionEstimator(BaseEstimator, ABC):
         outputs["marginals"][~available] = torch.nan
         return outputs
 
-    def _make_model(self, train: Rows) -> InteractionMoE:
+    def _train(
+        self,
+        data: Rows,
+        device: torch.device,
+        after_epoch: Callable[[float], None],
+        rows: tuple[Tensor, Tensor],
+        members: int | None,
+        teacher: Teacher | None = None,
+    ) -> tuple[InteractionMoE, list[float]]:
+        """Train a model on some rows, stop and calibrate it by others, and return the losses on these."""
+        train, held_out = (data.take(each, torch.device("cpu")) for each in rows)
+        model = self._make_model(train, members).to(device)
+        if teacher is not None:
+            train = train.taught_by(teacher, device)
+        return model, fit(model, self._loss(), train, held_out, self._recipe(device), after_epoch)
+
+    def _make_model(self, train: Rows, members: int | None) -> InteractionMoE:
         names = self.inputs_.names
         sample = tuple(modality[:2] for modality in train.modalities)
         encoders = choose_encoders(self.encoders, names)
@@ -228,7 +248,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             len(names),
             modality_names=names,
             reweighter=ComputedReweighter(self._task),
-            members=self.members,
+            members=members,
         )
         with torch.no_grad():
             shape = model.eval()(*sample).prediction.shape
@@ -257,6 +277,9 @@ class InteractionEstimator(BaseEstimator, ABC):
             max_epochs=self.max_epochs,
             patience=self.patience,
         )
+        n_teachers: Any = self.n_teachers
+        if not isinstance(n_teachers, Integral) or n_teachers < 0:
+            raise ValueError(f"n_teachers must be an integer of at least 0, however it is {n_teachers!r}")
         check_rate(dropout=self.dropout, modality_dropout=self.modality_dropout)
         fraction: Any = self.validation_fraction
         if not isinstance(fraction, Real) or not 0 < float(fraction) < 1:

@@ -39,6 +39,8 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         hidden_dim: width of the default encoders and of the hidden layer.
         members: all experts share one backbone's weights, and each is the mean of so many members; None: each expert
             has a backbone of its own. See `i2moe.moe.experts.sharing.share`.
+        n_teachers: models of one member each that are trained first, and whose mean predictions the model learns, so
+            that weights vary less between random states. 0 learns the targets: several times faster.
         dropout: in the default backbone, in [0, 1).
         learning_rate: of AdamW.
         weight_decay: of AdamW.
@@ -64,7 +66,7 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         >>> generator = np.random.default_rng(0)
         >>> image, text = generator.normal(size=(200, 8)), generator.normal(size=(200, 4))
         >>> y = np.where(image[:, 0] > 0, "cat", "dog")  # the image alone tells
-        >>> clf = InteractionClassifier(random_state=0).fit({"image": image, "text": text}, y)
+        >>> clf = InteractionClassifier(n_teachers=2, random_state=0).fit({"image": image, "text": text}, y)
         >>> clf.expert_names_[clf.interaction_weights([image, text]).mean(0).argmax()]
         'uniqueness/image'
     """

@@ -37,7 +37,7 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         >>> generator = np.random.default_rng(0)
         >>> image, text = generator.normal(size=(200, 8)), generator.normal(size=(200, 4))
         >>> y = 100 + 5 * image[:, 0]
-        >>> reg = InteractionRegressor(random_state=0).fit([image, text], y)
+        >>> reg = InteractionRegressor(n_teachers=2, random_state=0).fit([image, text], y)
         >>> reg.expert_names_[reg.interaction_weights([image, text]).mean(0).argmax()]
         'uniqueness/0'
     """

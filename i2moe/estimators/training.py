@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.modalities import map_leaves
 from i2moe.interpretation.calibration import calibrate
 from i2moe.losses import InteractionSupervision
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE, InteractionOutput
+from i2moe.moe.teacher import Teacher
 
 __all__ = ["Recipe", "Rows", "SampleLoss", "call", "fit", "seeded", "split"]
 
@@ -34,17 +36,25 @@ class Rows(NamedTuple):
         available: (N, M) bool.
         target: (N,) classes, or (N, C) values.
         weight: (N,), how much each sample counts.
+        marginal_target: (N, M, C), targets of each modality alone, where they are its own.
     """
 
     modalities: tuple[Tensor, ...]
     available: Tensor
     target: Tensor
     weight: Tensor
+    marginal_target: Tensor | None = None
 
     def take(self, rows: Tensor, device: torch.device) -> Rows:
         """Return some rows on a device."""
-        modalities = tuple(modality[rows].to(device) for modality in self.modalities)
-        return Rows(modalities, *(tensor[rows].to(device) for tensor in self[1:]))
+        return Rows(*map_leaves(lambda tensor: tensor[rows].to(device), tuple(self)))
+
+    def taught_by(self, teacher: Teacher, device: torch.device) -> Rows:
+        """Return the same samples with a teacher's predictions as targets."""
+        batches = self.batches(_ROWS_OF_EVALUATION, device)
+        parts = [teacher(*batch.modalities, available=batch.available) for batch in batches]
+        target, marginal_target = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+        return self._replace(target=target, marginal_target=marginal_target)
 
     def batches(self, size: int, device: torch.device, *, shuffle: bool = False) -> Iterator[Rows]:
         """Yield batches of at most `size` rows, of about the same size."""
@@ -166,7 +176,9 @@ def fit(
         model.train()
         for batch in train.batches(recipe.batch_size, recipe.device, shuffle=True):
             out = call(model, (batch.modalities, drop(batch.available)))
-            total = supervise(out, (batch.target, batch.weight)) + 0.01 * out.aux_loss
+            alone = batch.marginal_target
+            of_each = None if alone is None else (alone, batch.weight.unsqueeze(1).expand_as(batch.available))
+            total = supervise(out, (batch.target, batch.weight), of_each) + 0.01 * out.aux_loss
             optimizer.zero_grad()
             total.backward()
             optimizer.step()

@@ -69,30 +69,33 @@ class InteractionSupervision:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self.criterion, '__name__', self.criterion)})"
 
-    def __call__(self, out: InteractionOutput, target: Any, *, target_weights: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        out: InteractionOutput,
+        target: Any,
+        marginal_target: Any = None,
+        *,
+        target_weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss.
 
         Args:
             out: what the model made of the batch.
             target: what the criterion takes as target: a tensor of B rows, or a tuple, list or dict of such.
+            marginal_target: the targets (B, M, ...) of the modalities alone, nested as `target` is, where each has its
+                own: those of a `Teacher`. None for the same target.
             target_weights: (B, E), weights that a learned reweighter should give, `categorize(...).degrees` say. What a
                 row sums to, at most 1, is how much it counts.
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the target has not B rows, the criterion returns no scalar, or the target weights do not fit
-                the weights.
+            ValueError: if the targets have not B rows, those of the marginals not M columns, the criterion returns no
+                scalar, or the target weights do not fit the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
         n_samples = out.prediction.shape[0]
-        for y in leaves(target):
-            if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != n_samples:
-                found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-                raise ValueError(
-                    f"the target must hold tensors with a row for each of the batch's {n_samples} samples, however it "
-                    f"holds {found}"
-                )
+        _check_target(target, (n_samples,))
         experts = _members(out.expert_predictions, out.member_predictions)
         if experts.stride(1) == 0:  # all experts are one network
             experts = experts[:, :1]
@@ -103,25 +106,49 @@ class InteractionSupervision:
                 absent = out.available.logical_not().reshape(*out.available.shape, *(1,) * (marginals.ndim - 2))
                 instead = out.prediction.detach().reshape(len(marginals), 1, 1, *out.prediction.shape[1:])
                 marginals = torch.where(absent, instead, marginals)
-            terms["marginals"] = self._mean_loss(marginals, target)
+            if marginal_target is not None:
+                _check_target(marginal_target, (n_samples, marginals.shape[1]))
+            terms["marginals"] = self._mean_loss(marginals, target, marginal_target)
         if target_weights is not None:
             terms["weights"] = _cross_entropy(out.weights, target_weights)
         total = functools.reduce(torch.add, terms.values())
         self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
         return total
 
-    def _mean_loss(self, predictions: Tensor, target: Any) -> Tensor:
-        """Average the losses of predictions (B, X, k, ...) over X and k."""
-        each = predictions.flatten(1, 2)  # (B, X * k, ...)
+    def _mean_loss(self, predictions: Tensor, target: Any, each_target: Any = None) -> Tensor:
+        """Average the losses of predictions (B, X, k, ...) over X and k.
+
+        Args:
+            predictions: (B, X, k, ...).
+            target: B rows, for all of them.
+            each_target: (B, X, ...), if each of the X has its own.
+        """
+        n_compared, n_members = predictions.shape[1:3]
+        if each_target is None:
+            each_target = map_leaves(lambda y: y.unsqueeze(1).expand(-1, n_compared, *y.shape[1:]), target)
+        rows = map_leaves(lambda y: y.repeat_interleave(n_members, dim=1), each_target)  # (B, X * k, ...)
+        each = predictions.flatten(1, 2)
         if self.per_sample:
-            repeated = map_leaves(lambda y: y.repeat_interleave(each.shape[1], dim=0), target)
-            return _check_scalar(self.criterion(each.flatten(0, 1), repeated))
-        return torch.stack([_check_scalar(self.criterion(one, target)) for one in each.unbind(1)]).mean()
+            return _check_scalar(self.criterion(each.flatten(0, 1), map_leaves(lambda y: y.flatten(0, 1), rows)))
+        losses = [
+            self.criterion(each[:, i], map_leaves(lambda y, i=i: y[:, i], rows)) for i in range(n_compared * n_members)
+        ]
+        return torch.stack([_check_scalar(loss) for loss in losses]).mean()
 
 
 def _members(predictions: Tensor, members: Tensor | None) -> Tensor:
     """Return what to compare with the target, (B, X, k, ...)."""
     return predictions.unsqueeze(2) if members is None else members
+
+
+def _check_target(target: Any, shape: tuple[int, ...]) -> None:
+    axes = "a row for each" if len(shape) == 1 else "a row for each, and a column for each modality,"
+    for y in leaves(target):
+        if not isinstance(y, Tensor) or y.shape[: len(shape)] != shape:
+            found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise ValueError(
+                f"the target must hold tensors with {axes} of the batch's {shape[0]} samples, however it holds {found}"
+            )
 
 
 def _check_scalar(loss: Tensor) -> Tensor:

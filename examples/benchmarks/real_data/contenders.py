@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from examples.benchmarks.real_data.settings import Settings
 from examples.common.modules import Ensemble
 from examples.common.modules import Fusion as PlainFusion
-from examples.common.recipe import Batches, fit, paper_objective
+from examples.common.recipe import Batch, Batches, fit, paper_objective
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
-from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision, Teacher
 from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "prediction_of", "train"]
 
@@ -28,6 +30,8 @@ DROPOUT = 0.3
 """Share of the modalities that is dropped in training, where a contender has modality dropout."""
 MEMBERS = 4
 """Members of each expert with computed weights."""
+TEACHERS = 8
+"""Models of one member each that the experts with computed weights learn from."""
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
@@ -93,20 +97,15 @@ class Model(nn.Module):
         body: what predicts.
         takes_available: whether it takes `available` by keyword.
         has_experts: whether it returns weights.
-        dropout: the share of modalities dropped in training.
     """
 
-    def __init__(
-        self, body: nn.Module, *, takes_available: bool = False, has_experts: bool = False, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, body: nn.Module, *, takes_available: bool = False, has_experts: bool = False) -> None:
         super().__init__()
         self.body, self.takes_available, self.has_experts = body, takes_available or has_experts, has_experts
-        self.drop = ModalityDropout(dropout)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
         *modalities, available = inputs
-        available = self.drop(available)
         present = [
             torch.where(available[:, i].reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for i, x in enumerate(modalities)
         ]
@@ -115,23 +114,27 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model and its loss.
+    """A model and its training.
 
     Args:
         build: builds the model for data.
         loss_of: makes the loss of what the model returns of the task's criterion.
+        dropout: the share of the modalities that is dropped in training.
+        taught_by: what the model learns from, several of them, in place of the targets; None for the targets.
     """
 
     build: Callable[[MultimodalData], Model]
-    loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
+    loss_of: Callable[[Loss], Callable[..., Tensor]] = lambda criterion: criterion
+    dropout: float = 0.0
+    taught_by: Contender | None = None
 
 
 def _loss_of_members(criterion: Loss) -> Loss:
     return lambda out, target: torch.stack([criterion(member, target) for member in out[1].unbind(1)]).mean()
 
 
-def _ensemble(data: MultimodalData, dropout: float = 0.0) -> Model:
-    return Model(Ensemble(lambda: Network(data), _n_experts(data)), dropout=dropout)
+def _ensemble(data: MultimodalData) -> Model:
+    return Model(Ensemble(lambda: Network(data), _n_experts(data)))
 
 
 def _paper(data: MultimodalData) -> Model:
@@ -146,26 +149,26 @@ def _paper(data: MultimodalData) -> Model:
     return Model(Network(data, experts), has_experts=True)
 
 
-def _computed(data: MultimodalData) -> Model:
-    n_modalities = len(data.shapes)
+def _computed(data: MultimodalData, members: int) -> Model:
     reweighter = ComputedReweighter(data.task)
-    experts = InteractionMoE(lambda: Network(data), n_modalities, reweighter=reweighter, members=MEMBERS)
-    # Of two modalities, each alone is trained anyway.
-    return Model(experts, has_experts=True, dropout=DROPOUT if n_modalities > 2 else 0.0)
+    experts = InteractionMoE(lambda: Network(data), len(data.shapes), reweighter=reweighter, members=members)
+    return Model(experts, has_experts=True)
 
+
+_SMALL = Contender(partial(_computed, members=1), InteractionSupervision, DROPOUT)
 
 CONTENDERS = MappingProxyType(
     {
         "fusion": Contender(lambda data: Model(Network(data))),
-        "fusion, dropout": Contender(lambda data: Model(Network(data), dropout=DROPOUT)),
+        "fusion, dropout": Contender(lambda data: Model(Network(data)), dropout=DROPOUT),
         "ensemble": Contender(_ensemble, _loss_of_members),
-        "ensemble, dropout": Contender(lambda data: _ensemble(data, DROPOUT), _loss_of_members),
+        "ensemble, dropout": Contender(_ensemble, _loss_of_members, DROPOUT),
         "late fusion": Contender(lambda data: Model(LateFusion(data), takes_available=True), _loss_of_members),
         "shared ensemble, dropout": Contender(
-            lambda data: Model(SharedEnsemble(data, _n_experts(data)), dropout=DROPOUT), _loss_of_members
+            lambda data: Model(SharedEnsemble(data, _n_experts(data))), _loss_of_members, DROPOUT
         ),
         "paper": Contender(_paper, paper_objective),
-        "computed": Contender(_computed, InteractionSupervision),
+        "computed": Contender(partial(_computed, members=MEMBERS), InteractionSupervision, DROPOUT, _SMALL),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""
@@ -173,18 +176,39 @@ CONTENDERS = MappingProxyType(
 
 def train(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Model:
     """Train a model by the recipe; it is returned in evaluation mode."""
+    whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
+    inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
+    targets: Tensor | SoftTargets = whole.targets
+    if contender.taught_by is not None:
+        seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + TEACHERS)
+        teacher = Teacher([train(data, contender.taught_by, each, settings) for each in seeds])
+        parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(whole.targets)).split(512)]
+        targets = SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True)))
     torch.manual_seed(seed)
     model = contender.build(data)
-    whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
+    batches = Batches(inputs, targets, settings.batch_size, seed)
+    # Of two modalities, each alone is trained anyway where the weights are computed.
+    drops = not (contender.loss_of is InteractionSupervision and len(data.shapes) == 2)
     fit(
         model,
-        Batches((*whole.modalities, whole.available), whole.targets, settings.batch_size, seed),
+        _Dropping(batches, contender.dropout if drops else 0.0),
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
         patience=settings.patience,
     )
     return model.eval()
+
+
+class _Dropping:
+    """Batches in which modalities are dropped."""
+
+    def __init__(self, batches: Batches, rate: float) -> None:
+        self.batches, self.drop = batches, ModalityDropout(rate)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for (*modalities, available), target in self.batches:
+            yield (*modalities, self.drop(available)), target
 
 
 def predict(model: nn.Module, modalities: Sequence[Tensor], available: Tensor) -> Tensor:

@@ -1,0 +1,93 @@
+"""Teacher: the mean of several trained models, which one model learns to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from i2moe._common.output import InteractionOutput
+from i2moe._common.tasks import Task, probabilities
+from i2moe.moe.weights.computed import ComputedReweighter
+
+__all__ = ["SoftTargets", "Teacher"]
+
+
+class SoftTargets(NamedTuple):
+    """What a teacher predicts: probabilities, or the values of a regression.
+
+    Args:
+        target: (B, ...), from all modalities that a sample has.
+        marginal_target: (B, M, ...), from each modality alone.
+    """
+
+    target: Tensor
+    marginal_target: Tensor
+
+
+class Teacher(nn.Module):
+    """Average the predictions of several models with computed weights, as targets for another model.
+
+    Two models trained on the same data differ by their random start, by the order of the samples and by dropout.
+    Weights computed from their predictions differ more. The mean of several models has less of this noise. A model that
+    learns the mean's predictions, from all modalities and from each alone, keeps most of that, at the size of one. The
+    teachers can be small: with `members=1`, eight of them train about as long as one model with `members=4`.
+
+    Args:
+        models: trained models, an `InteractionMoE` with computed weights each, or modules that hold one and return its
+            output. They are called in evaluation mode and without gradient.
+
+    Raises:
+        ValueError: if there is no model, or one has no computed weights, or their tasks differ.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+
+    Example:
+        >>> from i2moe import InteractionMoE, InteractionSupervision
+        >>> def make():
+        ...     return InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
+        >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
+        >>> teacher = Teacher([make(), make()])  # trained, in earnest
+        >>> student, supervise = make(), InteractionSupervision(nn.functional.cross_entropy)
+        >>> loss = supervise(student(image, text), *teacher(image, text))
+        >>> loss.backward()
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        tasks = [_task_of(model) for model in models]
+        if len(set(tasks)) != 1:
+            raise ValueError(f"models must be at least one, all of one task, however their tasks are {tasks}")
+        self.task: Task = tasks[0]
+        self.models: nn.ModuleList = nn.ModuleList(models)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *modalities: Any, **options: Any) -> SoftTargets:
+        """Return the mean predictions; arguments are those of each model.
+
+        They can be computed once, before the student is trained. Those from all modalities are right too for a student
+        that has some of them left out in training, as a label is.
+        """
+        outputs: list[InteractionOutput] = [model(*modalities, **options) for model in self.models]
+        joint = torch.stack([out.prediction for out in outputs])  # (T, B, ...)
+        alone = torch.stack([out.marginals for out in outputs if out.marginals is not None])  # (T, B, M, ...)
+        return SoftTargets(
+            probabilities(self.task, joint, dim=2).mean(0), probabilities(self.task, alone, dim=3).mean(0)
+        )
+
+
+def _task_of(model: nn.Module) -> Task:
+    for module in model.modules():
+        if isinstance(module, ComputedReweighter):
+            return module.task
+    raise ValueError(
+        f"a teacher must hold an InteractionMoE with computed weights, however a {type(model).__name__} does not; "
+        "build it with reweighter='computed'"
+    )

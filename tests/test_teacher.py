@@ -1,0 +1,117 @@
+"""Teacher: what it predicts, what a model learns from it, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher
+from i2moe._common.tasks import Task
+
+B, C = 6, 3
+CRITERIA: dict[Task, Any] = {
+    "classification": F.cross_entropy,
+    "multilabel": F.binary_cross_entropy_with_logits,
+    "regression": F.mse_loss,
+}
+
+
+class Fusion(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(7, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, C))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = self.body(torch.cat([x, y], dim=-1))
+        return output
+
+
+def make(task: Task = "classification", members: int | None = 1) -> InteractionMoE:
+    return InteractionMoE(Fusion, 2, reweighter=ComputedReweighter(task), members=members)
+
+
+def batch(n: int = B) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 3), torch.randn(n, 4)
+
+
+@pytest.mark.parametrize("task", CRITERIA)
+def test_it_predicts_the_mean(task: Task) -> None:
+    models = [make(task), make(task)]
+    turn: Callable[[Tensor], Tensor] = {
+        "classification": lambda x: x.softmax(-1),
+        "multilabel": torch.sigmoid,
+        "regression": lambda x: x,
+    }[task]
+    teacher = Teacher(models).train()
+    inputs, available = batch(), torch.tensor([[True, True], [True, False], [False, True]] * 2)
+
+    soft = teacher(*inputs, available=available)
+
+    outputs = [model(*inputs, available=available) for model in models]
+    torch.testing.assert_close(soft.target, torch.stack([turn(out.prediction) for out in outputs]).mean(0))
+    torch.testing.assert_close(soft.marginal_target, torch.stack([turn(out.marginals) for out in outputs]).mean(0))
+    assert not soft.target.requires_grad
+    assert soft.marginal_target.shape == (B, 2, C)
+
+
+@pytest.mark.parametrize("per_sample", [True, False])
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("task", CRITERIA)
+def test_each_modality_alone_has_its_own_target(task: Task, members: int | None, per_sample: bool) -> None:
+    out, criterion = make(task, members)(*batch()), CRITERIA[task]
+    joint, alone = Teacher([make(task)])(*batch())
+
+    loss = InteractionSupervision(criterion, per_sample=per_sample)(out, joint, alone)
+
+    experts = out.expert_predictions.unsqueeze(2) if members is None else out.member_predictions
+    marginals = out.marginals.unsqueeze(2) if members is None else out.member_marginals
+    ks = range(members or 1)
+    expected = torch.stack([criterion(experts[:, e, k], joint) for e in range(4) for k in ks]).mean()
+    expected += torch.stack([criterion(marginals[:, i, k], alone[:, i]) for i in range(2) for k in ks]).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> None:
+    inputs = batch(200)
+    target = (inputs[0][:, 0] + inputs[1][:, 0] + 2 * torch.randn(200) > 0).long()
+
+    def trained(teacher: Teacher | None = None) -> InteractionMoE:
+        model = make()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        supervise = InteractionSupervision(F.cross_entropy)
+        for _ in range(80):
+            loss = supervise(model.train()(*inputs), *((target,) if teacher is None else teacher(*inputs)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return model.eval()
+
+    @torch.no_grad()
+    def distance(a: InteractionMoE, b: InteractionMoE) -> float:
+        new = batch(500)
+        return float((a(*new).weights - b(*new).weights).abs().sum(1).mean())
+
+    teacher = Teacher([trained() for _ in range(4)])
+    assert distance(trained(teacher), trained(teacher)) < distance(trained(), trained())
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: Teacher([]), "at least one"),
+        (lambda: Teacher([make("regression"), make()]), "of one task"),
+        (lambda: Teacher([nn.Linear(2, 2)]), "a Linear does not"),
+        (
+            lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
+            "a column for each modality",
+        ),
+    ],
+)
+def test_a_mistake_is_refused(run: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run()
