@@ -234,7 +234,7 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
     layer.add_module("member_factors", factors)
     if factors is None:
         return
-    if type(layer).forward is nn.Linear.forward:
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
         layer.forward = partial(factors.linear, layer)  # type: ignore[method-assign]
         layer.register_forward_hook(_unchanged)  # without a hook, fast paths of torch take the weights alone
         return
