@@ -144,7 +144,8 @@ class _Factors(nn.Module):
         n_groups, n_members, *_, n_features = blocks.shape
         many = blocks.numel() > 2 * n_members * n_features * min(layer.weight.shape)  # else the weights take longer
         if torch.compiler.is_compiling() or n_groups > 1 or not many:  # a trace is for any number of rows
-            return self.after(layer, (), nn.functional.linear(self._scale(input), layer.weight, layer.bias))
+            scaled: Tensor = self.after(layer, (), nn.functional.linear(self._scale(input), layer.weight, layer.bias))
+            return scaled
         r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
         weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
         bias = b if layer.bias is None else torch.addcmul(b, s, layer.bias)
