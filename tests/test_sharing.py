@@ -60,6 +60,19 @@ class Recurrent(nn.Module):
         return output
 
 
+class Placed(nn.Module):
+    """A layer that sees one row for all samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.of_places = nn.Linear(8, 4), nn.Linear(2, 4)
+        self.places = nn.Parameter(torch.randn(1, 6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = torch.tanh(self.body(x) + self.of_places(self.places)).flatten(1)
+        return output
+
+
 class Tied(nn.Module):
     """One layer twice, and two layers with one weight."""
 
@@ -93,6 +106,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (5, 8),
     ),
+    "one row for all": (Placed, (6, 8)),
     "tied": (Tied, (8,)),
 }
 

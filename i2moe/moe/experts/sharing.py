@@ -149,7 +149,7 @@ class _Factors(nn.Module):
         r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
         weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
         bias = b if layer.bias is None else torch.addcmul(b, s, layer.bias)
-        output = torch.baddbmm(bias.unsqueeze(1), input.reshape(n_members, -1, n_features), weights)
+        output = torch.baddbmm(bias.unsqueeze(1), blocks.reshape(n_members, -1, n_features), weights)
         return output.view(-1, *input.shape[1:-1], len(layer.weight))
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
