@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from tests.processes import needs_gloo
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    gc.disable()  # what is imported and collected lives until the end: nobody looks for garbage in it
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -160,7 +160,7 @@ def test_a_step_makes_so_many_passes(
 
 @pytest.mark.parametrize(
     ("options", "most", "most_in_evaluation"),
-    [({}, 105, 70), ({"members": 1}, 195, 105), ({"members": 4}, 195, 105)],
+    [({}, 100, 65), ({"members": 1}, 135, 80), ({"members": 4}, 200, 105)],
     ids=str,
 )
 def test_computed_weights_cost_few_operators_beside_those_of_the_backbones(

@@ -60,6 +60,19 @@ class Recurrent(nn.Module):
         return output
 
 
+class Placed(nn.Module):
+    """A layer that sees one row for all samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.of_places = nn.Linear(8, 4), nn.Linear(2, 4)
+        self.places = nn.Parameter(torch.randn(1, 6, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = torch.tanh(self.body(x) + self.of_places(self.places)).flatten(1)
+        return output
+
+
 class Tied(nn.Module):
     """One layer twice, and two layers with one weight."""
 
@@ -76,7 +89,11 @@ class Tied(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3, bias=False)), (8,)),
-    "linear on tokens": (lambda: nn.Sequential(nn.Linear(8, 6), nn.Flatten(), nn.Tanh(), nn.Linear(30, 3)), (5, 8)),
+    # The rows of a member are so many that the weights carry its factors.
+    "linear on tokens": (
+        lambda: nn.Sequential(nn.Linear(8, 6, bias=False), nn.Flatten(), nn.Tanh(), nn.Linear(30, 3)),
+        (5, 8),
+    ),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(8, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(12, 3)), (8, 5)),
     "conv2d": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(54, 3)), (4, 5, 5)),
     "embedding and attention": (Tokens, (5,)),
@@ -89,6 +106,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (5, 8),
     ),
+    "one row for all": (Placed, (6, 8)),
     "tied": (Tied, (8,)),
 }
 
@@ -116,6 +134,7 @@ def member_alone(network: nn.Module, member: int) -> nn.Module:
         layer._forward_hooks.clear()
         layer._forward_pre_hooks.clear()
         layer._forward_pre_hooks_with_kwargs.clear()
+        layer.__dict__.pop("forward", None)
         s, b = factors.outputs[member].detach(), factors.bias[member].detach()
         r = None if factors.inputs is None else factors.inputs[member].detach()
         del layer.member_factors
@@ -343,8 +362,20 @@ def test_five_experts_of_a_transformer_cost_little_more_than_one_backbone() -> N
         return FusionTransformer((64, 64, 64), 3, n_tokens=4, hidden_dim=128, n_heads=4)
 
     backbone = sum(parameter.numel() for parameter in build().parameters())
-    model = InteractionMoE(build, 3, reweighter="computed", members=1)
+    model = InteractionMoE(build, 3, reweighter="computed", members=4)
     assert backbone < sum(parameter.numel() for parameter in model.parameters()) <= 1.3 * backbone
+
+
+def test_a_single_member_is_the_backbone_itself() -> None:
+    torch.manual_seed(1)
+    backbone = ZOO[0].make()()
+    torch.manual_seed(1)
+    model = InteractionMoE(ZOO[0].make(), 2, reweighter="computed", members=1)
+    assert dict(model.experts.backbone.named_parameters()).keys() == dict(backbone.named_parameters()).keys()
+    modalities = torch.randn(B, 3), torch.randn(B, 5)
+    torch.testing.assert_close(model(*modalities).prediction, backbone(*modalities))
+    with pytest.raises(ValueError, match="has members already"):
+        share(model.experts.backbone, K)
 
 
 # --- Refusals ---

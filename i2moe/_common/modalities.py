@@ -54,6 +54,8 @@ torch.export.register_dataclass(BackboneOutput, serialized_type_name="i2moe.Back
 
 def map_leaves(function: Callable[..., Any], modality: Any, *others: Any) -> Any:
     """Apply `function` to the tensors of equally nested modalities; `None` stays `None`."""
+    if isinstance(modality, Tensor):  # first, since it is what most are
+        return function(modality, *others)
     if modality is None:
         return None
     if isinstance(modality, Mapping):

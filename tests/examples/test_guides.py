@@ -322,13 +322,13 @@ class TestFrozenText:
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == (
             "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
         )
-        variables = run_smaller("frozen_text", "N_TRAIN, N_TEST = 1_200, 800", "N_TRAIN, N_TEST = 600, 200")
+        variables = run_smaller("frozen_text", "N_TRAIN, N_TEST = 1_200, 800", "N_TRAIN, N_TEST = 400, 100")
         assert variables["r2"] > 0.06  # 0.12 measured; the mean alone has 0
         text, facts = variables["modalities"]
-        assert text.shape == (800, 384)
+        assert text.shape == (500, 384)
         assert not text.is_inference()
-        assert text[:600].std().item() == pytest.approx(1, abs=1e-3)
-        assert facts[:600].std(0).tolist() == pytest.approx([1, 1], abs=1e-3)
+        assert text[:400].std().item() == pytest.approx(1, abs=1e-3)
+        assert facts[:400].std(0).tolist() == pytest.approx([1, 1], abs=1e-3)
         assert sum(p.numel() for p in variables["model"].parameters()) < 500_000  # the encoder has 22.7 million
 
 

@@ -43,7 +43,8 @@ def test_the_data_is_what_is_expected(name: str) -> None:
     assert all(x.isfinite().all() for split in load(name).splits.values() for x in split[range(len(split))].modalities)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Those of flights are what a function of the seed says: test_no_day_of_flights_is_in_two_splits.
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "flights"])
 def test_splits_differ_by_their_number_and_repeat(name: str) -> None:
     again, other = find(name).open(), load(name, 1)
     assert rows_of(load(name).train) == rows_of(again.train)

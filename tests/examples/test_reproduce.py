@@ -97,6 +97,7 @@ def result_of(folder: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     """By SIGKILL, at whatever moment after the first checkpoint it comes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -101,7 +101,10 @@ class SharedExperts(nn.Module):
         inputs = [each for group in groups for each in group]
         counts = [self.n_members * len(group) for group in groups]
         n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
-        rows = _repeat(inputs, self.n_members)
+        if self.n_networks == 1:  # one member after the other, each on all inputs
+            rows, counts = _repeat([stack_views(inputs)], self.n_members), [self.n_members]
+        else:
+            rows = _repeat(inputs, self.n_members)
         args, kwargs = arrange(rows)
         versions = versions_of(rows)
 
@@ -121,7 +124,17 @@ class SharedExperts(nn.Module):
                 )
                 raise
         check_untouched("shared", rows, versions)
-        return check_output("shared", output, n_rows)
+        checked = check_output("shared", output, n_rows)
+        return checked if self.n_networks > 1 else self._ordered_by_input(checked, len(inputs))
+
+    def _ordered_by_input(self, output: BackboneOutput, n_inputs: int) -> BackboneOutput:
+        """Turn the rows from members, then inputs, to inputs, then members."""
+
+        def order(rows: Tensor) -> Tensor:
+            return rows.reshape(self.n_members, n_inputs, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+        latent = None if output.latent is None else order(output.latent)
+        return BackboneOutput(order(output.prediction), output.aux_loss, latent)
 
     def _of_experts(self, values: Tensor) -> Tensor:
         """Give each expert (N, E, ...) what its network has."""
@@ -140,6 +153,7 @@ def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Mod
         for x in each:
             same = bool(runs) and runs[-1][0] is x
             runs[len(runs) - same :] = [(x, n_members + (runs[-1][1] if same else 0))]
-        return torch.cat([x.expand(n, *x.shape) for x, n in runs]).flatten(0, 1)
+        copies = [x.expand(n, *x.shape) for x, n in runs]
+        return (copies[0] if len(copies) == 1 else torch.cat(copies)).flatten(0, 1)
 
     return tuple(map_leaves(repeat, *same) for same in zip(*inputs, strict=True))

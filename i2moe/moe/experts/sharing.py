@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def share(module: nn.Module, n_members: int, *, n_experts: int = 1) -> Members:
     The factors r start as random signs, so that members start different, s as ones and b as zeros. Member k of all
     experts starts with the same signs: it is one network until training tells the experts apart. Linear layers,
     convolutions, embeddings, attention and recurrent layers get factors; all other parameters are common to all
-    members. Rows of the input are ordered by expert, then member.
+    members. Rows of the input are ordered by expert, then member. A single member needs no factors, and gets none.
 
     Args:
         module: any module that treats the rows of a batch (the first axis) independently of each other. Parts of it
@@ -96,8 +97,9 @@ def share(module: nn.Module, n_members: int, *, n_experts: int = 1) -> Members:
     """
     members = Members(n_members, n_experts)
     layers = {layer: path for path, layer in _layers(module)}  # a layer may have several paths
-    shared = [_share_layer(path, layer, members) for layer, path in layers.items()]
-    if not shared:
+    for layer, path in layers.items():
+        _share_layer(path, layer, members)
+    if not layers:
         raise ValueError(
             "a backbone must have a linear, convolution, embedding, attention or recurrent layer to share its weights "
             f"between experts, however {type(module).__name__} has none; use members=None"
@@ -130,11 +132,25 @@ class _Factors(nn.Module):
 
     def before(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Scale what goes into the layer: its floating-point tensors as wide as the layer's input."""
-        assert self.inputs is not None
         n_scaled = 3 if isinstance(layer, nn.MultiheadAttention) else 1  # query, key and value; else the input
         names = ("query", "key", "value") if n_scaled == 3 else ("input",)
-        args = tuple(self._scale(x, self.inputs) if i < n_scaled else x for i, x in enumerate(args))
-        return args, {name: self._scale(x, self.inputs) if name in names else x for name, x in kwargs.items()}
+        args = tuple(self._scale(x) if i < n_scaled else x for i, x in enumerate(args))
+        return args, {name: self._scale(x) if name in names else x for name, x in kwargs.items()}
+
+    def linear(self, layer: nn.Linear, input: Tensor) -> Tensor:
+        """Run a linear layer; where a member's rows are many, on weights that carry its factors."""
+        assert self.inputs is not None
+        blocks = self._blocks_of_inputs(input)
+        n_groups, n_members, *_, n_features = blocks.shape
+        many = blocks.numel() > 2 * n_members * n_features * min(layer.weight.shape)  # else the weights take longer
+        if torch.compiler.is_compiling() or n_groups > 1 or not many:  # a trace is for any number of rows
+            scaled: Tensor = self.after(layer, (), nn.functional.linear(self._scale(input), layer.weight, layer.bias))
+            return scaled
+        r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
+        weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
+        bias = b if layer.bias is None else torch.addcmul(b, s, layer.bias)
+        output = torch.baddbmm(bias.unsqueeze(1), blocks.reshape(n_members, -1, n_features), weights)
+        return output.view(-1, *input.shape[1:-1], len(layer.weight))
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Scale and shift what comes out."""
@@ -144,15 +160,21 @@ class _Factors(nn.Module):
         bias, factors = (self._of_blocks(values, blocks) for values in (self.bias, self.outputs))
         return torch.addcmul(bias, blocks, factors).flatten(0, 2)
 
-    def _scale(self, x: Tensor, factors: Tensor) -> Tensor:
+    def _scale(self, x: Tensor) -> Tensor:
+        assert self.inputs is not None
+        blocks = self._blocks_of_inputs(x)
+        return (blocks * self._of_blocks(self.inputs, blocks)).flatten(0, 2)
+
+    def _blocks_of_inputs(self, x: Tensor) -> Tensor:
+        assert self.inputs is not None
         blocks = self._blocks(x)
         n_features = blocks.shape[3 if self.axis == 1 else -1]
-        if n_features != factors.shape[1]:
+        if n_features != self.inputs.shape[1]:
             raise ValueError(
-                f"layer {self.path!r} must get inputs with {factors.shape[1]} features, however they have "
+                f"layer {self.path!r} must get inputs with {self.inputs.shape[1]} features, however they have "
                 f"{n_features}; look at the widths of the modalities"
             )
-        return (blocks * self._of_blocks(factors, blocks)).flatten(0, 2)
+        return blocks
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Split the rows by member, (G, n, R, ...)."""
@@ -190,7 +212,7 @@ def _layers(module: nn.Module, path: str = "", common: bool = False) -> Iterator
         yield from _layers(child, f"{path}.{name}" if path else name, common)
 
 
-def _share_layer(path: str, layer: nn.Module, members: Members) -> _Factors:
+def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
     if getattr(layer, "batch_first", True) is False:
         raise ValueError(
             "a backbone that experts share must have the batch on the first axis, however layer "
@@ -208,12 +230,22 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> _Factors:
         )
     n_inputs, n_outputs = _sizes(layer)
     axis = 1 if isinstance(layer, _CONVOLUTIONS) else -1
-    factors = _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
+    alone = members.n_experts * members.n_members == 1
+    factors = None if alone else _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
     layer.add_module("member_factors", factors)
+    if factors is None:
+        return
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+        layer.forward = partial(factors.linear, layer)  # type: ignore[method-assign]
+        layer.register_forward_hook(_unchanged)  # without a hook, fast paths of torch take the weights alone
+        return
     if n_inputs:
         layer.register_forward_pre_hook(factors.before, with_kwargs=True)
     layer.register_forward_hook(factors.after)
-    return factors
+
+
+def _unchanged(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    return output
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int]:

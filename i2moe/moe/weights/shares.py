@@ -50,15 +50,13 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     along = (moved * moved[:, -1:]).sum(-1)
     length = along[:, -1]
     # A way within the rounding of its ends is none. Relative to them, so that the unit of a regression does not matter.
-    ends = joint.square().sum(-1) + prior.square().sum(-1)
+    ends = (joint.square() + prior.square()).sum(-1)
     known = length > (4 * torch.finfo(length.dtype).eps) ** 2 * ends
 
     covered = (along[:, :-1] / torch.where(known, length, 1).unsqueeze(-1)).clamp(0, 1)
-    covered = (covered * covered * covered * ((6 * covered - 15) * covered + 10)).clamp(max=1)  # rounding can exceed 1
-    highest, order = covered.topk(2)
-    first, second = highest[:, :1], highest[:, 1:]
-    uniqueness = torch.zeros_like(covered).scatter(-1, order[:, :1], first - second)
-    shares = torch.cat((uniqueness, 1 - first, second), dim=-1)
+    covered = (covered.pow(3) * ((6 * covered - 15) * covered + 10)).clamp(max=1)  # rounding can exceed 1
+    first, second = covered.topk(2).values.split(1, dim=-1)
+    shares = torch.cat(((covered - second).clamp(min=0), 1 - first, second), dim=-1)  # unique is what no other covers
     return torch.where(known.unsqueeze(-1), shares, 1 / shares.shape[-1]), length
 
 
