@@ -90,6 +90,16 @@ def test_the_report_says_what_the_estimator_predicts() -> None:
     assert np.allclose(report.weights, fitted("unique").interaction_weights(Xs), atol=1e-6)
 
 
+@pytest.mark.parametrize("estimator", [InteractionClassifier, InteractionRegressor])
+def test_reports_of_two_fits_are_compared(estimator: Any) -> None:
+    y = Y if estimator is InteractionClassifier else 1000 + A[:, 0]
+    first, second = (estimator(**QUICK | {"random_state": seed}).fit([A, B], y) for seed in (0, 1))
+    other = estimator(**QUICK).fit([A[5:], B[5:]], y[5:])  # another mean of the target, another standardization
+    reports = [each.report([A, B], y, n_draws=0) for each in (first, second, other)]
+    for report in reports[1:]:
+        assert reports[0].compare(report).qualities[1].score == report.quality.score
+
+
 def test_the_model_goes_on_in_a_loop_of_ones_own() -> None:
     Xs, _ = made("unique", seed=1)
     modalities, available = fitted("unique").to_tensors(Xs)

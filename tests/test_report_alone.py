@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter
+from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter, interactions
 from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.interpretation.existing import Fitted
@@ -403,6 +403,15 @@ class TestCompare:
         assert found.agreement.max() < 1
         assert first.compare(first).agreement.min() == pytest.approx(1)
         json.dumps(found.to_dict(), allow_nan=False)
+
+    def test_double_precision_is_the_same_data(self) -> None:
+        a, b = (1000 * torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0)).double() + 1 / 3).unbind()
+        y = torch.arange(200) % 2
+        model = make()
+        single = explain(model, [((a.float(), b.float()), y)], n_draws=0)
+        data = [((a, b), y)]
+        double = interactions(lambda a, b: model(a.float(), b.float()), data, data, modality_names=NAMES[:2])
+        assert single.compare(double).gain == 0
 
     @pytest.mark.parametrize(
         "change",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
@@ -16,12 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
+from i2moe._common.modalities import as_tensor
 from i2moe._common.tasks import Task
 from i2moe.estimators.inputs import Modalities, Standardizer, as_numpy
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
 from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation.observation.observe import checksum
 from i2moe.moe import InteractionMoE
 from i2moe.moe.weights.computed import ComputedReweighter
 
@@ -147,6 +149,8 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws=n_draws,
             confidence=confidence,
         )
+        given = list(map(as_tensor, Modalities(Xs).ordered(self.modality_names_).arrays))
+        found = replace(found, checksums=checksum(given, len(target)))  # what the model got depends on its fit
         return self._in_report(found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on)))
 
     def _in_report(self, report: InteractionReport) -> InteractionReport:
