@@ -194,6 +194,15 @@ def test_a_pipeline_splits_one_table_into_modalities() -> None:
     assert np.isfinite(scores).all()
 
 
+def test_a_modality_that_no_sample_has_is_refused() -> None:
+    Xs = {"image": A, "text": np.full_like(B, np.nan)}
+    with pytest.raises(ValueError, match=r"\['text'\] are NaN in all 40; leave"):
+        InteractionClassifier(**QUICK).fit(Xs, Y)
+    Xs["text"] = np.where(np.arange(40)[:, None] < 10, B, np.nan)
+    with pytest.raises(ValueError, match=r"\['text'\] are NaN in all 30; leave"):
+        InteractionClassifier(**QUICK).fit(Xs, Y, sample_weight=np.arange(40) >= 10)
+
+
 def test_rows_of_nan_are_missing_in_training_too() -> None:
     (a, b), y = made("redundant")
     a[:200], b[200:400] = np.nan, np.nan

@@ -26,7 +26,8 @@ class DroppingCost:
         cost: by how much the score falls, the mean of the samples' differences. Below 0 it rises.
         low: lower end of the cost's interval, Student's of these differences; NaN for a single sample.
         high: upper end. It covers the choice of samples, not another training.
-        retrained: the same of a model that was trained without the modalities; None without one.
+        retrained: the same of a model that was trained without the modalities; None without one, or where it predicts
+            no sample.
     """
 
     n_samples: int
@@ -56,7 +57,7 @@ def cost_of_dropping(report: Diagnostics, refit: Refit | None = None) -> dict[st
             None for no training.
 
     Returns:
-        "image", "image+text", ... -> the cost.
+        "image", "image+text", ... -> the cost. Without those that leave all samples nothing.
 
     Raises:
         ValueError: if it was not measured, or `refit` returns no predictions (N, C).
