@@ -480,6 +480,22 @@ def test_the_command_line_writes_a_report(tmp_path: Path, capsys: pytest.Capture
     assert "trained anew" in capsys.readouterr().out
 
 
+def test_the_command_line_hints_at_classes_that_are_floating_point_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", image=A, text=B, y=Y.astype(float))
+    arguments = ["report", str(tmp_path / "data.npz"), "--target", "y", "--out", str(tmp_path / "report.html")]
+    arguments += ["--max-epochs", "1"]
+    main(arguments)
+    printed = capsys.readouterr()
+    assert "mean squared error" in printed.out
+    assert "the 2 different values of 'y'" in printed.err
+    main([*arguments, *printed.err.split("say ")[1].split()])
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out
+    assert printed.err == ""
+
+
 def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "--help"])
