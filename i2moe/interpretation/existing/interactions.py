@@ -63,7 +63,8 @@ def interactions(
         model: a module; a function of the modalities; or an object with `predict_proba` (in regression `predict`), that
             takes a list or dict of arrays. Modules are evaluated without gradient and left as they were.
         data: batches `(modalities, target)` to explain, as for `explain`. Modalities may be tensors, arrays or data
-            frames, also nested (token ids and mask), in a tuple, list or dict. The model gets them as they come.
+            frames, also nested (token ids and mask), in a tuple, list or dict. A module gets arrays of numbers as
+            tensors, all other models get what comes.
         background: batches `(modalities, target)` of other samples of the same kind, that the model was not trained on:
             some hundreds, those of early stopping say.
         task: what the model predicts: "classification", "multilabel" or "regression".

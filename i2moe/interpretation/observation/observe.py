@@ -178,6 +178,9 @@ def move(value: Any, device: torch.device | None, *, arrays: bool = False) -> An
     if hasattr(value, "to"):
         if isinstance(value, Mapping):
             value = copy.copy(value)  # a `BatchEncoding` of Hugging Face is moved in place: the caller's stays
+            given = {key: item for key, item in value.items() if arrays and not isinstance(item, Tensor)}
+            for key, item in given.items():
+                value[key] = move(item, None, arrays=True)
         return value if device is None else value.to(device)
     if isinstance(value, Mapping):
         return {key: move(item, device, arrays=arrays) for key, item in value.items()}
