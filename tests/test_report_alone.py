@@ -18,7 +18,7 @@ from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.interpretation.existing import Fitted
 from i2moe.interpretation.monitoring import InteractionMetric
-from i2moe.interpretation.report.measures.quality import calibration_error
+from i2moe.interpretation.report.measures.quality import calibration_error, quality
 from i2moe.moe.weights import interaction_shares
 
 NAMES = ("image", "text", "sound")
@@ -388,6 +388,19 @@ class TestSample:
     def test_a_sample_that_does_not_exist_is_refused(self) -> None:
         with pytest.raises(IndexError, match="one of 4 samples, however it is 4"):
             InteractionReport.example().sample(4)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_intervals_of_a_score_stay_in_its_range(task: Task) -> None:
+    report = explain(make(3), batches(3, n=6, task=task), task=task, n_draws=0)
+    other = replace(report, prediction=-report.prediction)
+    for each in (report.quality, other.quality, *report.quality_alone.values()):
+        assert 0 <= each.low <= each.score <= each.high <= 1
+    for found in (*report.cost_of_dropping().values(), report.compare(other), other.compare(report)):
+        assert -1 <= found.low <= found.high <= 1
+    right = torch.tensor([[1.0, 0.0]] * 19 + [[0.0, 1.0]])
+    found = quality("classification", right, torch.zeros(20).long(), 0.95)
+    assert (found.low < 0.9, found.high) == (True, 1)
 
 
 class TestCompare:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._common.tasks import score_name
+from i2moe._common.tasks import difference_bounds, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import Quality, points
 from i2moe.interpretation.report.text.columns import table
@@ -118,7 +118,7 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         report.expert_names,
         score_name[report.task],
         (report.quality, other.quality),
-        *mean_interval(gains, report.confidence),
+        *mean_interval(gains, report.confidence, difference_bounds(report.task)),
         agreement=torch.tensor(
             [rank_correlation(*pair) for pair in zip(a.unbind(1), b.unbind(1), strict=True)], dtype=torch.float64
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from i2moe._common.tasks import difference_bounds
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import points
 from i2moe.interpretation.report.measures.retraining import Refit, with_retraining
@@ -104,5 +105,5 @@ def _cost(report: Diagnostics, without: Tensor, retrained: DroppingCost | None =
     target = report.target[known]
     left = points(report.task, without[known], target)
     differences = points(report.task, report.prediction[known], target) - left
-    interval = mean_interval(differences, report.confidence)
+    interval = mean_interval(differences, report.confidence, difference_bounds(report.task))
     return DroppingCost(int(known.sum()), left.mean().item(), *interval, retrained)
