@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import as_tensor, map_leaves
 from i2moe._common.tasks import Task, check_target, check_task, score
 from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
-from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
+from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
@@ -131,7 +131,7 @@ def interactions(
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
         kept = _choices(len(form.names), drop_modalities)
-        alone.fit(predict, modalities, torch.cat(joint), torch.cat(answers), kept)
+        alone.fit(Background(predict, modalities, torch.cat(joint), torch.cat(answers), kept))
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
             for modalities, predicted, target in (
