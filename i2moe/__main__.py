@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"data must be an .npz file of arrays of numbers or strings, however {path} is not ({error}); "
-            "write it by numpy.savez(path, image=..., text=..., y=...)"
+            "write it by numpy.savez(path, image=..., text=..., y=...), strings of pandas by y.astype(str)"
         ) from error
 
 

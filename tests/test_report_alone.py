@@ -396,8 +396,9 @@ def test_intervals_of_a_score_stay_in_its_range(task: Task) -> None:
     other = replace(report, prediction=-report.prediction)
     for each in (report.quality, other.quality, *report.quality_alone.values()):
         assert 0 <= each.low <= each.score <= each.high <= 1
-    for found in (*report.cost_of_dropping().values(), report.compare(other), other.compare(report)):
-        assert -1 <= found.low <= found.high <= 1
+    ends = [(cost.low, cost.high) for cost in report.cost_of_dropping().values()]
+    ends += [(found.low, found.high) for found in (report.compare(other), other.compare(report))]
+    assert all(-1 <= low <= high <= 1 for low, high in ends)
     right = torch.tensor([[1.0, 0.0]] * 19 + [[0.0, 1.0]])
     found = quality("classification", right, torch.zeros(20).long(), 0.95)
     assert (found.low < 0.9, found.high) == (True, 1)

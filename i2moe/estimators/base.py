@@ -315,7 +315,7 @@ def _check_targets(y: Any, n_samples: int) -> np.ndarray:
 
 def _check_present(modalities: Modalities, available: np.ndarray) -> None:
     """Raise a ValueError if no sample has a modality, of those that samples have (N, M)."""
-    absent = [name for name, here in zip(modalities.names or (), available.any(0), strict=True) if not here]
+    absent = [name for name, here in zip(modalities.names or (), available.T, strict=True) if not here.any()]
     if absent:
         raise ValueError(
             f"each modality must be there in some samples, however {absent} are NaN in all {len(available)}; leave "

@@ -148,10 +148,10 @@ def _dropping(report: Diagnostics) -> str:
 def _left_out(report: Diagnostics, costs: dict[str, DroppingCost]) -> list[str]:
     """Say which samples and rows the cost of dropping leaves out."""
     notes = []
-    if len(costs) < len(dropped_subsets(len(report.modality_names))) or any(
-        each.n_samples < len(report) for cost in costs.values() for each in (cost, cost.retrained or cost)
-    ):
-        notes.append("samples with nothing left are not counted; where no sample has anything left there is no row")
+    if any(each.n_samples < len(report) for cost in costs.values() for each in (cost, cost.retrained or cost)):
+        notes.append("samples with nothing left are not counted")
+    if len(costs) < len(dropped_subsets(len(report.modality_names))):
+        notes.append("where no sample has anything left there is no row")
     if report.predictions_retrained is not None and any(cost.retrained is None for cost in costs.values()):
         notes.append("trained anew -: too few samples have something left to train on or to predict")
     return notes
