@@ -132,6 +132,14 @@ def test_every_kind_of_input_says_the_same() -> None:
     assert estimator.expert_names_[:2] == ("uniqueness/0", "uniqueness/1")
 
 
+def test_data_frames_in_different_orders_are_warned_of() -> None:
+    a, b = pd.DataFrame(A), pd.DataFrame(B)
+    with pytest.warns(UserWarning, match="same index in another order"):
+        Modalities([a, b[::-1]])
+    assert Modalities([a[::-1], b[::-1]]).shape == (40, 2)
+    assert Modalities([A, a, b.set_index(np.arange(40) + 1)]).shape == (40, 3)  # other labels: by position, as arrays
+
+
 def test_pandas_missing_values_and_one_column() -> None:
     table = Modalities([pd.DataFrame({"u": pd.array([1, None, 3], dtype="Int64")}), [1, 2, 3]])
     assert np.array_equal(table.arrays[0], np.array([[1], [np.nan], [3]]), equal_nan=True)
