@@ -38,14 +38,6 @@ class Background:
     target: Tensor
     kept: Sequence[Sequence[int]]
 
-    def check_size(self, least: int) -> None:
-        """Raise a ValueError if there are too few samples."""
-        if len(self.target) < least:
-            raise ValueError(
-                f"the background must hold at least {least} samples, however it holds {len(self.target)}; "
-                "give held-out samples, some hundreds if you have them"
-            )
-
 
 @runtime_checkable
 class Marginals(Protocol):
@@ -104,7 +96,7 @@ class Replaced:
         Raises:
             ValueError: if the background is too small.
         """
-        background.check_size(2)
+        _check_size(background.target, 2)
         self._predict, self._kept = background.predict, background.kept
         chosen = torch.randperm(len(background.target))[: self.n_references]
         self._n_found = len(chosen)
@@ -155,7 +147,7 @@ class Fitted(Replaced):
         Raises:
             ValueError: if the background is too small.
         """
-        background.check_size(FEW_SAMPLES)
+        _check_size(background.target, FEW_SAMPLES)
         super().fit(background)
         joint, target = background.joint, background.target
         self._n_samples = len(target)
@@ -204,7 +196,7 @@ class Apart:
         Raises:
             ValueError: if the background is too small, or the task is multilabel.
         """
-        background.check_size(FEW_SAMPLES)
+        _check_size(background.target, FEW_SAMPLES)
         self._task, self._kept = background.predict.task, background.kept
         if self._task == "multilabel":
             raise ValueError(
@@ -267,3 +259,11 @@ def _as_table(modality: Any) -> Any:
         )
     array = modality.detach().cpu().numpy() if isinstance(modality, Tensor) else modality
     return array.reshape(len(array), -1) if array.ndim != 2 else array
+
+
+def _check_size(target: Tensor, least: int) -> None:
+    if len(target) < least:
+        raise ValueError(
+            f"the background must hold at least {least} samples, however it holds {len(target)}; "
+            "give held-out samples, some hundreds if you have them"
+        )
