@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "report",
         help="train on the arrays of a file and report which interactions predictions come from",
         description="Train on the arrays of an .npz file, and report on samples held out: a text on the terminal and a "
-        "page in a file. A target of floating-point numbers is a regression, any other a classification.",
+        "page in a file.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     report.add_argument("data", type=Path, help=".npz file of arrays (N, D) or (N, T, D); rows of NaN are missing")
@@ -38,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         default=argparse.SUPPRESS,
         help="names of the arrays to predict from (default: all others)",
+    )
+    report.add_argument(
+        "--task",
+        choices=("classification", "regression"),
+        default=argparse.SUPPRESS,
+        help="what the target is (default: regression for floating-point numbers, else classification)",
     )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="where to write the page")
     report.add_argument("--test-fraction", type=float, default=0.25, help="of the samples, to report on")
@@ -84,7 +90,7 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         "random_state": options.seed,
         "progress": "rich" if sys.stderr.isatty() else None,
     }
-    classes = y.dtype.kind != "f"
+    classes = _choose_task(options, y) == "classification"
     estimator = InteractionClassifier(**settings) if classes else InteractionRegressor(**settings)
     try:
         train, test, y_train, y_test = train_test_split(
@@ -97,10 +103,22 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     except ValueError as error:
         raise ValueError(
             f"samples must be enough to hold some of each class out, however they are {len(y)} ({error}); give more, "
-            "or store values that are no classes as floating-point numbers"
+            "or say --task regression for values that are no classes"
         ) from error
     retrain_on = (train, y_train) if options.retrain else None
     return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)
+
+
+def _choose_task(options: argparse.Namespace, y: np.ndarray) -> str:
+    """Return the task that was asked for, or that of the target's type, with a hint where it may not be meant."""
+    task: str = getattr(options, "task", "regression" if y.dtype.kind == "f" else "classification")
+    if not hasattr(options, "task") and y.dtype.kind == "f" and y.ndim == 1 and (y == y.round()).all():
+        print(
+            f"the {len(set(y.tolist()))} different values of {options.target!r} are floating-point numbers: this is a "
+            "regression; if they are classes, say --task classification",
+            file=sys.stderr,
+        )
+    return task
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -113,7 +131,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"data must be an .npz file of arrays of numbers or strings, however {path} is not ({error}); "
-            "write it by numpy.savez(path, image=..., text=..., y=...)"
+            "write it by numpy.savez(path, image=..., text=..., y=...), strings of pandas by y.astype(str)"
         ) from error
 
 

@@ -98,6 +98,16 @@ def test_the_report_says_what_the_estimator_predicts() -> None:
     assert np.allclose(report.weights, fitted("unique").interaction_weights(Xs), atol=1e-6)
 
 
+@pytest.mark.parametrize("estimator", [InteractionClassifier, InteractionRegressor])
+def test_reports_of_two_fits_are_compared(estimator: Any) -> None:
+    y = Y if estimator is InteractionClassifier else 1000 + A[:, 0]
+    first, second = (estimator(**QUICK | {"random_state": seed}).fit([A, B], y) for seed in (0, 1))
+    other = estimator(**QUICK).fit([A[5:], B[5:]], y[5:])  # another mean of the target, another standardization
+    reports = [each.report([A, B], y, n_draws=0) for each in (first, second, other)]
+    for report in reports[1:]:
+        assert reports[0].compare(report).qualities[1].score == report.quality.score
+
+
 def test_the_model_goes_on_in_a_loop_of_ones_own() -> None:
     Xs, _ = made("unique", seed=1)
     modalities, available = fitted("unique").to_tensors(Xs)
@@ -128,6 +138,14 @@ def test_every_kind_of_input_says_the_same() -> None:
         estimator = InteractionClassifier(**named).fit(Xs, target)
         assert np.array_equal(estimator.predict_proba(Xs), expected), type(Xs)
     assert estimator.expert_names_[:2] == ("uniqueness/0", "uniqueness/1")
+
+
+def test_data_frames_in_different_orders_are_warned_of() -> None:
+    a, b = pd.DataFrame(A), pd.DataFrame(B)
+    with pytest.warns(UserWarning, match="same index in another order"):
+        Modalities([a, b[::-1]])
+    assert Modalities([a[::-1], b[::-1]]).shape == (40, 2)
+    assert Modalities([A, a, b.set_index(np.arange(40) + 1)]).shape == (40, 3)  # other labels: by position, as arrays
 
 
 def test_pandas_missing_values_and_one_column() -> None:
@@ -190,6 +208,15 @@ def test_a_pipeline_splits_one_table_into_modalities() -> None:
     pipeline = make_pipeline(StandardScaler(), FunctionTransformer(split_columns), estimator)
     scores = cross_val_score(pipeline, np.hstack(Xs), y, cv=2)
     assert np.isfinite(scores).all()
+
+
+def test_a_modality_that_no_sample_has_is_refused() -> None:
+    Xs = {"image": A, "text": np.full_like(B, np.nan)}
+    with pytest.raises(ValueError, match=r"\['text'\] are NaN in all 40; leave"):
+        InteractionClassifier(**QUICK).fit(Xs, Y)
+    Xs["text"] = np.where(np.arange(40)[:, None] < 10, B, np.nan)
+    with pytest.raises(ValueError, match=r"\['text'\] are NaN in all 30; leave"):
+        InteractionClassifier(**QUICK).fit(Xs, Y, sample_weight=np.arange(40) >= 10)
 
 
 def test_rows_of_nan_are_missing_in_training_too() -> None:
@@ -467,6 +494,22 @@ def test_the_command_line_writes_a_report(tmp_path: Path, capsys: pytest.Capture
 
     main(["report", str(tmp_path / "data.npz"), "--target", "y", "--out", str(out), "--max-epochs", "2", "--retrain"])
     assert "trained anew" in capsys.readouterr().out
+
+
+def test_the_command_line_hints_at_classes_that_are_floating_point_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", image=A, text=B, y=Y.astype(float))
+    arguments = ["report", str(tmp_path / "data.npz"), "--target", "y", "--out", str(tmp_path / "report.html")]
+    arguments += ["--max-epochs", "1"]
+    main(arguments)
+    printed = capsys.readouterr()
+    assert "mean squared error" in printed.out
+    assert "the 2 different values of 'y'" in printed.err
+    main([*arguments, *printed.err.split("say ")[1].split()])
+    printed = capsys.readouterr()
+    assert "accuracy" in printed.out
+    assert printed.err == ""
 
 
 def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

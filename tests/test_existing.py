@@ -212,6 +212,16 @@ class TestModels:
         assert report.overall.mean[0] > 0.9
 
 
+def test_data_frames_are_the_same_samples_as_arrays() -> None:
+    arrays = [(tuple(x.numpy() for x in modalities), y) for modalities, y in batches(60, 1)]
+    frames = [(tuple(map(pd.DataFrame, modalities)), y) for modalities, y in arrays]
+    by_array, by_frame = (interactions(probabilities, data, data) for data in (arrays, frames))
+    assert by_array.compare(by_frame).distance == 0
+    other = interactions(probabilities, [(tuple(2 * x for x in frames[0][0]), frames[0][1])], frames)
+    with pytest.raises(ValueError, match="same samples"):
+        by_frame.compare(other)
+
+
 def test_the_report_says_what_it_rests_on(tmp_path: Any) -> None:
     report = interactions(Knowing(1, 1), batches(60, 1), batches(60, 2), marginals=Replaced(8))
     mark = "computed from a model without experts; other modalities replaced by those of 8 background samples"
@@ -320,7 +330,8 @@ class TestMistakes:
             ),
             ({"data": [((["a"], torch.ones(1, 2)), torch.ones(1).long())]}, TypeError, "dtype=object"),
             ({"modality_names": ("a",)}, ValueError, "a name for each of 2 modalities"),
-            ({"modality_names": ("a", "a")}, ValueError, "of different names"),
+            ({"modality_names": ("a", "a")}, ValueError, "2 different, not empty strings"),
+            ({"modality_names": ("a", "a+b")}, ValueError, r"\['a\+b'\] do; rename"),
             ({"marginals": "guessed"}, ValueError, "marginals must be one of"),
             ({"marginals": Fitted}, TypeError, "marginals must be a name, an object"),
             ({"task": "ranking"}, ValueError, "task must be one of"),
@@ -346,6 +357,12 @@ class TestMistakes:
         with pytest.raises(RuntimeError) as caught:
             interactions(Narrow(), batches(60, 1), batches(60, 2))
         assert "the model was called with modalities of shape {'0': (60, 2), '1': (60, 2)}" in caught.value.__notes__[0]
+
+    def test_a_row_of_nan_in_a_data_frame(self) -> None:
+        frames = (pd.DataFrame(np.ones((40, 2))), pd.DataFrame({"x": [np.nan] * 2 + [1.0] * 38}))
+        data = [(frames, np.arange(40) % 2)]
+        with pytest.raises(ValueError, match="2 of 40 lack '1'"):
+            interactions(probabilities, data, data)
 
     def test_no_replacements(self) -> None:
         with pytest.raises(ValueError, match="n_references must be at least 1"):

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter
+from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter, interactions
 from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.interpretation.existing import Fitted
 from i2moe.interpretation.monitoring import InteractionMetric
-from i2moe.interpretation.report.measures.quality import calibration_error
+from i2moe.interpretation.report.measures.quality import calibration_error, quality
 from i2moe.moe.weights import interaction_shares
 
 NAMES = ("image", "text", "sound")
@@ -390,6 +390,20 @@ class TestSample:
             InteractionReport.example().sample(4)
 
 
+@pytest.mark.parametrize("task", ["classification", "multilabel"])
+def test_intervals_of_a_score_stay_in_its_range(task: Task) -> None:
+    report = explain(make(3), batches(3, n=6, task=task), task=task, n_draws=0)
+    other = replace(report, prediction=-report.prediction)
+    for each in (report.quality, other.quality, *report.quality_alone.values()):
+        assert 0 <= each.low <= each.score <= each.high <= 1
+    ends = [(cost.low, cost.high) for cost in report.cost_of_dropping().values()]
+    ends += [(found.low, found.high) for found in (report.compare(other), other.compare(report))]
+    assert all(-1 <= low <= high <= 1 for low, high in ends)
+    right = torch.tensor([[1.0, 0.0]] * 19 + [[0.0, 1.0]])
+    found = quality("classification", right, torch.zeros(20).long(), 0.95)
+    assert (found.low < 0.9, found.high) == (True, 1)
+
+
 class TestCompare:
     def test_reports_of_two_seeds_are_compared(self) -> None:
         data = batches()
@@ -403,6 +417,15 @@ class TestCompare:
         assert found.agreement.max() < 1
         assert first.compare(first).agreement.min() == pytest.approx(1)
         json.dumps(found.to_dict(), allow_nan=False)
+
+    def test_double_precision_is_the_same_data(self) -> None:
+        a, b = (1000 * torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0)).double() + 1 / 3).unbind()
+        y = torch.arange(200) % 2
+        model = make()
+        single = explain(model, [((a.float(), b.float()), y)], n_draws=0)
+        data = [((a, b), y)]
+        double = interactions(lambda a, b: model(a.float(), b.float()), data, data, modality_names=NAMES[:2])
+        assert single.compare(double).gain == 0
 
     @pytest.mark.parametrize(
         "change",

@@ -106,7 +106,7 @@ def test_refit_is_asked_for_what_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "returned",
-    [None, torch.zeros(400), torch.zeros(399, 2), torch.zeros(400, 2).long(), torch.full((400, 2), torch.nan)],
+    [None, torch.zeros(400), torch.zeros(399, 2), torch.zeros(400, 2).long(), torch.full((400, 2), torch.inf)],
 )
 def test_what_are_no_predictions_is_refused(returned: Any) -> None:
     with pytest.raises(ValueError, match=r"refit\('text',\) must return"):
@@ -119,6 +119,33 @@ def test_samples_with_nothing_left_are_not_counted() -> None:
     cost = report.cost_of_dropping(refit=lambda kept: half)["image"]
     assert cost.retrained is not None
     assert (cost.n_samples, cost.retrained.n_samples) == (400, 300)
+
+
+def test_where_nothing_is_left_there_is_a_note_and_no_cost() -> None:
+    report = made_up()
+    with pytest.warns(UserWarning, match="returned NaN for each"):
+        report = report.with_retraining(lambda kept: torch.full((400, 2), torch.nan))
+    assert all(cost.retrained is None for cost in report.cost_of_dropping().values())
+    assert "trained anew -: too few samples" in report.summary()
+
+
+def test_copies_are_trained_on_the_samples_that_have_something_left(tmp_path: Path) -> None:
+    Xs, y = made("duplicated", 60, seed=0)
+    Xs["image"][3:] = np.nan  # no training without the two others
+    whole = InteractionClassifier(**SETTINGS | {"max_epochs": 1}).fit(Xs, y)
+    with pytest.warns(UserWarning, match=r"the 3 that do are not enough|returned NaN for each"):
+        report = whole.report(Xs, y, retrain_on=(Xs, y), n_draws=0)
+    costs = report.cost_of_dropping()
+    assert costs["text+sound"].n_samples == 3
+    assert [name for name, cost in costs.items() if cost.retrained is None] == ["text+sound"]
+    assert "samples with nothing left are not counted" in report.summary()
+
+    only = {name: x if name == "text" else np.full_like(x, np.nan) for name, x in Xs.items()}
+    with pytest.warns(UserWarning, match="returned NaN for each"):
+        report = whole.report(only, y, retrain_on=(Xs, y), n_draws=0)
+    assert list(report.cost_of_dropping()) == ["image", "sound", "image+sound"]
+    assert "there is no row" in report.summary()
+    assert "a dash means that too few are left" in page_of(report, tmp_path).text
 
 
 def test_the_interaction_of_a_pair_is_what_both_cost_less_what_each_costs() -> None:

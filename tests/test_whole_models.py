@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import InteractionMoE, InteractionSupervision, Reweighter, explain
+from i2moe import InteractionMoE, InteractionSupervision, Reweighter, calibrate, explain, interactions
 from i2moe.interpretation.observation.observe import call_by_signature
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.pruning import prune
@@ -106,6 +106,29 @@ def test_a_batch_encoding_in_a_tuple_and_an_optional_argument_are_explained() ->
     text = UserDict({name: batch[name] for name in ("ids", "mask")})
     by_position = explain(model, [((text, batch["pixels"]), y)])
     assert torch.equal(by_position.weights, explain(model, [((dict(text), batch["pixels"]), y)]).weights)
+
+
+class Encoding(UserDict[str, Any]):
+    """As a `BatchEncoding` of Hugging Face: moved in place."""
+
+    def to(self, device: Any) -> Encoding:
+        self.data = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.items()}
+        return self
+
+
+def test_an_encoding_of_arrays_is_as_good_as_one_of_tensors() -> None:
+    model, batch, y = make_model(), make_batch(40), torch.arange(40) % 3
+    arrays = Encoding({name: x.numpy() for name, x in batch.items()})
+    by_tensor, by_array = (explain(model, [(given, y)]) for given in (Encoding(batch), arrays))
+    assert torch.equal(by_array.weights, by_tensor.weights)
+    torch.testing.assert_close(calibrate(model, [(arrays, y)]), calibrate(model, [(Encoding(batch), y)]))
+    whole = Whole()
+    by_tensor, by_array = (interactions(whole, [(x, y)], [(x, y)], modality_names=INPUTS) for x in (batch, arrays))
+    assert torch.equal(by_array.weights, by_tensor.weights)
+    assert not any(isinstance(x, Tensor) for x in arrays.values())
+    lists = Encoding({name: x.tolist() for name, x in batch.items()})
+    with pytest.raises(TypeError, match="return_tensors='pt'"):
+        explain(model, [(lists, y)])
 
 
 @pytest.mark.parametrize("after", ["keyword", "position"])

@@ -1,7 +1,7 @@
 """Draw the figures of report-evidence.md and print its tables: `python docs/figures/report_evidence.py`, a minute.
 
 Two models of the same data, in which each sample's interaction is known: one trained with the paper's objective, one
-whose weights were told the interaction. The second is no method, it shows what a truthful report looks like.
+that is also trained on the true interactions. The second is no method, it shows what a report of right weights is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Fusion(nn.Module):
         return logits
 
 
-def train(seed: int, *, tell_interactions: bool) -> InteractionMoE:
+def train(seed: int, *, true_interactions: bool) -> InteractionMoE:
     """Train for 15 epochs."""
     torch.manual_seed(seed)
     model = InteractionMoE(Fusion, 2, modality_names=("image", "text"), feature_dims=(16, 16))
@@ -63,10 +63,10 @@ def train(seed: int, *, tell_interactions: bool) -> InteractionMoE:
             out = model(image[rows], text[rows])
             task = F.cross_entropy(out.prediction, target[rows])
             loss = task + 0.1 * out.interaction_loss
-            if tell_interactions:
-                told = out.expert_predictions[torch.arange(len(rows)), kind[rows]]
+            if true_interactions:
+                of_its_expert = out.expert_predictions[torch.arange(len(rows)), kind[rows]]
                 loss = loss + F.nll_loss(out.weights.clamp(min=1e-6).log(), kind[rows])
-                loss = loss + F.cross_entropy(told, target[rows])
+                loss = loss + F.cross_entropy(of_its_expert, target[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -82,9 +82,9 @@ def report_of(model: InteractionMoE) -> InteractionReport:
 
 def main() -> None:
     """Train, print the tables and save the figures."""
-    paper = [train(seed, tell_interactions=False) for seed in range(3)]
-    told = [train(seed, tell_interactions=True) for seed in range(3)]
-    for name, runs in (("paper", paper), ("told", told)):
+    paper = [train(seed, true_interactions=False) for seed in range(3)]
+    supervised = [train(seed, true_interactions=True) for seed in range(3)]
+    for name, runs in (("paper", paper), ("true-interactions", supervised)):
         reports = [report_of(model) for model in runs]
         print(f"== {name}\n{reports[0].summary()}\n\n{stability(reports).summary()}\n")
 

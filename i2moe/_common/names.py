@@ -63,7 +63,14 @@ def check_modality_names(n_modalities: int, names: Sequence[str] | None) -> tupl
         return tuple(str(i) for i in range(n_modalities))
     if "available" in names:
         raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
-    return check_names("modality_names", names, n_modalities)
+    found = check_names("modality_names", names, n_modalities)
+    joined = [name for name in found if "+" in name]
+    if joined:
+        raise ValueError(
+            f"modality_names must not contain '+', which joins names in reports ('image+text'), however {joined} do; "
+            "rename them"
+        )
+    return found
 
 
 def expert_colors(expert_names: Sequence[str], interactions: Sequence[Interaction] | None = None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -14,11 +15,13 @@ __all__ = [
     "check_target",
     "check_task",
     "decide",
+    "difference_bounds",
     "distances",
     "drop_name",
     "is_correct",
     "probabilities",
     "score",
+    "score_bounds",
     "score_name",
 ]
 
@@ -37,6 +40,17 @@ score_name: dict[Task, str] = {
     "regression": "R²",
 }
 """What says how good predictions are, the higher the better, 1 at best."""
+
+
+def score_bounds(task: Task) -> tuple[float, float]:
+    """The lowest and the highest score there can be."""
+    return (-math.inf if task == "regression" else 0.0), 1.0
+
+
+def difference_bounds(task: Task) -> tuple[float, float]:
+    """The lowest and the highest difference between two scores."""
+    low, high = score_bounds(task)
+    return low - high, high - low
 
 
 def check_task(task: str, known: Sequence[str] = get_args(Task)) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, TypeAlias
@@ -17,12 +18,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
+from i2moe._common.modalities import as_tensor
 from i2moe._common.tasks import Task
 from i2moe.estimators.inputs import Modalities, Standardizer, as_numpy
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
 from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation.observation.observe import checksum
 from i2moe.moe import InteractionMoE
 from i2moe.moe.teacher import Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
@@ -71,16 +74,20 @@ class InteractionEstimator(BaseEstimator, ABC):
 
         Raises:
             TypeError: if an argument has the wrong type.
-            ValueError: if data or arguments do not fit; the message says what must hold.
+            ValueError: if data or arguments do not fit, or no sample has a modality; the message says what must hold.
         """
         self._check_arguments()
         modalities = Modalities(Xs).ordered(self.modality_names)
         if len(modalities.arrays) < 2:
             raise ValueError("Xs must hold at least 2 modalities, however it holds 1; split its columns into groups")
-        modalities.available()
+        available = modalities.available()
         targets, weight = _check_targets(y, len(modalities)), _check_weight(sample_weight, len(modalities))
         counts = np.flatnonzero(weight)
-        modalities, targets, weight = modalities[counts], targets[counts], weight[counts]
+        _check_present(modalities, available[counts])
+        return self._fit(modalities[counts], targets[counts], weight[counts])
+
+    def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray) -> Self:
+        """Train on samples that were checked; all may lack a modality."""
         target, weight = self._learn_target(targets, weight)
         device = _check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
@@ -130,9 +137,13 @@ class InteractionEstimator(BaseEstimator, ABC):
             y: their targets.
             retrain_on: what `fit` was called with, `(Xs, y)` or `(Xs, y, sample_weight)`: copies of the estimator are
                 trained on it, one without each modality and without each pair, where others are left. The report then
-                has what such a model loses beside what this one does. None for no training.
+                has what such a model loses beside what this one does. Samples with nothing left are left out. None for
+                no training.
             n_draws: number of replacements that measures of faithfulness are averaged over; 0 leaves them out.
             confidence: of the intervals.
+
+        Warns:
+            UserWarning: if a copy cannot be trained on the samples that have something left.
         """
         if retrain_on is not None and (not isinstance(retrain_on, tuple) or len(retrain_on) not in (2, 3)):
             raise TypeError(
@@ -151,6 +162,8 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws=n_draws,
             confidence=confidence,
         )
+        given = list(map(as_tensor, Modalities(Xs).ordered(self.modality_names_).arrays))
+        found = replace(found, checksums=checksum(given, len(target)))  # what the model got depends on its fit
         return self._in_report(found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on)))
 
     def _in_report(self, report: InteractionReport) -> InteractionReport:
@@ -182,16 +195,32 @@ class InteractionEstimator(BaseEstimator, ABC):
     def _output_names(self) -> list[str] | None:
         """Names of the outputs."""
 
-    def _refit(self, Xs: MultimodalData, others: MultimodalData, *rest: Any) -> Callable[[tuple[str, ...]], Tensor]:
+    def _refit(
+        self, Xs: MultimodalData, others: MultimodalData, y: Any, sample_weight: Any = None
+    ) -> Callable[[tuple[str, ...]], Tensor]:
         """Return what trains a copy on some modalities, and predicts samples; NaN for those that have none of them."""
+        train, test = (Modalities(given).ordered(self.modality_names_) for given in (others, Xs))
+        targets, weight = _check_targets(y, len(train)), _check_weight(sample_weight, len(train))
 
         def refit(kept: tuple[str, ...]) -> Tensor:
-            known, rows = Modalities(others).ordered(self.modality_names_).keep(kept)
-            wanted, asked = Modalities(Xs).ordered(self.modality_names_).keep(kept)
-            copy = clone(self).fit(known[rows], *(as_numpy(values)[rows] for values in rest if values is not None))
-            predicted = self._raw_predictions(copy, wanted[asked])
-            found = predicted.new_full((len(wanted), predicted.shape[1]), torch.nan)
-            found[torch.from_numpy(asked)] = predicted
+            known, rows = train.keep(kept)
+            wanted, asked = test.keep(kept)
+            rows = rows[weight[rows] > 0]
+            found = torch.full((len(test), self._n_outputs), torch.nan, dtype=torch.float64)
+            if not len(rows) or not len(asked):
+                return found
+            try:
+                copy = clone(self)._fit(known[rows], targets[rows], weight[rows])
+            except ValueError as error:
+                if len(rows) == np.count_nonzero(weight):
+                    raise
+                warnings.warn(
+                    f"copies are trained on samples that have some of {kept}, however the {len(rows)} that do are not "
+                    f"enough ({error}); what such a copy loses is left out",
+                    stacklevel=2,
+                )
+                return found
+            found[torch.from_numpy(asked)] = self._raw_predictions(copy, wanted[asked]).double()
             return found
 
         return refit
@@ -305,6 +334,16 @@ def _check_targets(y: Any, n_samples: int) -> np.ndarray:
     if absent.any():
         raise ValueError(f"y must be known for all samples, however {absent.sum()} are NaN or None; drop these samples")
     return targets
+
+
+def _check_present(modalities: Modalities, available: np.ndarray) -> None:
+    """Raise a ValueError if no sample has a modality, of those that samples have (N, M)."""
+    absent = [name for name, here in zip(modalities.names or (), available.T, strict=True) if not here.any()]
+    if absent:
+        raise ValueError(
+            f"each modality must be there in some samples, however {absent} are NaN in all {len(available)}; leave "
+            "these modalities out"
+        )
 
 
 def _check_device(device: str | torch.device) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -34,6 +35,9 @@ class Modalities:
         TypeError: if they are not several arrays.
         ValueError: if an array is not of numbers, or rows or names do not fit.
 
+    Warns:
+        UserWarning: if data frames have the same index in different orders, as rows are taken by position.
+
     Example:
         >>> Xs = Modalities({"image": np.zeros((10, 8)), "text": np.ones((10, 4))})
         >>> len(Xs), Xs[[0, 3, 5]].shape
@@ -63,6 +67,7 @@ class Modalities:
                 f"all modalities must have a row for each sample, however their numbers of rows are {sizes}; "
                 "a sample that lacks a modality has a row of NaN there"
             )
+        _warn_of_order(modalities)
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -207,6 +212,17 @@ def _as_array(modality: Any, name: object) -> np.ndarray:
     if array.ndim == 0 or not array.size:
         raise ValueError(f"modality {name!r} must have samples and features, however its shape is {array.shape}")
     return array.reshape(-1, 1) if array.ndim == 1 else array
+
+
+def _warn_of_order(modalities: Sequence[Any]) -> None:
+    """Warn of data frames whose rows are the same samples in different orders."""
+    first, *others = [x.index for x in modalities if hasattr(x, "iloc")] or [None]
+    if any(not index.equals(first) and index.is_unique and first.isin(index).all() for index in others):
+        warnings.warn(
+            "data frames must have their rows in one order, as samples are taken by position, however some have the "
+            "same index in another order; X.loc[other.index] or X.reset_index(drop=True)",
+            stacklevel=3,
+        )
 
 
 def as_numpy(value: Any) -> np.ndarray:

@@ -112,8 +112,12 @@ def explained_by_groups(values: Tensor, groups: Tensor) -> float:
     return 1 - within / (n_samples - n_groups) * (n_samples - 1) / total
 
 
-def mean_interval(values: Tensor, confidence: float) -> tuple[float, float, float]:
-    """Return the mean of values (N,) and Student's interval of it; NaN where it is unknown.
+def mean_interval(
+    values: Tensor, confidence: float, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float, float]:
+    """Return the mean of values (N,) and Student's interval of it, no wider than the bounds of the mean.
+
+    NaN where it is unknown.
 
     Example:
         >>> [round(end, 3) for end in mean_interval(torch.tensor([0.0, 1.0, 2.0]), confidence=0.95)]
@@ -123,7 +127,7 @@ def mean_interval(values: Tensor, confidence: float) -> tuple[float, float, floa
         return (values.double().mean().item(), math.nan, math.nan)
     mean = values.double().mean().item()
     margin = student_quantile(confidence, len(values) - 1) * values.double().std().item() / math.sqrt(len(values))
-    return mean, mean - margin, mean + margin
+    return mean, max(mean - margin, bounds[0]), min(mean + margin, bounds[1])
 
 
 def check_confidence(confidence: float) -> None:

@@ -97,7 +97,8 @@ def check_modalities(names: tuple[str, ...], modalities: tuple[Modality, ...]) -
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"modality {name!r} must be a tensor or a nested tuple, list or dict of tensors, "
-                f"however it holds a {type(leaf).__name__}"
+                f"however it holds a {type(leaf).__name__}; torch.as_tensor makes arrays "
+                "tensors, and tokenizers return them with return_tensors='pt'"
             )
         if leaf.ndim == 0:
             raise ValueError(f"modality {name!r} must have a leading batch axis, however it holds a scalar tensor")

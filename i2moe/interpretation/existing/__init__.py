@@ -1,6 +1,6 @@
 """Explaining models that were trained without experts."""
 
 from i2moe.interpretation.existing.interactions import interactions
-from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
+from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 
-__all__ = ["Apart", "Fitted", "Marginals", "Replaced", "interactions"]
+__all__ = ["Apart", "Background", "Fitted", "Marginals", "Replaced", "interactions"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor, map_leaves, sequence_like
+from i2moe._common.names import check_modality_names
 from i2moe._common.tasks import Task, probabilities
 from i2moe.interpretation.existing.rows import n_rows
 from i2moe.interpretation.observation.observe import call_by_signature, move
@@ -66,8 +67,9 @@ class Form:
                 "a batch must hold a tuple, list or dict of modalities, however it holds a "
                 f"{type(modalities).__name__}; a table is split by its columns: (X[:, :8], X[:, 8:])"
             )
-        if len(form.names) < 2 or len(set(form.names)) < len(form.names):
-            raise ValueError(f"there must be two modalities or more, of different names, however they are {form.names}")
+        if len(form.names) < 2:
+            raise ValueError(f"there must be two modalities or more, however they are {form.names}")
+        check_modality_names(len(form.names), form.names)
         return form
 
     def split(self, modalities: Any) -> list[Any]:
@@ -146,7 +148,8 @@ class Predictor:
             TypeError: if the model returns no array.
             ValueError: if outputs are not (B, C), finite, or are no probabilities where they should be.
         """
-        joined = move(self.form.join(modalities, self.like), self.device)
+        arrays = isinstance(self.function, nn.Module)
+        joined = move(self.form.join(modalities, self.like), self.device, arrays=arrays)
         try:
             output = self.call(self.function, joined)
         except Exception as error:

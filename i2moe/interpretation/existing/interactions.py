@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import as_tensor, map_leaves
 from i2moe._common.tasks import Task, check_target, check_task, score
 from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
-from i2moe.interpretation.existing.marginals import Apart, Fitted, Marginals, Replaced
+from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
@@ -63,7 +63,8 @@ def interactions(
         model: a module; a function of the modalities; or an object with `predict_proba` (in regression `predict`), that
             takes a list or dict of arrays. Modules are evaluated without gradient and left as they were.
         data: batches `(modalities, target)` to explain, as for `explain`. Modalities may be tensors, arrays or data
-            frames, also nested (token ids and mask), in a tuple, list or dict. The model gets them as they come.
+            frames, also nested (token ids and mask), in a tuple, list or dict. A module gets arrays of numbers as
+            tensors, all other models get what comes.
         background: batches `(modalities, target)` of other samples of the same kind, that the model was not trained on:
             some hundreds, those of early stopping say.
         task: what the model predicts: "classification", "multilabel" or "regression".
@@ -130,7 +131,7 @@ def interactions(
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
         kept = _choices(len(form.names), drop_modalities)
-        alone.fit(predict, modalities, torch.cat(joint), torch.cat(answers), kept)
+        alone.fit(Background(predict, modalities, torch.cat(joint), torch.cat(answers), kept))
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
             for modalities, predicted, target in (

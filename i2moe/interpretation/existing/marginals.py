@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +17,26 @@ from i2moe.interpretation.existing.heads import Head
 from i2moe.interpretation.existing.rows import n_rows, take
 from i2moe.interpretation.statistics import FEW_SAMPLES
 
-__all__ = ["Apart", "Fitted", "Marginals", "Replaced"]
+__all__ = ["Apart", "Background", "Fitted", "Marginals", "Replaced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """What marginals are fitted to: held-out samples, and what the model predicts of them.
+
+    Args:
+        predict: the model.
+        modalities: M modalities of N samples.
+        joint: (N, C), the model's predictions: probabilities or values, in float64.
+        target: (N,) classes, or (N, C) labels or values.
+        kept: the positions of the modalities to predict from, K times: each one alone first.
+    """
+
+    predict: Predictor
+    modalities: Sequence[Any]
+    joint: Tensor
+    target: Tensor
+    kept: Sequence[Sequence[int]]
 
 
 @runtime_checkable
@@ -26,23 +46,8 @@ class Marginals(Protocol):
     prior: Tensor
     """(C,), the prediction from no modality, known after `fit`."""
 
-    def fit(
-        self,
-        predict: Predictor,
-        background: Sequence[Any],
-        joint: Tensor,
-        target: Tensor,
-        kept: Sequence[Sequence[int]],
-    ) -> None:
-        """Get ready.
-
-        Args:
-            predict: the model.
-            background: M modalities of N samples.
-            joint: (N, C), what the model predicts of them: probabilities or values, in float64.
-            target: (N,) classes, or (N, C) labels or values.
-            kept: the positions of the modalities to predict from, K times: each one alone first.
-        """
+    def fit(self, background: Background) -> None:
+        """Get ready."""
         ...
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
@@ -85,32 +90,18 @@ class Replaced:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_references={self.n_references})"
 
-    def fit(
-        self,
-        predict: Predictor,
-        background: Sequence[Any],
-        joint: Tensor,
-        target: Tensor,
-        kept: Sequence[Sequence[int]],
-    ) -> None:
+    def fit(self, background: Background) -> None:
         """Choose the background samples, at random.
-
-        Args:
-            predict: the model.
-            background: M modalities of N samples.
-            joint: (N, C), what the model predicts of them.
-            target: (N,) classes, or (N, C) labels or values.
-            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small.
         """
-        _check_size(target, 2)
-        self._predict, self._kept = predict, kept
-        chosen = torch.randperm(len(target))[: self.n_references]
+        _check_size(background.target, 2)
+        self._predict, self._kept = background.predict, background.kept
+        chosen = torch.randperm(len(background.target))[: self.n_references]
         self._n_found = len(chosen)
-        self._references = [take(modality, chosen) for modality in background]
-        self.prior = joint.mean(0)
+        self._references = [take(modality, chosen) for modality in background.modalities]
+        self.prior = background.joint.mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
         """Predict (B, K + 1, C)."""
@@ -150,31 +141,19 @@ class Fitted(Replaced):
         ValueError: if `n_references` is not positive.
     """
 
-    def fit(
-        self,
-        predict: Predictor,
-        background: Sequence[Any],
-        joint: Tensor,
-        target: Tensor,
-        kept: Sequence[Sequence[int]],
-    ) -> None:
+    def fit(self, background: Background) -> None:
         """Choose the background samples and fit the heads.
-
-        Args:
-            predict: the model.
-            background: M modalities of N samples.
-            joint: (N, C), what the model predicts of them.
-            target: (N,) classes, or (N, C) labels or values.
-            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small.
         """
-        _check_size(target, FEW_SAMPLES)
-        super().fit(predict, background, joint, target, kept)
+        _check_size(background.target, FEW_SAMPLES)
+        super().fit(background)
+        joint, target = background.joint, background.target
         self._n_samples = len(target)
-        self._heads = [Head(predict.task, x, target, joint.shape[1]) for x in self._features(background, joint)]
-        self.prior = self._heads[-1](raw_outputs(predict.task, joint)).mean(0)
+        features = self._features(background.modalities, joint)
+        self._heads = [Head(background.predict.task, x, target, joint.shape[1]) for x in features]
+        self.prior = self._heads[-1](features[-1]).mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
         """Predict (B, K + 1, C)."""
@@ -211,36 +190,25 @@ class Apart:
         self.estimator = estimator
         self.prior = torch.empty(0)
 
-    def fit(
-        self,
-        predict: Predictor,
-        background: Sequence[Any],
-        joint: Tensor,
-        target: Tensor,
-        kept: Sequence[Sequence[int]],
-    ) -> None:
+    def fit(self, background: Background) -> None:
         """Fit a copy to each choice of modalities.
-
-        Args:
-            predict: the model.
-            background: M modalities of N samples.
-            joint: (N, C), what the model predicts of them.
-            target: (N,) classes, or (N, C) labels or values.
-            kept: the positions of the modalities to predict from, K times: each one alone first.
 
         Raises:
             ValueError: if the background is too small, or the task is multilabel.
         """
-        _check_size(target, FEW_SAMPLES)
-        if predict.task == "multilabel":
+        _check_size(background.target, FEW_SAMPLES)
+        self._task, self._kept = background.predict.task, background.kept
+        if self._task == "multilabel":
             raise ValueError(
                 "an estimator must have one target, however the task is multilabel; use marginals='fitted'"
             )
-        self._task, self._n_samples, self._kept = predict.task, len(target), kept
+        target, raw = background.target, raw_outputs(self._task, background.joint)
+        self._n_samples = len(target)
         y = (target.squeeze(1) if target.ndim == 2 and target.shape[1] == 1 else target).numpy()
-        self._fitted = [copy.deepcopy(self.estimator).fit(_table(background, chosen), y) for chosen in kept]
-        self._head = Head(self._task, raw_outputs(self._task, joint), target, joint.shape[1])
-        self.prior = self._head(raw_outputs(self._task, joint)).mean(0)
+        tables = [_table(background.modalities, chosen) for chosen in self._kept]
+        self._fitted = [copy.deepcopy(self.estimator).fit(table, y) for table in tables]
+        self._head = Head(self._task, raw, target, raw.shape[1])
+        self.prior = self._head(raw).mean(0)
 
     def __call__(self, modalities: Sequence[Any], joint: Tensor) -> Tensor:
         """Predict (B, K + 1, C)."""

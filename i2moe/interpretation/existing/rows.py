@@ -90,5 +90,7 @@ def absent_rows(modality: Any) -> int:
 
 
 def is_number(array: Any) -> bool:
-    """Say whether an array holds numbers that torch has, and not texts or categories."""
-    return isinstance(array, Tensor) or getattr(getattr(array, "dtype", None), "kind", "O") in "fiub"
+    """Say whether an array or all columns of a data frame hold numbers that torch has, and not texts or categories."""
+    dtypes = getattr(array, "dtypes", None) if getattr(array, "ndim", 0) == 2 else None  # a data frame's
+    kinds = [getattr(dtype, "kind", "O") for dtype in ([getattr(array, "dtype", None)] if dtypes is None else dtypes)]
+    return isinstance(array, Tensor) or all(kind in "fiub" for kind in kinds)

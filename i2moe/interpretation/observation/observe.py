@@ -178,6 +178,9 @@ def move(value: Any, device: torch.device | None, *, arrays: bool = False) -> An
     if hasattr(value, "to"):
         if isinstance(value, Mapping):
             value = copy.copy(value)  # a `BatchEncoding` of Hugging Face is moved in place: the caller's stays
+            given = {key: item for key, item in value.items() if arrays and not isinstance(item, Tensor)}
+            for key, item in given.items():
+                value[key] = move(item, None, arrays=True)
         return value if device is None else value.to(device)
     if isinstance(value, Mapping):
         return {key: move(item, device, arrays=arrays) for key, item in value.items()}
@@ -201,11 +204,14 @@ def _as_input(value: Any) -> Any:
 
 
 def checksum(modalities: Any, n_samples: int) -> Tensor:
-    """Sum each sample's numbers, (B,) in float64, to recognize it in another report."""
+    """Sum each sample's numbers, (B,) in float64, to recognize it in another report.
+
+    They are rounded to float32 first: data in double precision is the same when a model gets it in single precision.
+    """
     total = torch.zeros(n_samples, dtype=torch.float64)
     for tensor in _tensors(modalities):
         if tensor.ndim > 0 and tensor.shape[0] == n_samples:
-            total += tensor.detach().cpu().double().reshape(n_samples, -1).nan_to_num().sum(1)
+            total += tensor.detach().cpu().float().double().reshape(n_samples, -1).nan_to_num().sum(1)
     return total
 
 

@@ -57,7 +57,7 @@ class ReportRecord:
         sufficiency: (N, M), how much the score drops when a modality alone is kept; None if not measured. The score
             is the probability of the true class, the mean log-likelihood per label in nats, or the negative mean
             squared error: drops are positive where the modality is missed.
-        checksums: (N,), of the raw inputs, by which `stability` recognizes the data.
+        checksums: (N,), of the inputs, by which `compare` and `stability` recognize the data.
         confidence: of the intervals.
         available: (N, M) bool, which modalities each sample has; None where all have all. Drops are NaN for others.
         marginals: (N, M, C), raw outputs from each modality alone, NaN where it is absent; None where the model has no

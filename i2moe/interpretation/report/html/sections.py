@@ -149,7 +149,7 @@ def without_a_modality(report: Diagnostics) -> str:
         table([*header, "samples"], detail),
         paragraph(
             f"An interval that holds 0 means that no loss was found. {how}; {anew} "
-            "Samples with nothing left are not counted.",
+            "Samples with nothing left are not counted, and a dash means that too few are left.",
             "note",
         ),
         *(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._common.tasks import score_name
+from i2moe._common.tasks import difference_bounds, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import Quality, points
 from i2moe.interpretation.report.text.columns import table
@@ -97,7 +97,7 @@ class Comparison:
 def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
     """Compare with the report of another model, or of another seed, on the same samples in the same order.
 
-    For more than two use `stability`.
+    Samples are recognized by their inputs and targets, in single precision. For more than two use `stability`.
 
     Args:
         report: the report.
@@ -118,7 +118,7 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         report.expert_names,
         score_name[report.task],
         (report.quality, other.quality),
-        *mean_interval(gains, report.confidence),
+        *mean_interval(gains, report.confidence, difference_bounds(report.task)),
         agreement=torch.tensor(
             [rank_correlation(*pair) for pair in zip(a.unbind(1), b.unbind(1), strict=True)], dtype=torch.float64
         ),
@@ -144,7 +144,8 @@ def check_same_samples(first: Diagnostics, other: Diagnostics, index: int) -> No
         )
     same = torch.isclose(first.checksums, other.checksums, rtol=1e-6, atol=1e-6)
     if first.target.shape == other.target.shape:
-        same &= (first.target == other.target).reshape(len(first), -1).all(1)
+        a, b = first.target.double().reshape(len(first), -1), other.target.double().reshape(len(first), -1)
+        same &= torch.isclose(a, b, rtol=0, atol=1e-6 * float(a.abs().max())).all(1)  # scaled values are rounded
     if not same.all():
         raise ValueError(
             f"all reports must be of the same samples in the same order, however {int((~same).sum())} of {len(same)} "

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from i2moe._common.tasks import difference_bounds
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import points
 from i2moe.interpretation.report.measures.retraining import Refit, with_retraining
@@ -26,7 +27,8 @@ class DroppingCost:
         cost: by how much the score falls, the mean of the samples' differences. Below 0 it rises.
         low: lower end of the cost's interval, Student's of these differences; NaN for a single sample.
         high: upper end. It covers the choice of samples, not another training.
-        retrained: the same of a model that was trained without the modalities; None without one.
+        retrained: the same of a model that was trained without the modalities; None without one, or where it predicts
+            no sample.
     """
 
     n_samples: int
@@ -56,7 +58,7 @@ def cost_of_dropping(report: Diagnostics, refit: Refit | None = None) -> dict[st
             None for no training.
 
     Returns:
-        "image", "image+text", ... -> the cost.
+        "image", "image+text", ... -> the cost. Without those that leave all samples nothing.
 
     Raises:
         ValueError: if it was not measured, or `refit` returns no predictions (N, C).
@@ -103,5 +105,5 @@ def _cost(report: Diagnostics, without: Tensor, retrained: DroppingCost | None =
     target = report.target[known]
     left = points(report.task, without[known], target)
     differences = points(report.task, report.prediction[known], target) - left
-    interval = mean_interval(differences, report.confidence)
+    interval = mean_interval(differences, report.confidence, difference_bounds(report.task))
     return DroppingCost(int(known.sum()), left.mean().item(), *interval, retrained)

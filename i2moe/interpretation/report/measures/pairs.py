@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from i2moe._common.tasks import score_name
+from i2moe._common.tasks import difference_bounds, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import dropped
 from i2moe.interpretation.report.measures.quality import points
@@ -104,7 +104,9 @@ def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
         costs = [
             full - points(report.task, without[known, positions[subset]], target) for subset in ((a,), (b,), (a, b))
         ]
-        interval = mean_interval(costs[2] - costs[0] - costs[1], 1 - (1 - report.confidence) / len(pairs))
+        lowest, highest = difference_bounds(report.task)
+        confidence = 1 - (1 - report.confidence) / len(pairs)
+        interval = mean_interval(costs[2] - costs[0] - costs[1], confidence, (2 * lowest, 2 * highest))
         _, low, high = interval
         found[f"{names[a]}+{names[b]}"] = PairInteraction(
             (names[a], names[b]),

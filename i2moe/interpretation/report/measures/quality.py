@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._common.tasks import Task, decide, probabilities, score
+from i2moe._common.tasks import Task, decide, probabilities, score, score_bounds
 from i2moe.interpretation.report.measures.faithfulness import prior_outputs
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain
 
@@ -26,7 +26,8 @@ class Quality:
     Args:
         n_samples: number of samples.
         score: accuracy, the share of labels right, or R².
-        low: lower end of the score's interval, Student's of the mean over samples; NaN for a single sample.
+        low: lower end of the score's interval, Student's of the mean over samples, within the score's range; NaN for a
+            single sample.
         high: upper end.
         nll: negative log-likelihood of the true class, or per label, in nats; None in regression.
         calibration_error: how far the probabilities lie from how often they come true, in [0, 1], the expected
@@ -59,7 +60,7 @@ def quality(task: Task, prediction: Tensor, target: Tensor, confidence: float) -
         >>> found.score, round(found.nll, 3), round(found.calibration_error, 3)
         (1.0, 0.313, 0.269)
     """
-    mean, low, high = mean_interval(points(task, prediction, target), confidence)
+    mean, low, high = mean_interval(points(task, prediction, target), confidence, score_bounds(task))
     nll = error = noise = None
     if task != "regression":
         outputs = prediction.double()

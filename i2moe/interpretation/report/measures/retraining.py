@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
@@ -30,14 +31,17 @@ def with_retraining(report: Record, refit: Refit) -> Record:
         refit: called with the names of the modalities to keep, once for each modality that is dropped and once for each
             pair where others are left. It trains on them, on other samples than the report's, and returns predictions
             for the report's samples, in their order: (N, C) logits or class probabilities, logits of labels, or values.
-            A row of NaN: a sample with nothing left.
+            A row of NaN: a sample with nothing left, which does not count. Where all rows are, there is no cost.
 
     Returns:
         A new report.
 
     Raises:
         TypeError: if `refit` is no function.
-        ValueError: if predictions are not (N, C), or no sample has one.
+        ValueError: if predictions are not (N, C), or some are infinite.
+
+    Warns:
+        UserWarning: if all predictions without some modalities are NaN.
 
     Example:
         >>> import torch
@@ -77,9 +81,15 @@ def _checked(predicted: object, kept: tuple[str, ...], report: ReportRecord) -> 
             f"however it returned {what}; return predict_proba or logits, not classes"
         )
     found = found.detach().cpu()
-    if found.isnan().any(1).all() or found.isinf().any():
+    if found.isinf().any():
         raise ValueError(
-            f"refit{kept} must return finite predictions, or rows of NaN for samples with nothing left, however all "
-            "rows hold NaN or some hold infinity; look at the training"
+            f"refit{kept} must return finite predictions, or rows of NaN for samples with nothing left, however some "
+            "hold infinity; look at the training"
+        )
+    if found.isnan().any(1).all():
+        warnings.warn(
+            f"refit{kept} must predict some samples to tell what is lost, however it returned NaN for each; what this "
+            "model loses is left out",
+            stacklevel=3,
         )
     return found if found.dtype == torch.float64 else found.float()

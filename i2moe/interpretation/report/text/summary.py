@@ -11,6 +11,7 @@ from i2moe._common.tasks import drop_name, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics, group_by_availability
 from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
 from i2moe.interpretation.report.measures.pairs import pair_interactions
+from i2moe.interpretation.report.record import dropped_subsets
 from i2moe.interpretation.report.text.columns import interval, number, table
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
@@ -132,14 +133,28 @@ def _alone(report: Diagnostics) -> str:
 
 def _dropping(report: Diagnostics) -> str:
     """What dropping modalities costs, and which pairs of them are redundant or synergistic."""
-    costs = list(cost_of_dropping(report).items())[:_MOST_ROWS]
+    found = cost_of_dropping(report)
+    costs = list(found.items())[:_MOST_ROWS]
     header = ["without", "samples", score_name[report.task], "falls by", f"{report.confidence:.0%} interval"]
     rows = [[name, str(cost.n_samples), number(cost.score), *_fall(cost)] for name, cost in costs]
     if report.predictions_retrained is not None:
         header += ["trained anew", f"{report.confidence:.0%} interval"]
         rows = [[*row, *_fall(cost.retrained)] for row, (_, cost) in zip(rows, costs, strict=True)]
+    text = table(header, rows) + "".join(f"\n{note}" for note in _left_out(report, found))
     pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
-    return "\n\n".join([table(header, rows), *(["\n".join(pair.sentence() for pair in pairs)] if pairs else [])])
+    return "\n\n".join([text, *(["\n".join(pair.sentence() for pair in pairs)] if pairs else [])])
+
+
+def _left_out(report: Diagnostics, costs: dict[str, DroppingCost]) -> list[str]:
+    """Say which samples and rows the cost of dropping leaves out."""
+    notes = []
+    if any(each.n_samples < len(report) for cost in costs.values() for each in (cost, cost.retrained or cost)):
+        notes.append("samples with nothing left are not counted")
+    if len(costs) < len(dropped_subsets(len(report.modality_names))):
+        notes.append("where no sample has anything left there is no row")
+    if report.predictions_retrained is not None and any(cost.retrained is None for cost in costs.values()):
+        notes.append("trained anew -: too few samples have something left to train on or to predict")
+    return notes
 
 
 def _fall(cost: DroppingCost | None) -> list[str]:
