@@ -179,6 +179,20 @@ def test_only_samples_with_both_modalities_tell_of_a_pair() -> None:
     assert list(three(available=available).pair_interactions()) == ["text+sound"]
 
 
+def test_a_pair_without_which_the_score_rises_is_neither() -> None:
+    report = three()
+    right = torch.nn.functional.one_hot(report.target, 2).float()
+    assert report.predictions_without is not None
+    without = report.predictions_without.clone()
+    pair = 3  # a, b, c, then a and b
+    without[:, pair] = right
+    report = replace(report, prediction=torch.where(torch.arange(100).unsqueeze(1) % 4 == 0, -right, right))
+    found = replace(report, predictions_without=without).pair_interactions()["image+text"]
+    assert found.costs[2] < 0
+    assert found.kind == "neither"
+    assert f"rises by {-found.costs[2]:.3f} without both" in found.sentence()
+
+
 def test_two_modalities_are_no_pair_among_others() -> None:
     assert made_up().pair_interactions() == {}
 

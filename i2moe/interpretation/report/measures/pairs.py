@@ -29,7 +29,8 @@ class PairInteraction:
 
     Args:
         names: of the two modalities.
-        kind: "redundant" or "synergistic" where the interval does not hold 0, else "neither".
+        kind: "redundant" or "synergistic" where the interval does not hold 0 and the score falls without both, else
+            "neither".
         n_samples: samples that have both modalities, and another one left.
         interaction: in the score's unit: accuracy, share of labels right, or R².
         low: lower end of its interval, Student's of the samples' values; NaN for a single sample.
@@ -56,13 +57,17 @@ class PairInteraction:
             "neither": "are neither redundant nor synergistic as far as these samples show",
         }[self.kind]
         return (
-            f"{first} and {second} {meaning}: the {self.score_name} falls by {a:.3f} without {first}, by {b:.3f} "
-            f"without {second}, and by {both:.3f} without both."
+            f"{first} and {second} {meaning}: the {self.score_name} {_moves(a)} without {first}, {_moves(b)} without "
+            f"{second}, and {_moves(both)} without both."
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and strings; None for NaN."""
         return {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in asdict(self).items()}
+
+
+def _moves(cost: float) -> str:
+    return f"falls by {cost:.3f}" if cost >= 0 else f"rises by {-cost:.3f}"
 
 
 def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
@@ -108,12 +113,13 @@ def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
         confidence = 1 - (1 - report.confidence) / len(pairs)
         interval = mean_interval(costs[2] - costs[0] - costs[1], confidence, (2 * lowest, 2 * highest))
         _, low, high = interval
+        a_alone, b_alone, both = (cost.mean().item() for cost in costs)
         found[f"{names[a]}+{names[b]}"] = PairInteraction(
             (names[a], names[b]),
-            "redundant" if low > 0 else "synergistic" if high < 0 else "neither",
+            "neither" if both <= 0 else "redundant" if low > 0 else "synergistic" if high < 0 else "neither",
             len(target),
             *interval,
-            (costs[0].mean().item(), costs[1].mean().item(), costs[2].mean().item()),
+            (a_alone, b_alone, both),
             score_name[report.task],
         )
     return found
