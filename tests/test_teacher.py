@@ -110,6 +110,12 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
             "a column for each modality",
         ),
+        (
+            lambda: InteractionSupervision(F.cross_entropy)(
+                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), *Teacher([make()])(*batch())
+            ),
+            "the model makes none",
+        ),
     ],
 )
 def test_a_mistake_is_refused(run: Callable[[], object], message: str) -> None:

@@ -89,8 +89,8 @@ class InteractionSupervision:
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the targets have not B rows, those of the marginals not M columns, the criterion returns no
-                scalar, or the target weights do not fit the weights.
+            ValueError: if the targets have not B rows, those of the marginals not M columns, there are no marginals for
+                them, the criterion returns no scalar, or the target weights do not fit the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
@@ -109,6 +109,11 @@ class InteractionSupervision:
             if marginal_target is not None:
                 _check_target(marginal_target, (n_samples, marginals.shape[1]))
             terms["marginals"] = self._mean_loss(marginals, target, marginal_target)
+        elif marginal_target is not None:
+            raise ValueError(
+                "marginal_target must come with predictions from each modality alone, however the model makes none; "
+                "build it with reweighter='computed'"
+            )
         if target_weights is not None:
             terms["weights"] = _cross_entropy(out.weights, target_weights)
         total = functools.reduce(torch.add, terms.values())
