@@ -106,9 +106,11 @@ class InteractionSupervision:
                 absent = out.available.logical_not().reshape(*out.available.shape, *(1,) * (marginals.ndim - 2))
                 instead = out.prediction.detach().reshape(len(marginals), 1, 1, *out.prediction.shape[1:])
                 marginals = torch.where(absent, instead, marginals)
-            if marginal_target is not None:
+            if marginal_target is None:
+                terms["marginals"] = self._mean_loss(marginals, target)
+            else:
                 _check_target(marginal_target, (n_samples, marginals.shape[1]))
-            terms["marginals"] = self._mean_loss(marginals, target, marginal_target)
+                terms["marginals"] = self._mean_loss(marginals, marginal_target, of_each=True)
         elif marginal_target is not None:
             raise ValueError(
                 "marginal_target must come with predictions from each modality alone, however the model makes none; "
@@ -120,23 +122,24 @@ class InteractionSupervision:
         self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
         return total
 
-    def _mean_loss(self, predictions: Tensor, target: Any, each_target: Any = None) -> Tensor:
+    def _mean_loss(self, predictions: Tensor, target: Any, *, of_each: bool = False) -> Tensor:
         """Average the losses of predictions (B, X, k, ...) over X and k.
 
         Args:
             predictions: (B, X, k, ...).
             target: B rows, for all of them.
-            each_target: (B, X, ...), if each of the X has its own.
+            of_each: each of the X has its own target, (B, X, ...).
         """
-        n_compared, n_members = predictions.shape[1:3]
-        if each_target is None:
-            each_target = map_leaves(lambda y: y.unsqueeze(1).expand(-1, n_compared, *y.shape[1:]), target)
-        rows = map_leaves(lambda y: y.repeat_interleave(n_members, dim=1), each_target)  # (B, X * k, ...)
-        each = predictions.flatten(1, 2)
+        n_members = predictions.shape[2]
+        each = predictions.flatten(1, 2)  # (B, X * k, ...)
         if self.per_sample:
-            return _check_scalar(self.criterion(each.flatten(0, 1), map_leaves(lambda y: y.flatten(0, 1), rows)))
+            rows = map_leaves(lambda y: y.flatten(0, 1), target) if of_each else target
+            n_repeats = n_members if of_each else each.shape[1]
+            repeated = map_leaves(lambda y: y.repeat_interleave(n_repeats, dim=0), rows)
+            return _check_scalar(self.criterion(each.flatten(0, 1), repeated))
         losses = [
-            self.criterion(each[:, i], map_leaves(lambda y, i=i: y[:, i], rows)) for i in range(n_compared * n_members)
+            self.criterion(one, map_leaves(lambda y, i=i: y[:, i // n_members], target) if of_each else target)
+            for i, one in enumerate(each.unbind(1))
         ]
         return torch.stack([_check_scalar(loss) for loss in losses]).mean()
 
