@@ -391,6 +391,7 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "images": ([A, B.reshape(40, 1, 3, 1)], Y, {}, "default encoders"),
     "encoders of another kind": ([A, B], Y, {"encoders": 3}, "one for each"),
     "half a batch": ([A, B], Y, {"batch_size": 2.5}, "batch_size must be an integer, however it is 2.5"),
+    "fewer teachers than none": ([A, B], Y, {"n_teachers": -1}, "n_teachers must be an integer of at least 0"),
     "words for a number": ([A, B], Y, {"patience": "a"}, "patience must be an integer"),
     "members": ([A, B], Y, {"members": 1.5}, "members must be an integer"),
     "no rate": ([A, B], Y, {"dropout": None}, r"dropout must lie in \[0, 1\), however it is None"),

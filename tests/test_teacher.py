@@ -85,7 +85,7 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         supervise = InteractionSupervision(F.cross_entropy)
         for _ in range(80):
-            loss = supervise(model.train()(*inputs), *((target,) if teacher is None else teacher(*inputs)))
+            loss = supervise(model.train()(*inputs), target if teacher is None else teacher(*inputs))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -108,11 +108,11 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         (lambda: Teacher([nn.Linear(2, 2)]), "a Linear does not"),
         (
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
-            "a column for each modality",
+            r"marginal_target must hold tensors \(B, M, ...\) = \(6, 2, ...\)",
         ),
         (
             lambda: InteractionSupervision(F.cross_entropy)(
-                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), *Teacher([make()])(*batch())
+                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), Teacher([make()])(*batch())
             ),
             "the model makes none",
         ),

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
 from i2moe import ComputedReweighter, InteractionOutput, calibrate
-from i2moe.moe.teacher import SoftTargets
+from i2moe._common.output import SoftTargets
 
 __all__ = ["Batch", "Batches", "fit", "moving_average", "paper_objective"]
 
@@ -25,7 +25,7 @@ def fit(
     model: nn.Module,
     train: Iterable[Batch],
     validation: Iterable[Batch],
-    loss_of: Callable[..., Tensor],
+    loss_of: Callable[[Any, Any], Tensor],
     n_epochs: int,
     *,
     lr: float = 2e-3,
@@ -66,8 +66,7 @@ def fit(
     def run_epoch(epoch: int) -> dict[str, float]:
         model.train()
         for modalities, target in train:
-            out = _call(model, modalities)
-            loss = loss_of(out, *target) if isinstance(target, SoftTargets) else loss_of(out, target)
+            loss = loss_of(_call(model, modalities), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["InteractionOutput"]
+__all__ = ["InteractionOutput", "SoftTargets"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -63,3 +63,15 @@ class InteractionOutput:
 
 
 torch.export.register_dataclass(InteractionOutput, serialized_type_name="i2moe.InteractionOutput")
+
+
+class SoftTargets(NamedTuple):
+    """What a teacher predicts: probabilities, or the values of a regression.
+
+    Args:
+        target: (B, ...), from all modalities that a sample has.
+        marginal_target: (B, M, ...), from each modality alone.
+    """
+
+    target: Tensor
+    marginal_target: Tensor

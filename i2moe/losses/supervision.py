@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.modalities import leaves, map_leaves
-from i2moe._common.output import InteractionOutput
+from i2moe._common.output import InteractionOutput, SoftTargets
 
 __all__ = ["InteractionSupervision"]
 
@@ -81,9 +81,10 @@ class InteractionSupervision:
 
         Args:
             out: what the model made of the batch.
-            target: what the criterion takes as target: a tensor of B rows, or a tuple, list or dict of such.
+            target: what the criterion takes as target: a tensor of B rows, or a tuple, list or dict of such; or what a
+                `Teacher` returned.
             marginal_target: the targets (B, M, ...) of the modalities alone, nested as `target` is, where each has its
-                own: those of a `Teacher`. None for the same target.
+                own. None for the same target.
             target_weights: (B, E), weights that a learned reweighter should give, `categorize(...).degrees` say. What a
                 row sums to, at most 1, is how much it counts.
 
@@ -94,8 +95,10 @@ class InteractionSupervision:
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
+        if isinstance(target, SoftTargets):
+            target, marginal_target = target
         n_samples = out.prediction.shape[0]
-        _check_target(target, (n_samples,))
+        _check_target("target", target, (n_samples,), "(B, ...)")
         experts = _members(out.expert_predictions, out.member_predictions)
         if experts.stride(1) == 0:  # all experts are one network
             experts = experts[:, :1]
@@ -109,7 +112,7 @@ class InteractionSupervision:
             if marginal_target is None:
                 terms["marginals"] = self._mean_loss(marginals, target)
             else:
-                _check_target(marginal_target, (n_samples, marginals.shape[1]))
+                _check_target("marginal_target", marginal_target, tuple(marginals.shape[:2]), "(B, M, ...)")
                 terms["marginals"] = self._mean_loss(marginals, marginal_target, of_each=True)
         elif marginal_target is not None:
             raise ValueError(
@@ -149,14 +152,12 @@ def _members(predictions: Tensor, members: Tensor | None) -> Tensor:
     return predictions.unsqueeze(2) if members is None else members
 
 
-def _check_target(target: Any, shape: tuple[int, ...]) -> None:
-    axes = "a row for each" if len(shape) == 1 else "a row for each, and a column for each modality,"
+def _check_target(name: str, target: Any, shape: tuple[int, ...], axes: str) -> None:
     for y in leaves(target):
         if not isinstance(y, Tensor) or y.shape[: len(shape)] != shape:
             found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-            raise ValueError(
-                f"the target must hold tensors with {axes} of the batch's {shape[0]} samples, however it holds {found}"
-            )
+            sizes = ", ".join(map(str, shape))
+            raise ValueError(f"{name} must hold tensors {axes} = ({sizes}, ...) of the batch, however it holds {found}")
 
 
 def _check_scalar(loss: Tensor) -> Tensor:

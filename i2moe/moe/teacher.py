@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from i2moe._common.output import InteractionOutput
+from i2moe._common.output import InteractionOutput, SoftTargets
 from i2moe._common.tasks import Task, probabilities
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["SoftTargets", "Teacher"]
-
-
-class SoftTargets(NamedTuple):
-    """What a teacher predicts: probabilities, or the values of a regression.
-
-    Args:
-        target: (B, ...), from all modalities that a sample has.
-        marginal_target: (B, M, ...), from each modality alone.
-    """
-
-    target: Tensor
-    marginal_target: Tensor
 
 
 class Teacher(nn.Module):
@@ -51,30 +39,27 @@ class Teacher(nn.Module):
         >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
         >>> teacher = Teacher([make(), make()])  # trained, in earnest
         >>> student, supervise = make(), InteractionSupervision(nn.functional.cross_entropy)
-        >>> loss = supervise(student(image, text), *teacher(image, text))
+        >>> loss = supervise(student(image, text), teacher(image, text))
         >>> loss.backward()
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
+        models = list(models)
         tasks = [_task_of(model) for model in models]
         if len(set(tasks)) != 1:
             raise ValueError(f"models must be at least one, all of one task, however their tasks are {tasks}")
         self.task: Task = tasks[0]
         self.models: nn.ModuleList = nn.ModuleList(models)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode."""
-        return super().train(False)
 
     @torch.no_grad()
     def forward(self, *modalities: Any, **options: Any) -> SoftTargets:
-        """Return the mean predictions; arguments are those of each model.
+        """Return the mean predictions. The arguments are those of each model, `available=` too where samples lack one.
 
         They can be computed once, before the student is trained. Those from all modalities are right too for a student
         that has some of them left out in training, as a label is.
         """
+        self.eval()
         outputs: list[InteractionOutput] = [model(*modalities, **options) for model in self.models]
         joint = torch.stack([out.prediction for out in outputs])  # (T, B, ...)
         alone = torch.stack([out.marginals for out in outputs if out.marginals is not None])  # (T, B, M, ...)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from types import MappingProxyType
@@ -20,9 +20,9 @@ from examples.common.recipe import Batch, Batches, fit, paper_objective
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision, Teacher
+from i2moe._common.output import SoftTargets
 from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
-from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "prediction_of", "train"]
 
@@ -120,11 +120,12 @@ class Contender:
         build: builds the model for data.
         loss_of: makes the loss of what the model returns of the task's criterion.
         dropout: the share of the modalities that is dropped in training.
-        taught_by: what the model learns from, several of them, in place of the targets; None for the targets.
+        taught_by: what the model learns from, several of them, in place of the targets; None for the targets. It then
+            has three times the patience: what it learns has less noise to overfit.
     """
 
     build: Callable[[MultimodalData], Model]
-    loss_of: Callable[[Loss], Callable[..., Tensor]] = lambda criterion: criterion
+    loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
     dropout: float = 0.0
     taught_by: Contender | None = None
 
@@ -155,7 +156,7 @@ def _computed(data: MultimodalData, members: int) -> Model:
     return Model(experts, has_experts=True)
 
 
-_SMALL = Contender(partial(_computed, members=1), InteractionSupervision, DROPOUT)
+_COMPUTED = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, DROPOUT)
 
 CONTENDERS = MappingProxyType(
     {
@@ -168,7 +169,8 @@ CONTENDERS = MappingProxyType(
             lambda data: Model(SharedEnsemble(data, _n_experts(data))), _loss_of_members, DROPOUT
         ),
         "paper": Contender(_paper, paper_objective),
-        "computed": Contender(partial(_computed, members=MEMBERS), InteractionSupervision, DROPOUT, _SMALL),
+        "computed": _COMPUTED,
+        "computed, taught": replace(_COMPUTED, taught_by=replace(_COMPUTED, build=partial(_computed, members=1))),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""
@@ -195,7 +197,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
-        patience=settings.patience,
+        patience=settings.patience * (1 if contender.taught_by is None else 3),
     )
     return model.eval()
 
