@@ -56,7 +56,7 @@ def made(kind: str, n: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.n
 @cache
 def fitted(kind: str) -> InteractionClassifier:
     return InteractionClassifier(
-        hidden_dim=32, members=2, n_teachers=2, learning_rate=0.005, max_epochs=30, random_state=0
+        hidden_dim=32, members=2, n_teachers=0, learning_rate=0.005, max_epochs=30, random_state=0
     ).fit(*made(kind))
 
 
@@ -569,6 +569,6 @@ def test_not_worse_than_a_linear_model() -> None:
     y = (np.hstack(Xs) @ generator.normal(size=10) + generator.normal(size=600)) > 0
     linear = LogisticRegression().fit(np.hstack(Xs)[:400], y[:400]).score(np.hstack(Xs)[400:], y[400:])
     estimator = InteractionClassifier(
-        hidden_dim=32, members=2, n_teachers=2, learning_rate=0.005, max_epochs=30, random_state=0
+        hidden_dim=32, members=2, n_teachers=0, learning_rate=0.005, max_epochs=30, random_state=0
     )
     assert estimator.fit([x[:400] for x in Xs], y[:400]).score([x[400:] for x in Xs], y[400:]) > linear - 0.03

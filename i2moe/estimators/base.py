@@ -307,7 +307,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             patience=self.patience,
         )
         n_teachers: Any = self.n_teachers
-        if not isinstance(n_teachers, Integral) or isinstance(n_teachers, bool) or n_teachers < 0:
+        if not isinstance(n_teachers, Integral) or n_teachers < 0:
             raise ValueError(f"n_teachers must be an integer of at least 0, however it is {n_teachers!r}")
         check_rate(dropout=self.dropout, modality_dropout=self.modality_dropout)
         fraction: Any = self.validation_fraction
