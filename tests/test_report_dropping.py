@@ -13,17 +13,10 @@ import torch
 
 from i2moe.estimators import InteractionClassifier, InteractionRegressor
 from i2moe.interpretation import InteractionReport
+from tests.test_estimators import LEARNING
 from tests.test_report_alone import made_up
 from tests.test_report_html import page_of
 
-SETTINGS: dict[str, Any] = {
-    "hidden_dim": 16,
-    "members": 1,
-    "n_teachers": 0,
-    "learning_rate": 0.01,
-    "max_epochs": 12,
-    "random_state": 0,
-}
 NAMES = ("image", "text", "sound")
 
 
@@ -42,7 +35,7 @@ def made(kind: str, n: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarra
 @cache
 def retrained(kind: str) -> InteractionReport:
     train, test = made(kind, 400, seed=0), made(kind, 200, seed=1)
-    return InteractionClassifier(**SETTINGS).fit(*train).report(*test, retrain_on=train, n_draws=0)
+    return InteractionClassifier(**LEARNING).fit(*train).report(*test, retrain_on=train, n_draws=0)
 
 
 def three(**changes: Any) -> InteractionReport:
@@ -132,7 +125,7 @@ def test_where_nothing_is_left_there_is_a_note_and_no_cost() -> None:
 def test_copies_are_trained_on_the_samples_that_have_something_left(tmp_path: Path) -> None:
     Xs, y = made("duplicated", 60, seed=0)
     Xs["image"][3:] = np.nan  # no training without the two others
-    whole = InteractionClassifier(**SETTINGS | {"max_epochs": 1}).fit(Xs, y)
+    whole = InteractionClassifier(**LEARNING | {"max_epochs": 1}).fit(Xs, y)
     with pytest.warns(UserWarning, match=r"the 3 that do are not enough|returned NaN for each"):
         report = whole.report(Xs, y, retrain_on=(Xs, y), n_draws=0)
     costs = report.cost_of_dropping()
@@ -218,7 +211,7 @@ def test_a_regression_trained_anew_is_in_units() -> None:
     Xs = [generator.normal(size=(300, 2)), generator.normal(size=(300, 2))]
     y = 1000 + 50 * Xs[0][:, 0]
     Xs[1][:100] = np.nan  # these have nothing left without the first
-    report = InteractionRegressor(**SETTINGS).fit(Xs, y).report(Xs, y, retrain_on=(Xs, y, None), n_draws=0)
+    report = InteractionRegressor(**LEARNING).fit(Xs, y).report(Xs, y, retrain_on=(Xs, y, None), n_draws=0)
     assert report.predictions_retrained is not None
     assert report.predictions_retrained[:100, 0].isnan().all()
     cost = report.cost_of_dropping()
@@ -233,7 +226,7 @@ def test_copies_may_have_seen_fewer_classes_and_no_others() -> None:
     Xs, y = made("xor", 60, seed=0)
     names = np.array(["no", "yes"])[y.astype(int)]
     names[:20] = "maybe"
-    whole = InteractionClassifier(**SETTINGS | {"max_epochs": 1}).fit(Xs, names)
+    whole = InteractionClassifier(**LEARNING | {"max_epochs": 1}).fit(Xs, names)
     rest = {name: x[20:] for name, x in Xs.items()}
     report = whole.report(Xs, names, retrain_on=(rest, names[20:]), n_draws=0)
     assert report.cost_of_dropping()["image"].retrained is not None

@@ -11,7 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
 from i2moe import ComputedReweighter, InteractionOutput, calibrate
-from i2moe._common.output import SoftTargets
+from i2moe._common.modalities import map_leaves
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["Batch", "Batches", "fit", "moving_average", "paper_objective"]
 
@@ -128,9 +129,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in torch.randperm(len(self.modalities[0]), generator=self.generator).split(self.batch_size):
-            target = self.target
-            of_rows = SoftTargets(*(x[rows] for x in target)) if isinstance(target, SoftTargets) else target[rows]
-            yield tuple(x[rows] for x in self.modalities), of_rows
+            yield map_leaves(lambda x, rows=rows: x[rows], (self.modalities, self.target))
 
 
 def _call(model: nn.Module, modalities: Any) -> Any:

@@ -150,6 +150,7 @@ class InteractionEstimator(BaseEstimator, ABC):
                 "retrain_on must be a tuple (Xs, y) or (Xs, y, sample_weight) of training samples, however it is a "
                 f"{type(retrain_on).__name__}" + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
             )
+        Xs = Modalities(Xs)
         modalities, available = self.to_tensors(Xs)
         target = self._code_target(_check_targets(y, len(available)))
         data = Rows(modalities, available, target, torch.ones(len(target)))
@@ -162,7 +163,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             n_draws=n_draws,
             confidence=confidence,
         )
-        given = list(map(as_tensor, Modalities(Xs).ordered(self.modality_names_).arrays))
+        given = list(map(as_tensor, Xs.ordered(self.modality_names_).arrays))
         found = replace(found, checksums=checksum(given, len(target)))  # what the model got depends on its fit
         return self._in_report(found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on)))
 

@@ -47,7 +47,8 @@ class Rows(NamedTuple):
 
     def take(self, rows: Tensor, device: torch.device) -> Rows:
         """Return some rows on a device."""
-        return Rows(*map_leaves(lambda tensor: tensor[rows].to(device), tuple(self)))
+        taken: Rows = map_leaves(lambda tensor: tensor[rows].to(device), self)
+        return taken
 
     def taught_by(self, teacher: Teacher, device: torch.device) -> Rows:
         """Return the same samples with a teacher's predictions as targets."""

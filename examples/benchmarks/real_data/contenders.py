@@ -20,9 +20,9 @@ from examples.common.recipe import Batch, Batches, fit, paper_objective
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision, Teacher
-from i2moe._common.output import SoftTargets
 from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "prediction_of", "train"]
 
@@ -119,15 +119,24 @@ class Contender:
     Args:
         build: builds the model for data.
         loss_of: makes the loss of what the model returns of the task's criterion.
-        dropout: the share of the modalities that is dropped in training.
+        dropout: the share of so many modalities that is dropped in training.
         taught_by: what the model learns from, several of them, in place of the targets; None for the targets. It then
             has three times the patience: what it learns has less noise to overfit.
     """
 
     build: Callable[[MultimodalData], Model]
     loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
-    dropout: float = 0.0
+    dropout: Callable[[int], float] = lambda n_modalities: 0.0
     taught_by: Contender | None = None
+
+
+def _dropout(n_modalities: int) -> float:
+    return DROPOUT
+
+
+def _dropout_of_three(n_modalities: int) -> float:
+    """Return none for two modalities, of which computed weights train each alone anyway."""
+    return DROPOUT if n_modalities > 2 else 0.0
 
 
 def _loss_of_members(criterion: Loss) -> Loss:
@@ -156,17 +165,17 @@ def _computed(data: MultimodalData, members: int) -> Model:
     return Model(experts, has_experts=True)
 
 
-_COMPUTED = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, DROPOUT)
+_COMPUTED = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, _dropout_of_three)
 
 CONTENDERS = MappingProxyType(
     {
         "fusion": Contender(lambda data: Model(Network(data))),
-        "fusion, dropout": Contender(lambda data: Model(Network(data)), dropout=DROPOUT),
+        "fusion, dropout": Contender(lambda data: Model(Network(data)), dropout=_dropout),
         "ensemble": Contender(_ensemble, _loss_of_members),
-        "ensemble, dropout": Contender(_ensemble, _loss_of_members, DROPOUT),
+        "ensemble, dropout": Contender(_ensemble, _loss_of_members, _dropout),
         "late fusion": Contender(lambda data: Model(LateFusion(data), takes_available=True), _loss_of_members),
         "shared ensemble, dropout": Contender(
-            lambda data: Model(SharedEnsemble(data, _n_experts(data))), _loss_of_members, DROPOUT
+            lambda data: Model(SharedEnsemble(data, _n_experts(data))), _loss_of_members, _dropout
         ),
         "paper": Contender(_paper, paper_objective),
         "computed": _COMPUTED,
@@ -189,11 +198,9 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     torch.manual_seed(seed)
     model = contender.build(data)
     batches = Batches(inputs, targets, settings.batch_size, seed)
-    # Of two modalities, each alone is trained anyway where the weights are computed.
-    drops = not (contender.loss_of is InteractionSupervision and len(data.shapes) == 2)
     fit(
         model,
-        _Dropping(batches, contender.dropout if drops else 0.0),
+        _Dropping(batches, contender.dropout(len(data.shapes))),
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
