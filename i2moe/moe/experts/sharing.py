@@ -134,8 +134,9 @@ class _Factors(nn.Module):
         """Scale what goes into the layer: its floating-point tensors as wide as the layer's input."""
         n_scaled = 3 if isinstance(layer, nn.MultiheadAttention) else 1  # query, key and value; else the input
         names = ("query", "key", "value") if n_scaled == 3 else ("input",)
-        args = tuple(self._scale(x) if i < n_scaled else x for i, x in enumerate(args))
-        return args, {name: self._scale(x) if name in names else x for name, x in kwargs.items()}
+        scale = {name: self._scaled(self._blocks_of_inputs(x)) for name, x in kwargs.items() if name in names}
+        args = tuple(self._scaled(self._blocks_of_inputs(x)) if i < n_scaled else x for i, x in enumerate(args))
+        return args, kwargs | scale
 
     def linear(self, layer: nn.Linear, input: Tensor) -> Tensor:
         """Run a linear layer; where a member's rows are many, on weights that carry its factors."""
@@ -144,7 +145,8 @@ class _Factors(nn.Module):
         n_groups, n_members, *_, n_features = blocks.shape
         many = blocks.numel() > 2 * n_members * n_features * min(layer.weight.shape)  # else the weights take longer
         if torch.compiler.is_compiling() or n_groups > 1 or not many:  # a trace is for any number of rows
-            scaled: Tensor = self.after(layer, (), nn.functional.linear(self._scale(input), layer.weight, layer.bias))
+            output: Tensor = nn.functional.linear(self._scaled(blocks), layer.weight, layer.bias)
+            scaled: Tensor = self.after(layer, (), output)
             return scaled
         r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
         weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
@@ -160,9 +162,9 @@ class _Factors(nn.Module):
         bias, factors = (self._of_blocks(values, blocks) for values in (self.bias, self.outputs))
         return torch.addcmul(bias, blocks, factors).flatten(0, 2)
 
-    def _scale(self, x: Tensor) -> Tensor:
+    def _scaled(self, blocks: Tensor) -> Tensor:
+        """Scale the blocks of an input by the members' factors, and return its rows."""
         assert self.inputs is not None
-        blocks = self._blocks_of_inputs(x)
         return (blocks * self._of_blocks(self.inputs, blocks)).flatten(0, 2)
 
     def _blocks_of_inputs(self, x: Tensor) -> Tensor:
