@@ -235,10 +235,12 @@ class ModalityDropout(nn.Module):
 
     Args:
         p: the probability, in [0, 1).
+        rows: the share of the samples in which modalities are dropped, in [0, 1]; the others stay as they are. With
+            half of them, a model learns to do without modalities and loses less where all are there.
         generator: source of the random numbers; None for torch's global one.
 
     Raises:
-        ValueError: if `p` is out of range.
+        ValueError: if `p` or `rows` is out of range.
 
     Example:
         >>> drop = ModalityDropout(0.5, generator=torch.Generator().manual_seed(0))
@@ -246,10 +248,13 @@ class ModalityDropout(nn.Module):
         tensor([[False, True, False], [ True, False, False]])
     """
 
-    def __init__(self, p: float, *, generator: torch.Generator | None = None) -> None:
+    def __init__(self, p: float, *, rows: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__()
         check_rate(p=p)
+        if not 0 <= rows <= 1:
+            raise ValueError(f"rows must be a share of the samples in [0, 1], however it is {rows}")
         self.p = p
+        self.rows = rows
         self.generator = generator
 
     def forward(self, available: Tensor) -> Tensor:
@@ -258,11 +263,15 @@ class ModalityDropout(nn.Module):
             return available
         draw = torch.rand(available.shape, device=available.device, generator=self.generator)
         draw = torch.where(available, draw, -1.0)
-        return available & ((draw >= self.p) | (draw == draw.amax(1, keepdim=True)))
+        left = available & ((draw >= self.p) | (draw == draw.amax(1, keepdim=True)))
+        if self.rows == 1:
+            return left
+        whole = torch.rand(len(draw), 1, device=draw.device, generator=self.generator) >= self.rows
+        return torch.where(whole, available, left)
 
     def extra_repr(self) -> str:
-        """Show the probability."""
-        return f"p={self.p}"
+        """Show the arguments."""
+        return f"p={self.p}" if self.rows == 1 else f"p={self.p}, rows={self.rows}"
 
 
 class _Lazy(LazyModuleMixin, _VectorFill):

@@ -456,6 +456,22 @@ def test_pruned_models_keep_the_uniqueness_experts() -> None:
             cut()
 
 
+@pytest.mark.parametrize("members", [None, 2])
+def test_the_prediction_alone_is_that_of_the_model(members: int | None) -> None:
+    available = torch.tensor([[True, True], [True, False], [False, True]] * 2)
+    for model in (make(members=members).eval(), scaled(make(members=members)).eval()):
+        for mask in (None, available):
+            close(model.predict(*batch(), available=mask), model(*batch(), available=mask).prediction)
+
+
+def test_the_prediction_alone_needs_no_row_of_one_modality() -> None:
+    model, rows = make(members=2).eval(), []
+    model.example_backbone.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    model.predict(*batch())
+    model(*batch())
+    assert rows == [2 * B, 2 * 3 * B]
+
+
 def test_experts_that_are_one_network_stay_so() -> None:
     """Weights or views given later would need experts that differ."""
     changed = make(members=2)

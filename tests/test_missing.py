@@ -468,6 +468,16 @@ def test_modality_dropout_drops_its_share_and_leaves_one_modality(p: float, gene
     assert_identical(ModalityDropout(p).eval()(available), available)
 
 
+def test_modality_dropout_leaves_a_share_of_the_samples_whole(generator: torch.Generator) -> None:
+    available = torch.ones(4000, 4, dtype=torch.bool)
+    left = ModalityDropout(0.5, rows=0.25, generator=generator)(available)
+    assert left.all(1).float().mean().item() == pytest.approx(0.75 + 0.25 * 0.5**4, abs=0.02)
+    dropped = left[~left.all(1)].sum(1).float().mean().item()
+    assert dropped == pytest.approx((4 * 0.5 + 0.5**4 - 4 * 0.5**4) / (1 - 0.5**4), rel=0.05)  # none lost: keep one
+    assert "rows=0.25" in repr(ModalityDropout(0.5, rows=0.25))
+    assert_identical(ModalityDropout(0.5, rows=0.0)(available), available)
+
+
 # --- errors ---
 
 
@@ -524,6 +534,8 @@ def test_a_mistake_in_building_is_refused(options: Any, error: Any, words: str) 
 def test_mistakes_in_fills_and_dropout_are_refused() -> None:
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\)"):
         ModalityDropout(1.0)
+    with pytest.raises(ValueError, match=r"rows must be a share of the samples"):
+        ModalityDropout(0.5, rows=1.5)
     with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by a vector"):
         LearnedFill(example=torch.ones(2, dtype=torch.long))
 

@@ -76,6 +76,22 @@ def test_each_modality_alone_has_its_own_target(task: Task, members: int | None,
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("task", CRITERIA)
+def test_targets_mixed_with_labels_give_the_mean_of_both_losses(task: Task) -> None:
+    out, criterion = make(task)(*batch()), CRITERIA[task]
+    soft = Teacher([make(task)])(*batch())
+    y = {"classification": torch.arange(B) % C, "multilabel": torch.ones(B, C), "regression": torch.randn(B, C)}[task]
+    hard = F.one_hot(y, C).float() if task == "classification" else y
+    supervise = InteractionSupervision(criterion)
+
+    def gradient(loss: Tensor) -> Tensor:
+        return torch.autograd.grad(loss, out.member_predictions, retain_graph=True)[0]
+
+    loss = 0.9 * supervise(out, soft) + 0.1 * supervise(out, hard)
+    torch.testing.assert_close(gradient(supervise(out, soft.mixed_with(y))), gradient(loss))
+    torch.testing.assert_close(soft.mixed_with(y, 0.0), soft)
+
+
 def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> None:
     inputs = batch(200)
     target = (inputs[0][:, 0] + inputs[1][:, 0] + 2 * torch.randn(200) > 0).long()
@@ -106,6 +122,7 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         (lambda: Teacher([]), "at least one"),
         (lambda: Teacher([make("regression"), make()]), "of one task"),
         (lambda: Teacher([nn.Linear(2, 2)]), "a Linear does not"),
+        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)), r"labels must be classes \(6,\), or \(6, 3\)"),
         (
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
             r"marginal_target must hold tensors \(B, M, ...\) = \(6, 2, ...\)",

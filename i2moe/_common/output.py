@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["InteractionOutput", "SoftTargets"]
 
@@ -75,3 +75,29 @@ class SoftTargets(NamedTuple):
 
     target: Tensor
     marginal_target: Tensor
+
+    def mixed_with(self, labels: Tensor, share: float = 0.1) -> SoftTargets:
+        """Return the targets moved towards the labels, those of each modality alone too.
+
+        A model that learns a teacher's predictions alone is smoother than the teacher, and predicts a little worse
+        where the labels are hard to predict. A share of the labels prevents that.
+
+        Args:
+            labels: (B,) classes, or (B, ...) labels or values, as the criterion takes them.
+            share: how far, from 0 for the teacher's predictions to 1 for the labels.
+
+        Raises:
+            ValueError: if the labels do not fit the targets.
+
+        Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
+        """
+        target, alone = self
+        if labels.shape == target.shape[:-1] and not labels.is_floating_point():
+            labels = nn.functional.one_hot(labels, target.shape[-1])
+        if labels.shape != target.shape:
+            raise ValueError(
+                f"labels must be classes {tuple(target.shape[:-1])}, or {tuple(target.shape)} as the teacher's "
+                f"predictions are, however they are {labels.dtype} {tuple(labels.shape)}"
+            )
+        labels = labels.to(target.dtype)
+        return SoftTargets(target.lerp(labels, share), alone.lerp(labels.unsqueeze(1).expand_as(alone), share))

@@ -109,7 +109,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
     def interaction_weights(self, Xs: MultimodalData) -> np.ndarray:
         """Return how much each interaction counts for each sample, (N, E); the columns are `expert_names_`."""
-        return self._outputs(Xs)["weights"].numpy()
+        return self._run(Xs, lambda *inputs: call(self.model_, inputs).weights).numpy()
 
     def to_tensors(self, Xs: MultimodalData) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return what `model_` takes: M standardized tensors (N, ...), and which modalities are there, (N, M) bool.
@@ -226,21 +226,28 @@ class InteractionEstimator(BaseEstimator, ABC):
 
         return refit
 
-    def _outputs(self, Xs: MultimodalData) -> dict[str, Tensor]:
-        """Run the model over samples: prediction (N, C), weights (N, E) and marginals (N, M, C), in float64."""
+    def _predictions(self, Xs: MultimodalData) -> Tensor:
+        """Return the model's predictions, (N, C) in float64, without weights."""
+        return self._run(Xs, lambda modalities, available: self.model_.predict(*modalities, available=available))
+
+    def _marginals(self, Xs: MultimodalData) -> Tensor:
+        """Return the model's predictions from each modality alone, (N, M, C) in float64; NaN where it is absent."""
+
+        def marginals(modalities: tuple[Tensor, ...], available: Tensor) -> Tensor:
+            alone = call(self.model_, (modalities, available)).marginals
+            assert alone is not None
+            return alone.masked_fill(~available.unsqueeze(-1), torch.nan)
+
+        return self._run(Xs, marginals)
+
+    def _run(self, Xs: MultimodalData, function: Callable[[tuple[Tensor, ...], Tensor], Tensor]) -> Tensor:
+        """Return what a function of the modalities, and of which are there, returns for samples, in float64."""
         modalities, available = self.to_tensors(Xs)
         nothing = torch.zeros(len(available))
-        found: dict[str, list[Tensor]] = {"prediction": [], "weights": [], "marginals": []}
-        device = torch.device(self.device)
         with torch.no_grad():
             self.model_.eval()
-            for inputs, _ in Rows(modalities, available, nothing, nothing).for_reports(device):
-                out = call(self.model_, inputs)
-                for name, batches in found.items():
-                    batches.append(getattr(out, name).cpu().double())
-        outputs = {name: torch.cat(batches) for name, batches in found.items()}
-        outputs["marginals"][~available] = torch.nan
-        return outputs
+            batches = Rows(modalities, available, nothing, nothing).for_reports(torch.device(self.device))
+            return torch.cat([function(*inputs).cpu().double() for inputs, _ in batches])
 
     def _train(
         self,

@@ -48,7 +48,8 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         max_epochs: passes over the training samples, at most.
         patience: epochs without a held-out loss better by 0.001 after which training ends.
         validation_fraction: of the samples held out, of each class about the same.
-        modality_dropout: probability by which modalities are left out in training, for more than two, in [0, 1).
+        modality_dropout: probability by which modalities are left out of half of the samples in training, for more than
+            two, in [0, 1).
         device: of the model, "cpu" or "cuda".
         progress: "rich" shows a bar while training.
         random_state: a number gives the same model again; None draws one from numpy.
@@ -83,11 +84,11 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
 
     def predict_proba(self, Xs: MultimodalData) -> np.ndarray:
         """Return the probability of each class, (N, C); the columns are `classes_`."""
-        return self._outputs(Xs)["prediction"].softmax(-1).numpy()
+        return self._predictions(Xs).softmax(-1).numpy()
 
     def marginal_proba(self, Xs: MultimodalData) -> np.ndarray:
         """Return the probability of each class from each modality alone, (N, M, C); NaN where a sample lacks it."""
-        return self._outputs(Xs)["marginals"].softmax(-1).numpy()
+        return self._marginals(Xs).softmax(-1).numpy()
 
     @property
     def _n_outputs(self) -> int:
@@ -134,7 +135,7 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
 
     def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
         """Return the logits of this estimator's classes; those unknown to the other get no probability."""
-        found = other._outputs(Xs)["prediction"]
+        found = other._predictions(Xs)
         logits = found.new_full((len(found), len(self.classes_)), -1e9)
         logits[:, self._code_target(other.classes_)] = found
         return logits

@@ -46,11 +46,11 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
 
     def predict(self, Xs: MultimodalData) -> np.ndarray:
         """Return the values of each sample, (N,) or (N, C), as the target of `fit` was."""
-        return self._in_units(self._outputs(Xs)["prediction"].numpy())
+        return self._in_units(self._predictions(Xs).numpy())
 
     def marginal_predict(self, Xs: MultimodalData) -> np.ndarray:
         """Return the values predicted from each modality alone, (N, M) or (N, M, C); NaN where a sample lacks it."""
-        return self._in_units(self._outputs(Xs)["marginals"].numpy())
+        return self._in_units(self._marginals(Xs).numpy())
 
     def _in_report(self, report: InteractionReport) -> InteractionReport:
         if self._n_outputs > 1:

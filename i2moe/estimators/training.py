@@ -24,6 +24,7 @@ SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions (B, C) and targets (B, ...) to the loss of each sample (B,)."""
 
 _DECAY = 0.99
+_ROWS_DROPPED = 0.5
 _LEAST_GAIN = 1e-3  # of the held-out loss, to go on
 _ROWS_OF_EVALUATION = 512
 
@@ -51,9 +52,9 @@ class Rows(NamedTuple):
         return taken
 
     def taught_by(self, teacher: Teacher, device: torch.device) -> Rows:
-        """Return the same samples with a teacher's predictions as targets."""
+        """Return the same samples with a teacher's predictions, mixed with the targets, as targets."""
         batches = self.batches(_ROWS_OF_EVALUATION, device)
-        parts = [teacher(*batch.modalities, available=batch.available) for batch in batches]
+        parts = [teacher(*b.modalities, available=b.available).mixed_with(b.target) for b in batches]
         target, marginal_target = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
         return self._replace(target=target, marginal_target=marginal_target)
 
@@ -80,7 +81,8 @@ class Recipe:
         batch_size: rows of a batch, at most.
         max_epochs: passes over the rows, at most.
         patience: epochs without a held-out loss better by 0.001 after which training ends.
-        modality_dropout: probability by which a modality is dropped in training, for more than two modalities.
+        modality_dropout: probability by which a modality is dropped in training, in half of the rows, for more than
+            two modalities.
         device: where to.
     """
 
@@ -166,7 +168,7 @@ def fit(
         ValueError: if training diverges.
     """
     supervise = InteractionSupervision(lambda prediction, y: (loss(prediction, y[0]) * y[1]).mean())
-    drop = ModalityDropout(recipe.modality_dropout if model.n_modalities > 2 else 0.0)
+    drop = ModalityDropout(recipe.modality_dropout if model.n_modalities > 2 else 0.0, rows=_ROWS_DROPPED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     averaged = copy.deepcopy(model)
     averages = copy.deepcopy(model.state_dict())

@@ -180,6 +180,27 @@ class InteractionMoE(nn.Module):
         return self._mix(modalities, arrange, available, perturb=self.training and self.perturbation is not None)
 
     @sizes_parameters
+    def predict(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Return the prediction (B, ...) alone: that of the model itself, where nobody asks for interactions.
+
+        With computed weights and `members=k` it makes k passes in place of k (M + 1): all experts predict the same, and
+        no weight changes it. Other models make the passes that they make anyway.
+
+        Wrappers like FSDP2, which prepare a model in its forward pass, must be told of this method:
+        `register_fsdp_forward_method(model, "predict")`.
+
+        Args:
+            *args: as for the model itself.
+            available: as for the model itself.
+            **kwargs: as for the model itself.
+        """
+        modalities, arrange, available = self._bind(args, kwargs, available)
+        if not isinstance(self.reweighter, ComputedReweighter) or not getattr(self.experts, "tied", False):
+            return self._mix(modalities, arrange, available, perturb=False).prediction
+        outputs = self.experts(arrange, Views(modalities))
+        return self.reweighter.calibrated(outputs, available).predictions[:, 0]
+
+    @sizes_parameters
     def interaction_views(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> InteractionOutput:
         """Predict with perturbed views and interaction losses in any mode, for validation curves.
 
@@ -212,6 +233,12 @@ class InteractionMoE(nn.Module):
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
     ) -> InteractionOutput:
+        computed = isinstance(self.reweighter, ComputedReweighter)
+        if getattr(self.experts, "tied", False) and (perturb or not computed):
+            raise ValueError(
+                "experts that are one network must have computed weights and no perturbation, however the model got "
+                "others after it was built; build the model with them"
+            )
         # A mask in any case, where there could be one: in other processes samples may lack something.
         present = self._mask(modalities, True) if available is None and self.fill is not None else available
         views = Views(modalities)

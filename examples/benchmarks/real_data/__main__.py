@@ -16,7 +16,8 @@ compared with the model's own predictions from one modality alone.
   of two models and of two others, with --starts 4.
 * apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each.
 * benefit: how well a score tells on which samples the model does better without a modality (macro AUROC).
-* training: seconds of CPU time. inference: milliseconds of CPU time for 1,000 samples.
+* training: seconds of CPU time. inference: milliseconds of CPU time for 1,000 samples, for the prediction alone, and
+  with weights.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "predict", "prediction_of", "train"]
+__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "prediction_of", "train"]
 
 DROPOUT = 0.3
-"""Share of the modalities that is dropped in training, where a contender has modality dropout."""
+"""Share of the modalities that is dropped in half of the rows in training, where a contender has modality dropout."""
 MEMBERS = 4
 """Members of each expert with computed weights."""
 TEACHERS = 8
@@ -105,11 +105,18 @@ class Model(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
+        return self._call(self.body, inputs)
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """Return the outputs (B, C), and compute no weights where they do not matter."""
+        return prediction_of(self._call(getattr(self.body, "predict", self.body), inputs))
+
+    def _call(self, body: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
         *modalities, available = inputs
         present = [
             torch.where(available[:, i].reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for i, x in enumerate(modalities)
         ]
-        return self.body(*present, available=available) if self.takes_available else self.body(*present)
+        return body(*present, available=available) if self.takes_available else body(*present)
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,8 @@ class Contender:
         build: builds the model for data.
         loss_of: makes the loss of what the model returns of the task's criterion.
         dropout: the share of so many modalities that is dropped in training.
-        taught_by: what the model learns from, several of them, in place of the targets; None for the targets. It then
-            has three times the patience: what it learns has less noise to overfit.
+        taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
+            It then has three times the patience: what it learns has less noise to overfit.
     """
 
     build: Callable[[MultimodalData], Model]
@@ -193,7 +200,10 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     if contender.taught_by is not None:
         seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + TEACHERS)
         teacher = Teacher([train(data, contender.taught_by, each, settings) for each in seeds])
-        parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(whole.targets)).split(512)]
+        parts = [
+            teacher(*(x[rows] for x in inputs)).mixed_with(whole.targets[rows])
+            for rows in torch.arange(len(whole.targets)).split(512)
+        ]
         targets = SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True)))
     torch.manual_seed(seed)
     model = contender.build(data)
@@ -213,16 +223,11 @@ class _Dropping:
     """Batches in which modalities are dropped."""
 
     def __init__(self, batches: Batches, rate: float) -> None:
-        self.batches, self.drop = batches, ModalityDropout(rate)
+        self.batches, self.drop = batches, ModalityDropout(rate, rows=0.5)
 
     def __iter__(self) -> Iterator[Batch]:
         for (*modalities, available), target in self.batches:
             yield (*modalities, self.drop(available)), target
-
-
-def predict(model: nn.Module, modalities: Sequence[Tensor], available: Tensor) -> Tensor:
-    """Return the outputs (n, C)."""
-    return prediction_of(model(*modalities, available))
 
 
 def prediction_of(out: Any) -> Tensor:

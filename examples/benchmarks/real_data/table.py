@@ -15,7 +15,7 @@ OURS = "computed"
 COLUMNS = {
     "how good": ("score", "nll", "nll, scaled", "brier", "ece", "ece, scaled", "aurc", "risk at 80%"),
     "how robust": ("score", "missing", "missing, worst", "subsets", "noise", "masked"),
-    "how expensive": ("parameters", "training", "inference"),
+    "how expensive": ("parameters", "training", "inference", "inference, weights"),
     "weights": (
         "faithful",
         "faithful, worst",
@@ -74,4 +74,4 @@ def _cell(values: Sequence[float], column: str) -> str:
         return "-"
     if column == "parameters":
         return f"{fmean(values):,.0f}"
-    return mean_and_deviation(values, ".1f" if column in ("training", "inference") else ".3f")
+    return mean_and_deviation(values, ".1f" if column.startswith(("training", "inference")) else ".3f")

@@ -82,7 +82,7 @@ class BatchReader:
         def score_of(modalities: tuple[Modality, ...]) -> Tensor:
             args, kwargs = seen.arrange(modalities)
             mask = {} if seen.available is None else {"available": seen.available}
-            prediction = _as_rows(_to_cpu(self.moe(*args, **kwargs, **mask).prediction))[:, self.outputs]
+            prediction = _as_rows(_to_cpu(self.moe.predict(*args, **kwargs, **mask)))[:, self.outputs]
             return score(self.task, prediction, rows["target"])
 
         full = score(self.task, rows["prediction"], rows["target"])

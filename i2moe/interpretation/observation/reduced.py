@@ -61,7 +61,5 @@ def _predict_from(moe: InteractionMoE, seen: Observation, kept: frozenset[int]) 
     left = seen.available & is_kept
     nothing = ~left.any(1)
     args, kwargs = seen.arrange(seen.modalities)
-    prediction: Tensor = moe(
-        *args, **kwargs, available=torch.where(nothing.unsqueeze(1), seen.available, left)
-    ).prediction
+    prediction = moe.predict(*args, **kwargs, available=torch.where(nothing.unsqueeze(1), seen.available, left))
     return prediction.masked_fill(nothing.reshape(-1, *(1,) * (prediction.ndim - 1)), torch.nan)

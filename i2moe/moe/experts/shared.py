@@ -49,6 +49,7 @@ class SharedExperts(nn.Module):
         super().__init__()
         self.names: tuple[str, ...] = tuple(names)
         self.n_members = n_members
+        self.tied = tied
         self.n_networks = 1 if tied else len(self.names)
         self.checkpoint = checkpoint
         self.backbone = backbone
@@ -61,15 +62,7 @@ class SharedExperts(nn.Module):
             arrange: turns modalities into the arguments of the backbone's call.
             views: the real batch and its perturbed views.
             alone: for each modality the batch in which all others are filled in; empty where not needed.
-
-        Raises:
-            ValueError: if tied experts get perturbed views, or nothing of one modality alone.
         """
-        if self.n_networks < len(self.names) and (views.perturbed or not alone):
-            raise ValueError(
-                "experts that are one network must have computed weights and no perturbation, however the model got "
-                "others after it was built; build the model with them"
-            )
         n_samples = leaves(views.real)[0].shape[0]
         everyone = [stack_views((views.real, *views.perturbed))] * self.n_networks
         groups = [alone] if self.n_networks > 1 else [[each] for each in alone]

@@ -122,7 +122,6 @@ class ComputedReweighter(nn.Module):
         """
         if self.scale.numel() == 0:
             return outputs
-        assert outputs.marginals is not None
         alone, several = self.scale[:-1], self.scale[-1]
         joint_scale = several.expand(outputs.predictions.shape[0], 1)
         if available is not None:
@@ -132,7 +131,7 @@ class ComputedReweighter(nn.Module):
             outputs,
             predictions=self._scaled(outputs.predictions, joint_scale),
             member_predictions=_map(self._scaled, outputs.member_predictions, joint_scale.unsqueeze(-1)),
-            marginals=self._scaled(outputs.marginals, alone.unsqueeze(0)),
+            marginals=_map(self._scaled, outputs.marginals, alone.unsqueeze(0)),
             member_marginals=_map(self._scaled, outputs.member_marginals, alone.view(1, -1, 1)),
         )
 
