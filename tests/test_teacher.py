@@ -35,6 +35,10 @@ def make(task: Task = "classification", members: int | None = 1) -> InteractionM
     return InteractionMoE(Fusion, 2, reweighter=ComputedReweighter(task), members=members)
 
 
+def bilinear() -> InteractionMoE:
+    return InteractionMoE(lambda: nn.Bilinear(3, 4, C + 1), 2, reweighter="computed")
+
+
 def batch(n: int = B) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3), torch.randn(n, 4)
 
@@ -122,6 +126,7 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         (lambda: Teacher([]), "at least one"),
         (lambda: Teacher([make("regression"), make()]), "of one task"),
         (lambda: Teacher([nn.Linear(2, 2)]), "a Linear does not"),
+        (lambda: Teacher([make(), bilinear()])(*batch()), "their shapes are"),
         (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)), r"labels must be classes \(6,\), or \(6, 3\)"),
         (
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),

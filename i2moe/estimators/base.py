@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.modalities import as_tensor
 from i2moe._common.tasks import Task
-from i2moe.estimators.inputs import Modalities, Standardizer, as_numpy
+from i2moe.estimators.checks import check_arguments, check_device, check_present, check_targets, check_weight
+from i2moe.estimators.inputs import Modalities, MultimodalData, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
+from i2moe.estimators.retraining import retraining
 from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
 from i2moe.interpretation import InteractionReport, explain
 from i2moe.interpretation.observation.observe import checksum
@@ -30,10 +29,7 @@ from i2moe.moe import InteractionMoE
 from i2moe.moe.teacher import Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
 
-__all__ = ["InteractionEstimator", "MultimodalData"]
-
-MultimodalData: TypeAlias = Modalities | Mapping[str, Any] | Sequence[Any]
-"""Arrays (N, D) or (N, T, D), one for each modality."""
+__all__ = ["InteractionEstimator"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -76,20 +72,20 @@ class InteractionEstimator(BaseEstimator, ABC):
             TypeError: if an argument has the wrong type.
             ValueError: if data or arguments do not fit, or no sample has a modality; the message says what must hold.
         """
-        self._check_arguments()
+        check_arguments(self)
         modalities = Modalities(Xs).ordered(self.modality_names)
         if len(modalities.arrays) < 2:
             raise ValueError("Xs must hold at least 2 modalities, however it holds 1; split its columns into groups")
         available = modalities.available()
-        targets, weight = _check_targets(y, len(modalities)), _check_weight(sample_weight, len(modalities))
+        targets, weight = check_targets(y, len(modalities)), check_weight(sample_weight, len(modalities))
         counts = np.flatnonzero(weight)
-        _check_present(modalities, available[counts])
+        check_present(modalities, available[counts])
         return self._fit(modalities[counts], targets[counts], weight[counts])
 
     def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray) -> Self:
         """Train on samples that were checked; all may lack a modality."""
         target, weight = self._learn_target(targets, weight)
-        device = _check_device(self.device)
+        device = check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
             rows = split(target, self.validation_fraction)
             self.inputs_ = Standardizer.fit(modalities[rows[0].numpy()])
@@ -152,7 +148,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             )
         Xs = Modalities(Xs)
         modalities, available = self.to_tensors(Xs)
-        target = self._code_target(_check_targets(y, len(available)))
+        target = self._code_target(check_targets(y, len(available)))
         data = Rows(modalities, available, target, torch.ones(len(target)))
         found = explain(
             self.model_,
@@ -165,7 +161,9 @@ class InteractionEstimator(BaseEstimator, ABC):
         )
         given = list(map(as_tensor, Xs.ordered(self.modality_names_).arrays))
         found = replace(found, checksums=checksum(given, len(target)))  # what the model got depends on its fit
-        return self._in_report(found if retrain_on is None else found.with_retraining(self._refit(Xs, *retrain_on)))
+        return self._in_report(
+            found if retrain_on is None else found.with_retraining(retraining(self, Xs, *retrain_on))
+        )
 
     def _in_report(self, report: InteractionReport) -> InteractionReport:
         """Return the report in the units of the target."""
@@ -195,36 +193,6 @@ class InteractionEstimator(BaseEstimator, ABC):
     @abstractmethod
     def _output_names(self) -> list[str] | None:
         """Names of the outputs."""
-
-    def _refit(
-        self, Xs: MultimodalData, others: MultimodalData, y: Any, sample_weight: Any = None
-    ) -> Callable[[tuple[str, ...]], Tensor]:
-        """Return what trains a copy on some modalities, and predicts samples; NaN for those that have none of them."""
-        train, test = (Modalities(given).ordered(self.modality_names_) for given in (others, Xs))
-        targets, weight = _check_targets(y, len(train)), _check_weight(sample_weight, len(train))
-
-        def refit(kept: tuple[str, ...]) -> Tensor:
-            known, rows = train.keep(kept)
-            wanted, asked = test.keep(kept)
-            rows = rows[weight[rows] > 0]
-            found = torch.full((len(test), self._n_outputs), torch.nan, dtype=torch.float64)
-            if not len(rows) or not len(asked):
-                return found
-            try:
-                copy = clone(self)._fit(known[rows], targets[rows], weight[rows])
-            except ValueError as error:
-                if len(rows) == np.count_nonzero(weight):
-                    raise
-                warnings.warn(
-                    f"copies are trained on samples that have some of {kept}, however the {len(rows)} that do are not "
-                    f"enough ({error}); what such a copy loses is left out",
-                    stacklevel=2,
-                )
-                return found
-            found[torch.from_numpy(asked)] = self._raw_predictions(copy, wanted[asked]).double()
-            return found
-
-        return refit
 
     def _predictions(self, Xs: MultimodalData) -> Tensor:
         """Return the model's predictions, (N, C) in float64, without weights."""
@@ -306,77 +274,3 @@ class InteractionEstimator(BaseEstimator, ABC):
             modality_dropout=self.modality_dropout,
             device=device,
         )
-
-    def _check_arguments(self) -> None:
-        check_at_least_one(
-            hidden_dim=self.hidden_dim,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            patience=self.patience,
-        )
-        n_teachers: Any = self.n_teachers
-        if not isinstance(n_teachers, Integral) or n_teachers < 0:
-            raise ValueError(f"n_teachers must be an integer of at least 0, however it is {n_teachers!r}")
-        check_rate(dropout=self.dropout, modality_dropout=self.modality_dropout)
-        fraction: Any = self.validation_fraction
-        if not isinstance(fraction, Real) or not 0 < float(fraction) < 1:
-            raise ValueError(f"validation_fraction must lie between 0 and 1, however it is {fraction!r}")
-        for name in ("learning_rate", "weight_decay"):
-            rate = getattr(self, name)
-            if not isinstance(rate, Real) or not 0 <= float(rate) < float("inf"):
-                raise ValueError(f"{name} must be a finite number of at least 0, however it is {rate!r}")
-        if self.progress not in ("rich", None):
-            raise ValueError(f"progress must be 'rich' or None, however it is {self.progress!r}")
-
-
-def _check_targets(y: Any, n_samples: int) -> np.ndarray:
-    """Return the targets as an array with a row for each sample."""
-    targets = as_numpy(y)
-    if targets.ndim == 0 or len(targets) != n_samples:
-        raise ValueError(
-            f"y must have one target for each of {n_samples} samples, however its shape is {targets.shape}; Xs is a "
-            "list or dict with one array for each modality"
-        )
-    absent = targets != targets if targets.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
-    absent = absent | (targets == None) if targets.dtype.kind == "O" else absent  # noqa: E711
-    if absent.any():
-        raise ValueError(f"y must be known for all samples, however {absent.sum()} are NaN or None; drop these samples")
-    return targets
-
-
-def _check_present(modalities: Modalities, available: np.ndarray) -> None:
-    """Raise a ValueError if no sample has a modality, of those that samples have (N, M)."""
-    absent = [name for name, here in zip(modalities.names or (), available.T, strict=True) if not here.any()]
-    if absent:
-        raise ValueError(
-            f"each modality must be there in some samples, however {absent} are NaN in all {len(available)}; leave "
-            "these modalities out"
-        )
-
-
-def _check_device(device: str | torch.device) -> torch.device:
-    """Return a device that is there."""
-    try:
-        torch.zeros((), device=device)
-        return torch.device(device)
-    except Exception as error:  # torch raises what the backend does
-        raise ValueError(
-            f"device must be one that torch can use, 'cpu' or 'cuda' say, however it is {device!r} ({error})"
-        ) from error
-
-
-def _check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
-    """Return how much each sample counts, (N,)."""
-    if sample_weight is None:
-        return np.ones(n_samples)
-    weight = as_numpy(sample_weight)
-    try:
-        weight = weight.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sample_weight must be {n_samples} numbers, however it is of {weight.dtype}") from error
-    if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
-        raise ValueError(
-            f"sample_weight must be {n_samples} finite numbers of at least 0, not all 0, however its shape is "
-            f"{weight.shape}" + (f" and it lies in [{weight.min():g}, {weight.max():g}]" if weight.size else "")
-        )
-    return weight

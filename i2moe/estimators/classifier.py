@@ -16,7 +16,8 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from i2moe._common.tasks import Task
-from i2moe.estimators.base import InteractionEstimator, MultimodalData
+from i2moe.estimators.base import InteractionEstimator
+from i2moe.estimators.inputs import MultimodalData
 from i2moe.estimators.training import SampleLoss
 
 __all__ = ["InteractionClassifier"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2moe._common.names import check_names
 
-__all__ = ["Modalities", "Standardizer", "as_numpy"]
+__all__ = ["Modalities", "MultimodalData", "Standardizer", "as_numpy"]
 
 
 class Modalities:
@@ -134,6 +134,10 @@ class Modalities:
                 f"every sample must have a modality, however all are NaN in {_some(lacking)}; drop these samples"
             )
         return here
+
+
+MultimodalData: TypeAlias = Modalities | Mapping[str, Any] | Sequence[Any]
+"""Arrays (N, D) or (N, T, D), one for each modality."""
 
 
 @dataclass(frozen=True)

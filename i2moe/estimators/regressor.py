@@ -11,7 +11,8 @@ from sklearn.base import RegressorMixin
 from torch import Tensor
 
 from i2moe._common.tasks import Task
-from i2moe.estimators.base import InteractionEstimator, MultimodalData
+from i2moe.estimators.base import InteractionEstimator
+from i2moe.estimators.inputs import MultimodalData
 from i2moe.estimators.training import SampleLoss
 from i2moe.interpretation import InteractionReport
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.means import renormalized
-from i2moe._common.modalities import Modality, leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, as_fill
 from i2moe.moe.inputs import Arrange, bind, bind_groups, check_modalities
 
-__all__ = ["Fills", "bind_and_fill", "make_fills", "weigh_available"]
+__all__ = ["Fills", "bind_and_fill", "make_fills", "mask_of", "weigh_available"]
 
 
 class Fills(nn.ModuleList):
@@ -62,9 +62,27 @@ class Fills(nn.ModuleList):
                 raise
         return tuple(filled), present
 
+    def each_alone(self, names: tuple[str, ...], modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+        """Return for each modality the batch in which all others are filled in.
+
+        Args:
+            names: the M names.
+            modalities: M modalities, whole.
+        """
+        # What stands in says nothing of the sample, so that no gradient goes there.
+        rows = map_leaves(lambda x: x.detach() if x.requires_grad else x, modalities)
+        absent, _ = self(names, rows, mask_of(modalities, False), checked=True)
+        return [(*absent[:i], modality, *absent[i + 1 :]) for i, modality in enumerate(modalities)]
+
     def _learn(self) -> bool:
         """Whether complete samples teach a fill something: a mean moves, and a parameter has a gradient each step."""
         return any(True for _ in chain(self.parameters(), self.buffers()))
+
+
+def mask_of(modalities: tuple[Modality, ...], value: bool) -> Tensor:
+    """Return a mask (B, M) of one value."""
+    rows = leaves(modalities)[0]
+    return torch.full((rows.shape[0], len(modalities)), value, device=rows.device)
 
 
 def bind_and_fill(

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_shape
 from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
-from i2moe._common.modalities import Modality, leaves, map_leaves
+from i2moe._common.modalities import Modality, leaves
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
-from i2moe.moe.available import Fills, bind_and_fill, make_fills, weigh_available
+from i2moe.moe.available import Fills, bind_and_fill, make_fills, mask_of, weigh_available
 from i2moe.moe.experts.bank import Execution, ExpertOutputs
 from i2moe.moe.experts.building import make_experts
 from i2moe.moe.experts.shared import SharedExperts
@@ -240,18 +239,19 @@ class InteractionMoE(nn.Module):
                 "others after it was built; build the model with them"
             )
         # A mask in any case, where there could be one: in other processes samples may lack something.
-        present = self._mask(modalities, True) if available is None and self.fill is not None else available
+        present = available if self.fill is None or available is not None else mask_of(modalities, True)
         views = Views(modalities)
         if perturb and self.perturbation is not None:
             views = self.perturbation.draw(modalities, present)
         if isinstance(self.reweighter, ComputedReweighter):
-            outputs = self.experts(arrange, views, self._each_alone(modalities))
+            assert self.fill is not None
+            outputs = self.experts(arrange, views, self.fill.each_alone(self.modality_names, modalities))
             outputs = self.reweighter.calibrated(outputs, available)
             weights = self.reweighter(outputs, available, self.interactions)
         else:
             weights = self.weigh(modalities, available)
             outputs = self.experts(arrange, views)
-        losses = None if outputs.views is None else self._losses_of(outputs, views, present)
+        losses = None if outputs.views is None else _interaction_losses(self, outputs, views, present)
         return InteractionOutput(
             prediction=weighted_sum(outputs.predictions, weights),
             weights=weights,
@@ -281,38 +281,28 @@ class InteractionMoE(nn.Module):
         check_shape("the weights of a reweighter", weights, shape, "(B, E)")
         return weights if available is None else weigh_available(weights, available, self.interactions)
 
-    def _each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
-        """Return for each modality the batch in which all others are filled in."""
-        assert self.fill is not None
-        # What stands in says nothing of the sample, so that no gradient goes there.
-        rows = map_leaves(lambda x: x.detach() if x.requires_grad else x, modalities)
-        absent, _ = self.fill(self.modality_names, rows, self._mask(modalities, False), checked=True)
-        return [(*absent[:i], modality, *absent[i + 1 :]) for i, modality in enumerate(modalities)]
 
-    def _mask(self, modalities: tuple[Modality, ...], value: bool) -> Tensor:
-        """Return a mask (B, M) of one value."""
-        rows = leaves(modalities)[0]
-        return torch.full((rows.shape[0], self.n_modalities), value, device=rows.device)
-
-    def _losses_of(self, outputs: ExpertOutputs, views: Views, available: Tensor | None) -> Tensor:
-        """Return the interaction loss of each expert (E,)."""
-        compared = outputs.views if getattr(self.losses, "on", "prediction") == "prediction" else outputs.latent_views
-        if compared is None:
-            raise ValueError(
-                "losses on the latent must have one, however a backbone returned none; "
-                "return BackboneOutput(prediction, latent=...)"
-            )
-        missing = {} if views.available is None else {"available": views.available}
-        losses = self.losses(compared, self.interactions, views.replaced, **missing)
-        if losses.shape != (len(self.expert_names),):
-            raise ValueError(
-                f"losses must return one number for each of {len(self.expert_names)} experts, (E,), however they "
-                f"returned shape {tuple(losses.shape)}"
-            )
-        if available is None or views.available is None:
-            return losses
-        group = joined_processes(self.process_group) if self.training else None
-        return scaled_to_all(losses, self.interactions, views.available, available, group)
+def _interaction_losses(
+    model: InteractionMoE, outputs: ExpertOutputs, views: Views, available: Tensor | None
+) -> Tensor:
+    """Return the interaction loss of each expert (E,)."""
+    compared = outputs.views if getattr(model.losses, "on", "prediction") == "prediction" else outputs.latent_views
+    if compared is None:
+        raise ValueError(
+            "losses on the latent must have one, however a backbone returned none; "
+            "return BackboneOutput(prediction, latent=...)"
+        )
+    missing = {} if views.available is None else {"available": views.available}
+    losses = model.losses(compared, model.interactions, views.replaced, **missing)
+    if losses.shape != (len(model.expert_names),):
+        raise ValueError(
+            f"losses must return one number for each of {len(model.expert_names)} experts, (E,), however they "
+            f"returned shape {tuple(losses.shape)}"
+        )
+    if available is None or views.available is None:
+        return losses
+    group = joined_processes(model.process_group) if model.training else None
+    return scaled_to_all(losses, model.interactions, views.available, available, group)
 
 
 def _make_perturbation(

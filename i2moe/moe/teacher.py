@@ -58,11 +58,20 @@ class Teacher(nn.Module):
 
         They can be computed once, before the student is trained. Those from all modalities are right too for a student
         that has some of them left out in training, as a label is.
+
+        Raises:
+            ValueError: if the models differ in what they predict from how many modalities.
         """
         self.eval()
         outputs: list[InteractionOutput] = [model(*modalities, **options) for model in self.models]
+        marginals = [out.marginals for out in outputs if out.marginals is not None]
+        shapes = {tuple(each.shape) for each in marginals}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"models must all predict (B, M, ...) from each modality alone, however their shapes are {shapes}"
+            )
         joint = torch.stack([out.prediction for out in outputs])  # (T, B, ...)
-        alone = torch.stack([out.marginals for out in outputs if out.marginals is not None])  # (T, B, M, ...)
+        alone = torch.stack(marginals)  # (T, B, M, ...)
         return SoftTargets(
             probabilities(self.task, joint, dim=2).mean(0), probabilities(self.task, alone, dim=3).mean(0)
         )

@@ -1,0 +1,90 @@
+"""Checks of what an estimator is given, with our cures."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from i2moe._common.checks import check_at_least_one, check_rate
+from i2moe.estimators.inputs import Modalities, as_numpy
+
+__all__ = ["check_arguments", "check_device", "check_present", "check_targets", "check_weight"]
+
+
+def check_arguments(estimator: Any) -> None:
+    """Raise a ValueError if an argument of an estimator is out of range."""
+    check_at_least_one(
+        hidden_dim=estimator.hidden_dim,
+        batch_size=estimator.batch_size,
+        max_epochs=estimator.max_epochs,
+        patience=estimator.patience,
+    )
+    n_teachers: Any = estimator.n_teachers
+    if not isinstance(n_teachers, Integral) or n_teachers < 0:
+        raise ValueError(f"n_teachers must be an integer of at least 0, however it is {n_teachers!r}")
+    check_rate(dropout=estimator.dropout, modality_dropout=estimator.modality_dropout)
+    fraction: Any = estimator.validation_fraction
+    if not isinstance(fraction, Real) or not 0 < float(fraction) < 1:
+        raise ValueError(f"validation_fraction must lie between 0 and 1, however it is {fraction!r}")
+    for name in ("learning_rate", "weight_decay"):
+        rate = getattr(estimator, name)
+        if not isinstance(rate, Real) or not 0 <= float(rate) < float("inf"):
+            raise ValueError(f"{name} must be a finite number of at least 0, however it is {rate!r}")
+    if estimator.progress not in ("rich", None):
+        raise ValueError(f"progress must be 'rich' or None, however it is {estimator.progress!r}")
+
+
+def check_targets(y: Any, n_samples: int) -> np.ndarray:
+    """Return the targets as an array with a row for each sample."""
+    targets = as_numpy(y)
+    if targets.ndim == 0 or len(targets) != n_samples:
+        raise ValueError(
+            f"y must have one target for each of {n_samples} samples, however its shape is {targets.shape}; Xs is a "
+            "list or dict with one array for each modality"
+        )
+    absent = targets != targets if targets.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
+    absent = absent | (targets == None) if targets.dtype.kind == "O" else absent  # noqa: E711
+    if absent.any():
+        raise ValueError(f"y must be known for all samples, however {absent.sum()} are NaN or None; drop these samples")
+    return targets
+
+
+def check_present(modalities: Modalities, available: np.ndarray) -> None:
+    """Raise a ValueError if no sample has a modality, of those that samples have (N, M)."""
+    absent = [name for name, here in zip(modalities.names or (), available.T, strict=True) if not here.any()]
+    if absent:
+        raise ValueError(
+            f"each modality must be there in some samples, however {absent} are NaN in all {len(available)}; leave "
+            "these modalities out"
+        )
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """Return a device that is there."""
+    try:
+        torch.zeros((), device=device)
+        return torch.device(device)
+    except Exception as error:  # torch raises what the backend does
+        raise ValueError(
+            f"device must be one that torch can use, 'cpu' or 'cuda' say, however it is {device!r} ({error})"
+        ) from error
+
+
+def check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:
+    """Return how much each sample counts, (N,)."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = as_numpy(sample_weight)
+    try:
+        weight = weight.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight must be {n_samples} numbers, however it is of {weight.dtype}") from error
+    if weight.shape != (n_samples,) or not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
+        raise ValueError(
+            f"sample_weight must be {n_samples} finite numbers of at least 0, not all 0, however its shape is "
+            f"{weight.shape}" + (f" and it lies in [{weight.min():g}, {weight.max():g}]" if weight.size else "")
+        )
+    return weight
