@@ -194,7 +194,7 @@ class InteractionMoE(nn.Module):
             **kwargs: as for the model itself.
         """
         modalities, arrange, available = self._bind(args, kwargs, available)
-        if not isinstance(self.reweighter, ComputedReweighter) or not getattr(self.experts, "tied", False):
+        if not isinstance(self.reweighter, ComputedReweighter) or not self.experts.tied:
             return self._mix(modalities, arrange, available, perturb=False).prediction
         outputs = self.experts(arrange, Views(modalities))
         return self.reweighter.calibrated(outputs, available).predictions[:, 0]
@@ -232,8 +232,7 @@ class InteractionMoE(nn.Module):
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
     ) -> InteractionOutput:
-        computed = isinstance(self.reweighter, ComputedReweighter)
-        if getattr(self.experts, "tied", False) and (perturb or not computed):
+        if self.experts.tied and (perturb or not isinstance(self.reweighter, ComputedReweighter)):
             raise ValueError(
                 "experts that are one network must have computed weights and no perturbation, however the model got "
                 "others after it was built; build the model with them"

@@ -79,6 +79,9 @@ class ExpertBank(nn.ModuleList):
         ValueError: if `execution` is unknown, or `"vmap"` together with `checkpoint`.
     """
 
+    tied = False
+    """Whether all experts are one network, as `SharedExperts` can be."""
+
     def __init__(
         self,
         experts: Sequence[nn.Module],
