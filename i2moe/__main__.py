@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument("--out", type=Path, default=Path("report.html"), help="where to write the page")
     report.add_argument("--test-fraction", type=float, default=0.25, help="of the samples, to report on")
     report.add_argument("--max-epochs", type=int, default=200, help="passes over the samples, at most")
+    report.add_argument(
+        "--n-teachers", type=int, default=8, help="small models to learn from; 0 is several times faster, less stable"
+    )
     report.add_argument("--seed", type=int, default=0, help="of the training and the samples held out")
     report.add_argument(
         "--retrain", action="store_true", help="train copies without each modality and each pair, to say what they lose"
@@ -87,6 +90,7 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         )
     settings: dict[str, Any] = {
         "max_epochs": options.max_epochs,
+        "n_teachers": options.n_teachers,
         "random_state": options.seed,
         "progress": "rich" if sys.stderr.isatty() else None,
     }

@@ -181,6 +181,11 @@ def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
             r"must be \(modalities, target\), however .* of 3",
         ),
         (lambda: calibrate(make(), [(batches("regression")[0])]), ValueError, "must be class indices"),
+        (
+            lambda: calibrate(make(), [((torch.full((5, 3), torch.nan), torch.zeros(5, 4)), torch.zeros(5).long())]),
+            ValueError,
+            "predictions must be finite",
+        ),
         (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
     ],
 )

@@ -180,3 +180,17 @@ def test_a_sample_that_rests_on_an_interaction_is_right_and_rests_on_it_most() -
     for why, index in chosen.items():
         assert report.expert_names[int(weights[index].argmax())] == why.removeprefix("rests on ")
         assert report.correct[index]
+        assert not report.near_mean[index]
+
+
+def test_predictions_near_the_mean_are_found() -> None:
+    report = made_up(400)
+    prediction = torch.zeros(400, report.prediction.shape[1])  # logits
+    prediction[::2, 0], prediction[1::2, 0] = 6.0, -6.0
+    near = torch.tensor([0, 5, 398])
+    probability = prediction.softmax(1).mean(0)
+    prediction[near] = probability.log() + 0.01 * torch.randn(3, prediction.shape[1])
+    found = replace(report, prediction=prediction)
+    assert found.near_mean.nonzero().flatten().tolist() == near.tolist()
+    assert "near the mean of all predictions" in replace(found, computed=True).sample(5)
+    assert "near the mean of all predictions" not in replace(found, computed=True).sample(6)

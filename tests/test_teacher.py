@@ -120,14 +120,26 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
     assert distance(trained(teacher), trained(teacher)) < distance(trained(), trained())
 
 
+def test_a_batch_takes_its_rows() -> None:
+    soft = Teacher([make()])(*batch())
+    torch.testing.assert_close(soft.take(torch.tensor([4, 1])).marginal_target, soft.marginal_target[[4, 1]])
+
+
+def test_a_single_model_is_no_list() -> None:
+    with pytest.raises(TypeError, match="models must be a list of models, however they are of type InteractionMoE"):
+        Teacher(make())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
         (lambda: Teacher([]), "at least one"),
         (lambda: Teacher([make("regression"), make()]), "of one task"),
-        (lambda: Teacher([nn.Linear(2, 2)]), "a Linear does not"),
+        (lambda: Teacher([nn.Linear(2, 2)]), "one is of type Linear and does not"),
         (lambda: Teacher([make(), bilinear()])(*batch()), "their shapes are"),
-        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)), r"labels must be classes \(6,\), or \(6, 3\)"),
+        (lambda: Teacher([make()])(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
+        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B).long(), 2.0), r"share must lie in \[0, 1\]"),
+        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)), r"labels must be classes \(6,\) of an integer type, or \(6, 3\)"),
         (
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
             r"marginal_target must hold tensors \(B, M, ...\) = \(6, 2, ...\)",

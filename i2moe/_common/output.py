@@ -24,7 +24,8 @@ class InteractionOutput:
         interaction_losses: expert name -> scalar; empty where no perturbed views were made.
         views: (B', E, V, ...), each expert's prediction with all modalities (view 0) and with modality j - 1
             replaced (view j); None where no perturbed views were made.
-        marginals: (B, M, ...), what the model predicts from each modality alone; None without computed weights.
+        marginals: (B, M, ...), what the model predicts from each modality alone; None without computed weights. Of an
+            absent modality: from what fills it.
         available: (B, M) bool, which modalities each sample had; None where the model has no fill.
         member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members.
             Experts that are one network have the same ones.
@@ -76,6 +77,10 @@ class SoftTargets(NamedTuple):
     target: Tensor
     marginal_target: Tensor
 
+    def take(self, rows: Tensor) -> SoftTargets:
+        """Return the targets of some rows, for a batch."""
+        return SoftTargets(self.target[rows], self.marginal_target[rows])
+
     def mixed_with(self, labels: Tensor, share: float = 0.1) -> SoftTargets:
         """Return the targets moved towards the labels, those of each modality alone too.
 
@@ -87,17 +92,19 @@ class SoftTargets(NamedTuple):
             share: how far, from 0 for the teacher's predictions to 1 for the labels.
 
         Raises:
-            ValueError: if the labels do not fit the targets.
+            ValueError: if the labels do not fit the targets, or the share is not in [0, 1].
 
         Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
         """
         target, alone = self
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must lie in [0, 1], however it is {share}")
         if labels.shape == target.shape[:-1] and not labels.is_floating_point():
-            labels = nn.functional.one_hot(labels, target.shape[-1])
+            labels = nn.functional.one_hot(labels.long(), target.shape[-1])
         if labels.shape != target.shape:
             raise ValueError(
-                f"labels must be classes {tuple(target.shape[:-1])}, or {tuple(target.shape)} as the teacher's "
-                f"predictions are, however they are {labels.dtype} {tuple(labels.shape)}"
+                f"labels must be classes {tuple(target.shape[:-1])} of an integer type, or {tuple(target.shape)} as "
+                f"the teacher's predictions are, however they are {labels.dtype} {tuple(labels.shape)}"
             )
         labels = labels.to(target.dtype)
         return SoftTargets(target.lerp(labels, share), alone.lerp(labels.unsqueeze(1).expand_as(alone), share))

@@ -51,7 +51,8 @@ def calibrate(
 
     Raises:
         TypeError: if the model is no module, or the data are no batches.
-        ValueError: if it has no computed weights, the data is empty, or a batch or a target does not fit.
+        ValueError: if it has no computed weights, the data is empty, a batch or a target does not fit, or a prediction
+            is not finite.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -82,6 +83,11 @@ def calibrate(
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
             outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
             outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
+            if not bool(outputs.isfinite().all()):
+                raise ValueError(
+                    "predictions must be finite, however some are NaN or infinity; look for NaN in the modalities, and "
+                    "say with available= which samples lack one"
+                )
             target = check_target(reweighter.task, target.cpu(), outputs[:, -1].shape, outputs.dtype)
             several = out.available.sum(1, keepdim=True) > 1
             rows.append((outputs, target, torch.cat((out.available, several), dim=1).cpu()))

@@ -60,8 +60,9 @@ class InteractionMoE(nn.Module):
         feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
             forward pass.
         reweighter: "computed" or a `ComputedReweighter` computes the weights from the model's own predictions; train
-            with `InteractionSupervision`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the
-            paper's, by default.
+            with `InteractionSupervision`. To average parameters, as `AveragedModel` does, give a `ComputedReweighter`
+            its `n_outputs`. Else what maps the tuple of modalities to weights (B, E); a `Reweighter`, the paper's, by
+            default.
         losses: the losses of the views; `InteractionLosses()` (classification) by default.
         perturbation: "gaussian", "zero", "mean", "shuffle", a `Perturbation`, or a function of a tensor. None makes no
             perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
@@ -89,6 +90,7 @@ class InteractionMoE(nn.Module):
         UserWarning: if each expert has more than five million parameters of its own, as whole encoders do.
 
     Example:
+        >>> import torch
         >>> class Fusion(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

@@ -28,6 +28,7 @@ class Teacher(nn.Module):
             output. They are called in evaluation mode and without gradient.
 
     Raises:
+        TypeError: if they are no list.
         ValueError: if there is no model, or one has no computed weights, or their tasks differ.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
@@ -45,6 +46,8 @@ class Teacher(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
+        if not isinstance(models, list | tuple | nn.ModuleList):
+            raise TypeError(f"models must be a list of models, however they are of type {type(models).__name__}")
         models = list(models)
         tasks = [_task_of(model) for model in models]
         if len(set(tasks)) != 1:
@@ -60,7 +63,8 @@ class Teacher(nn.Module):
         that has some of them left out in training, as a label is.
 
         Raises:
-            ValueError: if the models differ in what they predict from how many modalities.
+            ValueError: if the models differ in what they predict from how many modalities, or a prediction is not
+                finite.
         """
         self.eval()
         outputs: list[InteractionOutput] = [model(*modalities, **options) for model in self.models]
@@ -72,9 +76,15 @@ class Teacher(nn.Module):
             )
         joint = torch.stack([out.prediction for out in outputs])  # (T, B, ...)
         alone = torch.stack(marginals)  # (T, B, M, ...)
-        return SoftTargets(
+        soft = SoftTargets(
             probabilities(self.task, joint, dim=2).mean(0), probabilities(self.task, alone, dim=3).mean(0)
         )
+        if not all(bool(each.isfinite().all()) for each in soft):
+            raise ValueError(
+                "the models' predictions must be finite, however some are NaN or infinity; look for NaN in the "
+                "modalities, and say with available= which samples lack one"
+            )
+        return soft
 
 
 def _task_of(model: nn.Module) -> Task:
@@ -82,6 +92,6 @@ def _task_of(model: nn.Module) -> Task:
         if isinstance(module, ComputedReweighter):
             return module.task
     raise ValueError(
-        f"a teacher must hold an InteractionMoE with computed weights, however a {type(model).__name__} does not; "
-        "build it with reweighter='computed'"
+        "models must hold an InteractionMoE with computed weights each, however one is of type "
+        f"{type(model).__name__} and does not; build it with reweighter='computed'"
     )

@@ -151,6 +151,17 @@ class Diagnostics(ReportRecord):
         return shares[:, columns(self.interactions, len(self.modality_names))].masked_fill(single, torch.nan)
 
     @cached_property
+    def near_mean(self) -> Tensor:
+        """(N,) bool, which predictions are near the mean prediction: less than a quarter of the usual distance from it.
+
+        The usual distance is the root mean square over samples, of probabilities or values. Such a prediction has
+        little that could be shared out, so that small differences decide about its weights.
+        """
+        predicted = probabilities(self.task, self.prediction.double())
+        distance = (predicted - predicted.mean(0)).square().sum(1)
+        return distance < distance.mean() / 16
+
+    @cached_property
     def faithfulness(self) -> Tensor:
         """(E,), rank correlation over samples between each expert's weight and its share of the model's behavior.
 

@@ -49,6 +49,8 @@ def sample(report: Diagnostics, index: int) -> str:
     if report.weight_spread is not None:
         spread = report.weight_spread[index].max()
         sentences.append(f"Members of the model differ by up to {spread:.0%} on these shares (standard deviation).")
+    if report.computed and report.near_mean[index]:
+        sentences.append("The prediction is near the mean of all predictions: its shares say little.")
     if report.available is not None and not report.available[index].all():
         absent = [n for n, has in zip(report.modality_names, report.available[index], strict=True) if not has]
         sentences.append(f"It lacks {_and(absent)}.")
