@@ -172,7 +172,7 @@ def _computed(data: MultimodalData, members: int) -> Model:
     return Model(experts, has_experts=True)
 
 
-_COMPUTED = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, _dropout_of_three)
+_UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, _dropout_of_three)
 
 CONTENDERS = MappingProxyType(
     {
@@ -185,8 +185,8 @@ CONTENDERS = MappingProxyType(
             lambda data: Model(SharedEnsemble(data, _n_experts(data))), _loss_of_members, _dropout
         ),
         "paper": Contender(_paper, paper_objective),
-        "computed": _COMPUTED,
-        "computed, taught": replace(_COMPUTED, taught_by=replace(_COMPUTED, build=partial(_computed, members=1))),
+        "computed, no teachers": _UNTAUGHT,
+        "computed": replace(_UNTAUGHT, taught_by=replace(_UNTAUGHT, build=partial(_computed, members=1))),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""
