@@ -89,10 +89,22 @@ class Tied(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3, bias=False)), (8,)),
-    # The rows of a member are so many that the weights carry its factors.
+    # Of the next ones the rows of a member are so many that the weights carry its factors.
     "linear on tokens": (
         lambda: nn.Sequential(nn.Linear(8, 6, bias=False), nn.Flatten(), nn.Tanh(), nn.Linear(30, 3)),
         (5, 8),
+    ),
+    "conv1d, many": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3, stride=2, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(196, 3, bias=False)
+        ),
+        (2, 99),
+    ),
+    "conv2d, many": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 6, 3, groups=2, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(1536, 3)
+        ),
+        (4, 16, 16),
     ),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(8, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(12, 3)), (8, 5)),
     "conv2d": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(54, 3)), (4, 5, 5)),

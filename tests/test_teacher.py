@@ -139,7 +139,10 @@ def test_a_single_model_is_no_list() -> None:
         (lambda: Teacher([make(), bilinear()])(*batch()), "their shapes are"),
         (lambda: Teacher([make()])(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
         (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B).long(), 2.0), r"share must lie in \[0, 1\]"),
-        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)), r"labels must be classes \(6,\) of an integer type, or \(6, 3\)"),
+        (
+            lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)),
+            r"labels must be classes \(6,\) of an integer type, or \(6, 3\)",
+        ),
         (
             lambda: InteractionSupervision(F.cross_entropy)(make()(*batch()), torch.rand(B, C), torch.rand(B, 1, C)),
             r"marginal_target must hold tensors \(B, M, ...\) = \(6, 2, ...\)",

@@ -140,19 +140,40 @@ class _Factors(nn.Module):
 
     def linear(self, layer: nn.Linear, input: Tensor) -> Tensor:
         """Run a linear layer; where a member's rows are many, on weights that carry its factors."""
-        assert self.inputs is not None
         blocks = self._blocks_of_inputs(input)
-        n_groups, n_members, *_, n_features = blocks.shape
-        many = blocks.numel() > 2 * n_members * n_features * min(layer.weight.shape)  # else the weights take longer
-        if torch.compiler.is_compiling() or n_groups > 1 or not many:  # a trace is for any number of rows
+        if self._few(blocks, min(layer.weight.shape) * layer.in_features):
             output: Tensor = nn.functional.linear(self._scaled(blocks), layer.weight, layer.bias)
             scaled: Tensor = self.after(layer, (), output)
             return scaled
-        r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
+        r, s, bias = self._carried(layer)
         weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
-        bias = b if layer.bias is None else torch.addcmul(b, s, layer.bias)
-        output = torch.baddbmm(bias.unsqueeze(1), blocks.reshape(n_members, -1, n_features), weights)
-        return output.view(-1, *input.shape[1:-1], len(layer.weight))
+        output = torch.baddbmm(bias.unsqueeze(1), blocks.reshape(len(r), -1, layer.in_features), weights)
+        return output.view(-1, *input.shape[1:-1], layer.out_features)
+
+    def convolution(self, layer: Any, input: Tensor) -> Tensor:
+        """Run a convolution; where a member's rows are many, one member after the other, as for a linear layer."""
+        blocks = self._blocks_of_inputs(input)
+        if self._few(blocks, layer.weight.numel()):
+            output: Tensor = layer._conv_forward(self._scaled(blocks), layer.weight, layer.bias)
+            scaled: Tensor = self.after(layer, (), output)
+            return scaled
+        r, s, bias = self._carried(layer)
+        r = r.view(len(r), layer.groups, 1, -1)  # of the inputs that each group of outputs sees
+        scale = (r * s.view(len(s), layer.groups, -1, 1)).flatten(1, 2)  # (n, D', D / groups)
+        weights = layer.weight * scale.view(*scale.shape, *(1,) * (layer.weight.ndim - 2))
+        each = zip(blocks.squeeze(0), weights, bias, strict=True)
+        return torch.cat([layer._conv_forward(*one) for one in each])
+
+    def _few(self, blocks: Tensor, n_weights: int) -> bool:
+        """Whether scaling the rows takes less time than scaling the weights for each member."""
+        # A trace is for any number of rows.
+        return torch.compiler.is_compiling() or len(blocks) > 1 or blocks.numel() <= 2 * blocks.shape[1] * n_weights
+
+    def _carried(self, layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return factors of inputs (n, D) and outputs (n, D'), and biases (n, D'), of the members that run."""
+        assert self.inputs is not None
+        r, s, b = (self.members.of_blocks(values) for values in (self.inputs, self.outputs, self.bias))
+        return r, s, b if layer.bias is None else torch.addcmul(b, s, layer.bias)
 
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Scale and shift what comes out."""
@@ -237,10 +258,11 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
     layer.add_module("member_factors", factors)
     if factors is None:
         return
-    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
-        layer.forward = partial(factors.linear, layer)  # type: ignore[method-assign]
-        layer.register_forward_hook(_unchanged)  # without a hook, fast paths of torch take the weights alone
-        return
+    for kind, forward in ((nn.Linear, factors.linear), *((kind, factors.convolution) for kind in _CONVOLUTIONS)):
+        if isinstance(layer, kind) and type(layer).forward is kind.forward:
+            layer.forward = partial(forward, layer)  # type: ignore[method-assign]
+            layer.register_forward_hook(_unchanged)  # without a hook, fast paths of torch take the weights alone
+            return
     if n_inputs:
         layer.register_forward_pre_hook(factors.before, with_kwargs=True)
     layer.register_forward_hook(factors.after)
