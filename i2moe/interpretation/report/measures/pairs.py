@@ -57,8 +57,8 @@ class PairInteraction:
             "neither": "are neither redundant nor synergistic as far as these samples show",
         }[self.kind]
         return (
-            f"{first} and {second} {meaning}: the {self.score_name} {_moves(a)} without {first}, {_moves(b)} without "
-            f"{second}, and {_moves(both)} without both."
+            f"{first} and {second} {meaning}: on the {self.n_samples} samples that have both, the {self.score_name} "
+            f"{_moves(a)} without {first}, {_moves(b)} without {second}, and {_moves(both)} without both."
         )
 
     def to_dict(self) -> dict[str, Any]:
