@@ -196,7 +196,7 @@ def test_text_page_and_file_have_both(tmp_path: Path) -> None:
     summary = report.summary()
     assert "trained anew" in summary
     assert sentence in summary
-    assert "samples that have both, the accuracy falls by 0.000 without image" in summary
+    assert "on the 200 samples that have both, the accuracy falls by 0.00" in summary
     page = page_of(report, tmp_path)
     assert "trained anew falls by" in page.text
     assert sentence in page.text
