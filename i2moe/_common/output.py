@@ -72,6 +72,14 @@ class SoftTargets(NamedTuple):
     Args:
         target: (B, ...), from all modalities that a sample has.
         marginal_target: (B, M, ...), from each modality alone.
+
+    Raises:
+        ValueError: by `mixed_with`, if labels do not fit.
+
+    Example:
+        >>> soft = SoftTargets(torch.tensor([[0.5, 0.5]]), torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]))
+        >>> soft.mixed_with(torch.tensor([0])).target
+        tensor([[0.5500, 0.4500]])
     """
 
     target: Tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from examples.benchmarks.real_data import running
 from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
-from examples.benchmarks.real_data.contenders import CONTENDERS, predict, train
+from examples.benchmarks.real_data.contenders import CONTENDERS, train
 from examples.benchmarks.real_data.measuring import mean_shares_apart, measure
 from examples.benchmarks.real_data.robustness import MASKED, NOISE, robustness
 from examples.benchmarks.real_data.running import run_all
@@ -115,7 +115,7 @@ def test_members_of_the_ensemble_are_trained_for_themselves() -> None:
     each = [torch.nn.functional.cross_entropy(out[1][:, e], batch.targets) for e in range(4)]
     loss = CONTENDERS["ensemble"].loss_of(torch.nn.functional.cross_entropy)(out, batch.targets)
     torch.testing.assert_close(loss, torch.stack(each).mean())
-    torch.testing.assert_close(predict(model, batch.modalities, batch.available), out[1].mean(1))
+    torch.testing.assert_close(model.predict(*batch.modalities, batch.available), out[1].mean(1))
 
 
 def test_finished_runs_are_kept_and_not_made_again(
