@@ -89,7 +89,8 @@ def test_targets_mixed_with_labels_give_the_mean_of_both_losses(task: Task) -> N
     supervise = InteractionSupervision(criterion)
 
     def gradient(loss: Tensor) -> Tensor:
-        return torch.autograd.grad(loss, out.member_predictions, retain_graph=True)[0]
+        found: Tensor = torch.autograd.grad(loss, out.member_predictions, retain_graph=True)[0]
+        return found
 
     loss = 0.9 * supervise(out, soft) + 0.1 * supervise(out, hard)
     torch.testing.assert_close(gradient(supervise(out, soft.mixed_with(y))), gradient(loss))
