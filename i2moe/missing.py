@@ -12,7 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 from typing_extensions import override
 
-from i2moe._common.checks import check_rate, look_up
+from i2moe._common.checks import check_fraction, check_rate, look_up
 from i2moe._common.means import pool_tokens, update_running_mean
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
@@ -251,8 +251,7 @@ class ModalityDropout(nn.Module):
     def __init__(self, p: float, *, rows: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__()
         check_rate(p=p)
-        if not 0 <= rows <= 1:
-            raise ValueError(f"rows must be a share of the samples in [0, 1], however it is {rows}")
+        check_fraction(rows=rows)
         self.p = p
         self.rows = rows
         self.generator = generator

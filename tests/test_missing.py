@@ -534,7 +534,7 @@ def test_a_mistake_in_building_is_refused(options: Any, error: Any, words: str) 
 def test_mistakes_in_fills_and_dropout_are_refused() -> None:
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\)"):
         ModalityDropout(1.0)
-    with pytest.raises(ValueError, match=r"rows must be a share of the samples"):
+    with pytest.raises(ValueError, match=r"rows must lie in \[0, 1\], however it is 1.5"):
         ModalityDropout(0.5, rows=1.5)
     with pytest.raises(TypeError, match="must have a floating-point tensor to be filled by a vector"):
         LearnedFill(example=torch.ones(2, dtype=torch.long))

@@ -12,6 +12,7 @@ __all__ = [
     "TOLERANCE",
     "check_at_least_one",
     "check_distribution",
+    "check_finite",
     "check_fraction",
     "check_probabilities",
     "check_rate",
@@ -46,6 +47,15 @@ def check_fraction(**fractions: float) -> None:
     for name, fraction in fractions.items():
         if not 0 <= fraction <= 1:
             raise ValueError(f"{name} must lie in [0, 1], however it is {fraction}")
+
+
+def check_finite(what: str, *predictions: Tensor) -> None:
+    """Raise a ValueError unless all predictions of a model are finite."""
+    if not all(bool(each.isfinite().all()) for each in predictions):
+        raise ValueError(
+            f"{what} must be finite, however some are NaN or infinity; look for NaN in the modalities, and say with "
+            "available= which samples lack one"
+        )
 
 
 def look_up(what: str, name: str, known: Mapping[str, _T]) -> _T:

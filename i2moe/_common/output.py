@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_fraction
+
 __all__ = ["InteractionOutput", "SoftTargets"]
 
 
@@ -105,8 +107,7 @@ class SoftTargets(NamedTuple):
         Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
         """
         target, alone = self
-        if not 0 <= share <= 1:
-            raise ValueError(f"share must lie in [0, 1], however it is {share}")
+        check_fraction(share=share)
         if labels.shape == target.shape[:-1] and not labels.is_floating_point():
             labels = nn.functional.one_hot(labels.long(), target.shape[-1])
         if labels.shape != target.shape:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from i2moe._common.checks import check_finite
 from i2moe._common.tasks import Task, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, split_batch
 from i2moe.interpretation.observation.observe import (
@@ -83,11 +84,7 @@ def calibrate(
             joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
             outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
             outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
-            if not bool(outputs.isfinite().all()):
-                raise ValueError(
-                    "predictions must be finite, however some are NaN or infinity; look for NaN in the modalities, and "
-                    "say with available= which samples lack one"
-                )
+            check_finite("predictions", outputs)
             target = check_target(reweighter.task, target.cpu(), outputs[:, -1].shape, outputs.dtype)
             several = out.available.sum(1, keepdim=True) > 1
             rows.append((outputs, target, torch.cat((out.available, several), dim=1).cpu()))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from i2moe._common.checks import check_finite
 from i2moe._common.output import InteractionOutput, SoftTargets
 from i2moe._common.tasks import Task, probabilities
 from i2moe.moe.weights.computed import ComputedReweighter
@@ -79,11 +80,7 @@ class Teacher(nn.Module):
         soft = SoftTargets(
             probabilities(self.task, joint, dim=2).mean(0), probabilities(self.task, alone, dim=3).mean(0)
         )
-        if not all(bool(each.isfinite().all()) for each in soft):
-            raise ValueError(
-                "the models' predictions must be finite, however some are NaN or infinity; look for NaN in the "
-                "modalities, and say with available= which samples lack one"
-            )
+        check_finite("the models' predictions", *soft)
         return soft
 
 

@@ -24,7 +24,7 @@ from i2moe.missing import ModalityDropout
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "prediction_of", "train"]
+__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "train"]
 
 DROPOUT = 0.3
 """Share of the modalities that is dropped in half of the rows in training, where a contender has modality dropout."""
@@ -109,7 +109,7 @@ class Model(nn.Module):
 
     def predict(self, *inputs: Tensor) -> Tensor:
         """Return the outputs (B, C), and compute no weights where they do not matter."""
-        return prediction_of(self._call(getattr(self.body, "predict", self.body), inputs))
+        return _prediction_of(self._call(getattr(self.body, "predict", self.body), inputs))
 
     def _call(self, body: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
         *modalities, available = inputs
@@ -200,11 +200,8 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     if contender.taught_by is not None:
         seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + TEACHERS)
         teacher = Teacher([train(data, contender.taught_by, each, settings) for each in seeds])
-        parts = [
-            teacher(*(x[rows] for x in inputs)).mixed_with(whole.targets[rows])
-            for rows in torch.arange(len(whole.targets)).split(512)
-        ]
-        targets = SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(whole.targets)).split(512)]
+        targets = SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True))).mixed_with(whole.targets)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches = Batches(inputs, targets, settings.batch_size, seed)
@@ -230,7 +227,7 @@ class _Dropping:
             yield (*modalities, self.drop(available)), target
 
 
-def prediction_of(out: Any) -> Tensor:
+def _prediction_of(out: Any) -> Tensor:
     """Return the outputs (n, C) of what a contender returned."""
     prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
     return prediction

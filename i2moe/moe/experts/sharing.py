@@ -142,9 +142,7 @@ class _Factors(nn.Module):
         """Run a linear layer; where a member's rows are many, on weights that carry its factors."""
         blocks = self._blocks_of_inputs(input)
         if self._few(blocks, min(layer.weight.shape) * layer.in_features):
-            output: Tensor = nn.functional.linear(self._scaled(blocks), layer.weight, layer.bias)
-            scaled: Tensor = self.after(layer, (), output)
-            return scaled
+            return self._rescaled(nn.functional.linear(self._scaled(blocks), layer.weight, layer.bias))
         r, s, bias = self._carried(layer)
         weights = layer.weight.mT * (r.unsqueeze(2) * s.unsqueeze(1))  # (n, D, D')
         output = torch.baddbmm(bias.unsqueeze(1), blocks.reshape(len(r), -1, layer.in_features), weights)
@@ -154,9 +152,7 @@ class _Factors(nn.Module):
         """Run a convolution; where a member's rows are many, one member after the other, as for a linear layer."""
         blocks = self._blocks_of_inputs(input)
         if self._few(blocks, layer.weight.numel()):
-            output: Tensor = layer._conv_forward(self._scaled(blocks), layer.weight, layer.bias)
-            scaled: Tensor = self.after(layer, (), output)
-            return scaled
+            return self._rescaled(layer._conv_forward(self._scaled(blocks), layer.weight, layer.bias))
         r, s, bias = self._carried(layer)
         r = r.view(len(r), layer.groups, 1, -1)  # of the inputs that each group of outputs sees
         scale = (r * s.view(len(s), layer.groups, -1, 1)).flatten(1, 2)  # (n, D', D / groups)
@@ -178,7 +174,11 @@ class _Factors(nn.Module):
     def after(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Scale and shift what comes out."""
         if isinstance(output, tuple):  # attention and recurrent layers return more beside it
-            return (self.after(layer, args, output[0]), *output[1:])
+            return (self._rescaled(output[0]), *output[1:])
+        return self._rescaled(output)
+
+    def _rescaled(self, output: Tensor) -> Tensor:
+        """Scale and shift the rows of an output by the members' factors and biases."""
         blocks = self._blocks(output)
         bias, factors = (self._of_blocks(values, blocks) for values in (self.bias, self.outputs))
         return torch.addcmul(bias, blocks, factors).flatten(0, 2)
