@@ -184,7 +184,7 @@ def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
         (
             lambda: calibrate(make(), [((torch.full((5, 3), torch.nan), torch.zeros(5, 4)), torch.zeros(5).long())]),
             ValueError,
-            "predictions must be finite",
+            "in batch 0 of data: predictions must be finite",
         ),
         (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from i2moe._common.checks import check_finite
+from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, check_target, probabilities
-from i2moe.interpretation.observation.batches import check_batches, split_batch
+from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
@@ -22,6 +23,7 @@ from i2moe.interpretation.observation.observe import (
     observe,
     preserve_state,
 )
+from i2moe.losses import Interaction
 from i2moe.moe.weights.computed import ComputedReweighter, mean_of_present
 
 __all__ = ["calibrate"]
@@ -53,7 +55,7 @@ def calibrate(
     Raises:
         TypeError: if the model is no module, or the data are no batches.
         ValueError: if it has no computed weights, the data is empty, a batch or a target does not fit, or a prediction
-            is not finite.
+            is not finite. The message names the batch.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -77,17 +79,12 @@ def calibrate(
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):
         reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
-        for modalities, target in map(split_batch, data):
+        for index, batch in enumerate(data):
+            with in_batch(index):
+                modalities, target = split_batch(batch)
             out = observe(moe, partial(call, model, move(modalities, device, arrays=True))).output
-            assert out.marginals is not None
-            assert out.available is not None
-            joint = mean_of_present(out.expert_predictions, out.available, moe.interactions)
-            outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
-            outputs = outputs.reshape(*outputs.shape[:2], -1)  # (B, M + 1, C)
-            check_finite("predictions", outputs)
-            target = check_target(reweighter.task, target.cpu(), outputs[:, -1].shape, outputs.dtype)
-            several = out.available.sum(1, keepdim=True) > 1
-            rows.append((outputs, target, torch.cat((out.available, several), dim=1).cpu()))
+            with in_batch(index):
+                rows.append(_rows(reweighter.task, out, target, moe.interactions))
     if not rows:
         raise ValueError("data must yield at least one batch, however it is empty")
     outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
@@ -100,6 +97,24 @@ def calibrate(
     prior = one_hot(targets, outputs.shape[2]).double() if reweighter.task == "classification" else targets
     reweighter.prior.resize_(outputs.shape[2]).copy_(prior.mean(0) + center)
     return reweighter.scale.clone()
+
+
+def _rows(
+    task: Task, out: InteractionOutput, target: Tensor, interactions: Sequence[Interaction]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a batch's outputs (B, M + 1, C), of each modality alone and of several, targets, and which there are."""
+    assert out.marginals is not None
+    assert out.available is not None
+    joint = mean_of_present(out.expert_predictions, out.available, interactions)
+    outputs = torch.cat((out.marginals, joint.unsqueeze(1)), dim=1).double().cpu()
+    outputs = outputs.reshape(*outputs.shape[:2], -1)
+    check_finite("predictions", outputs)
+    several = out.available.sum(1, keepdim=True) > 1
+    return (
+        outputs,
+        check_target(task, target.cpu(), outputs[:, -1].shape, outputs.dtype),
+        torch.cat((out.available, several), dim=1).cpu(),
+    )
 
 
 def _best_scale(task: Task, outputs: Tensor, target: Tensor) -> Tensor:
