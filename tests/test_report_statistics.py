@@ -168,7 +168,7 @@ report = InteractionReport(
     expert_names=("uniqueness/a", "uniqueness/b", "synergy", "redundancy"), output_names=tuple("abcdefg"),
     weights=weights, expert_predictions=predictions, prediction=(weights.unsqueeze(-1) * predictions).sum(1),
     target=torch.randint(c, (n,)), comprehensiveness=torch.rand(n, 2), sufficiency=torch.rand(n, 2),
-    checksums=torch.rand(n), available=None,
+    checksums=torch.rand(n), available=None, marginals=torch.randn(n, 2, c),
 )
 start = time.process_time()
 report.summary(), report.to_dict(), report.by_group(report.target)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from examples.benchmarks import cheaper, step_time
+from examples.benchmarks import cheaper, many_samples, step_time
 from examples.benchmarks._reference import Reference
 
 
@@ -47,3 +48,10 @@ def test_cheaper_steps_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(name in out for name in cheaper.CHEAPER)
     assert "the 1 highest-weighted of each sample" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux does")
+def test_a_report_of_many_samples_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    many_samples.main(many_samples.Options(n_samples=5000))
+    parts = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert parts == ["imports", "explain, which keeps 0.00 GB", "summary", "page"]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from i2moe._common.tasks import decide, distances, is_correct, probabilities, score
+from i2moe._common.tasks import Task, decide, distances, is_correct, probabilities, score
 from i2moe.interpretation.report.measures.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
 from i2moe.interpretation.report.measures.quality import Quality, quality
 from i2moe.interpretation.report.record import ReportRecord
@@ -17,6 +17,8 @@ from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics, group
 from i2moe.moe.weights.shares import columns, interaction_shares
 
 __all__ = ["Diagnostics", "group_by_availability"]
+
+_BLOCK = 65_536  # samples
 
 
 class Diagnostics(ReportRecord):
@@ -145,8 +147,8 @@ class Diagnostics(ReportRecord):
             )
         joint = probabilities(self.task, self.prediction.double())
         prior = joint.mean(0)
-        marginals = probabilities(self.task, self.marginals.double())
-        shares, _ = interaction_shares(torch.where(marginals.isnan(), prior, marginals), joint, prior)
+        blocks = zip(self.marginals.split(_BLOCK), joint.split(_BLOCK), strict=True)  # not all in double precision
+        shares = torch.cat([_shares(self.task, marginals.double(), joint, prior) for marginals, joint in blocks])
         single = self.marginals.isnan().any(2).logical_not().sum(1, keepdim=True) < 2
         return shares[:, columns(self.interactions, len(self.modality_names))].masked_fill(single, torch.nan)
 
@@ -229,6 +231,12 @@ class Diagnostics(ReportRecord):
     def _group(self, names: Sequence[Any], groups: Tensor) -> dict[Any, WeightStatistics]:
         found = group_statistics(self.weights, groups, len(names), confidence=self.confidence)
         return dict(zip(names, found, strict=True))
+
+
+def _shares(task: Task, marginals: Tensor, joint: Tensor, prior: Tensor) -> Tensor:
+    """Return the shares (N, M + 2) of predictions, of marginals (N, M, C) in raw outputs; absent ones are the prior."""
+    marginals = probabilities(task, marginals)
+    return interaction_shares(torch.where(marginals.isnan(), prior, marginals), joint, prior)[0]
 
 
 def group_by_availability(modality_names: Sequence[str], available: Tensor) -> tuple[tuple[str, ...], Tensor]:
