@@ -106,8 +106,9 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         )
     except ValueError as error:
         raise ValueError(
-            f"samples must be enough to hold some of each class out, however they are {len(y)} ({error}); give more, "
-            "or say --task regression for values that are no classes"
+            f"samples must be enough to hold some of each class out, however {len(y)} samples have "
+            f"{len(set(y.flatten().tolist()))} classes ({str(error).split(' Classes with too few')[0]}); give more, or "
+            "say --task regression for values that are no classes"
         ) from error
     retrain_on = (train, y_train) if options.retrain else None
     return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
-from i2moe import ComputedReweighter, InteractionOutput, calibrate
+from i2moe import ComputedReweighter, InteractionOutput, Teacher, calibrate
 from i2moe._common.modalities import map_leaves
+from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["Batch", "Batches", "fit", "moving_average", "paper_objective"]
+__all__ = ["Batch", "Batches", "Dropping", "fit", "moving_average", "paper_objective", "soft_targets"]
 
 Batch: TypeAlias = tuple[Any, Any]
 """`(modalities, target)`; the modalities are a tuple, or a dict of a model's arguments."""
@@ -108,6 +109,19 @@ def paper_objective(criterion: Criterion) -> Callable[[InteractionOutput, Tensor
     return loss_of
 
 
+def soft_targets(teachers: Sequence[nn.Module], inputs: Sequence[Tensor], targets: Tensor) -> SoftTargets:
+    """Return what trained models predict of samples on average, moved a tenth of the way to the targets.
+
+    Args:
+        teachers: trained models with computed weights.
+        inputs: their arguments, tensors (N, ...).
+        targets: (N,) classes, or (N, C) labels or values.
+    """
+    teacher = Teacher(teachers)
+    parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(targets)).split(512)]
+    return SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True))).mixed_with(targets)
+
+
 class Batches:
     """Batches `(modalities, target)` of tensors in memory, in a new order for each epoch.
 
@@ -130,6 +144,22 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         for rows in torch.randperm(len(self.modalities[0]), generator=self.generator).split(self.batch_size):
             yield map_leaves(lambda x, rows=rows: x[rows], (self.modalities, self.target))
+
+
+class Dropping:
+    """Batches in which modalities of half of the samples are dropped.
+
+    Args:
+        batches: batches whose last argument says which modalities are available, (B, M) bool.
+        rate: the share of the modalities that is dropped.
+    """
+
+    def __init__(self, batches: Batches, rate: float) -> None:
+        self.batches, self.drop = batches, ModalityDropout(rate, rows=0.5)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for (*modalities, available), target in self.batches:
+            yield (*modalities, self.drop(available)), target
 
 
 def _call(model: nn.Module, modalities: Any) -> Any:

@@ -2,70 +2,94 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from examples.benchmarks.identify.networks import Network, accuracy, task_loss
+from examples.benchmarks.identify.networks import Network, accuracy
 from examples.benchmarks.identify.settings import Training
+from examples.common.recipe import Batches, Dropping, fit, soft_targets
 from examples.datasets.known import KnownInteractions
-from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision, calibrate
+from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["Computed"]
 
 _MEMBERS = 4
-_WEIGHT_DECAY = 0.1
-_DECAY = 0.995
+_TEACHERS = 8
+_DROPOUT = 0.3  # of the modalities in half of the samples, where there are more than two
+_PATIENCE = 4  # of a teacher; the model that learns from them has three times as much
+
+
+class Masked(nn.Module):
+    """Experts that take which modalities are available, (B, M), as the last argument."""
+
+    def __init__(self, experts: InteractionMoE) -> None:
+        super().__init__()
+        self.experts = experts
+
+    def forward(self, *inputs: Tensor) -> InteractionOutput:
+        """Predict."""
+        *modalities, available = inputs
+        out: InteractionOutput = self.experts(*modalities, available=available)
+        return out
 
 
 class Computed:
-    """Experts that share one network, with computed weights.
+    """Experts that share one network, with computed weights, which learn from eight small models.
 
-    A step makes about half the passes of the paper's objective, so it makes twice as many steps. An average of the
-    parameters over the last 200 steps is kept at the epoch at which its validation loss is lowest.
+    A step makes about half the passes of the paper's objective, so it may make twice as many steps.
     """
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self._model: InteractionMoE | None = None
+        self._model: Masked | None = None
         self._units: list[tuple[Tensor, Tensor]] = []
 
     def fit(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> None:
         """Train, stop early and calibrate."""
-        torch.manual_seed(seed)
         # One unit for a whole modality: that of a feature may be information.
         self._units = [(x.mean(), x.std()) for x in train.modalities]
-        modalities, held_out = self._standardized(train), self._standardized(validation)
+        one = partial(self._train, train, validation)
+        teachers = [one(1000 * (seed + 1) + i, members=1) for i in range(_TEACHERS)]
+        soft = soft_targets(teachers, self._inputs(train), _target(train))
+        self._model = one(seed, members=_MEMBERS, soft=soft)
+
+    def _train(
+        self,
+        train: KnownInteractions,
+        validation: KnownInteractions,
+        seed: int,
+        members: int,
+        soft: SoftTargets | None = None,
+    ) -> Masked:
+        torch.manual_seed(seed)
         task: Literal["regression", "classification"] = "regression" if train.n_classes is None else "classification"
         shapes = [x.shape[1:] for x in train.modalities]
-        model = InteractionMoE(
+        experts = InteractionMoE(
             partial(Network, shapes, train.n_classes or 1, self.training),
             len(shapes),
             reweighter=ComputedReweighter(task, train.n_classes or 1),
-            members=_MEMBERS,
+            members=members,
         )
-        average = AveragedModel(model, avg_fn=_warmed_up, use_buffers=True)
-        supervise = InteractionSupervision(task_loss)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.training.learning_rate, weight_decay=_WEIGHT_DECAY)
-        lowest, best = math.inf, model.state_dict()
-        for _ in range(2 * self.training.epochs):
-            for rows in torch.split(torch.randperm(len(train.target)), self.training.batch_size):
-                loss = supervise(model.train()(*(x[rows] for x in modalities)), train.target[rows])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                average.update_parameters(model)
-            loss_now = _held_out_loss(average.module, held_out, validation.target)
-            if loss_now < lowest:
-                lowest, best = loss_now, copy.deepcopy(average.module.state_dict())
-        model.load_state_dict(best)
-        calibrate(model, [(held_out, validation.target)])
-        self._model = model.eval()
+        model = Masked(experts)
+        targets = _target(train) if soft is None else soft
+        fit(
+            model,
+            Dropping(
+                Batches(self._inputs(train), targets, self.training.batch_size, seed),
+                _DROPOUT if len(shapes) > 2 else 0.0,
+            ),
+            [(self._inputs(validation), _target(validation))],
+            InteractionSupervision(F.mse_loss if train.n_classes is None else F.cross_entropy),
+            2 * self.training.epochs,
+            lr=self.training.learning_rate,
+            patience=_PATIENCE if soft is None else 3 * _PATIENCE,
+        )
+        return model.eval()
 
     def weights(self, test: KnownInteractions) -> Tensor:
         """Return the weights."""
@@ -78,23 +102,15 @@ class Computed:
     @torch.no_grad()
     def _run(self, test: KnownInteractions) -> InteractionOutput:
         assert self._model is not None, "fit first"
-        out: InteractionOutput = self._model(*self._standardized(test))
+        out: InteractionOutput = self._model(*self._inputs(test))
         return out
 
-    def _standardized(self, data: KnownInteractions) -> tuple[Tensor, ...]:
-        return tuple((x - mean) / deviation for x, (mean, deviation) in zip(data.modalities, self._units, strict=True))
+    def _inputs(self, data: KnownInteractions) -> tuple[Tensor, ...]:
+        """Return the standardized modalities, and that all are available."""
+        modalities = [(x - mean) / scale for x, (mean, scale) in zip(data.modalities, self._units, strict=True)]
+        return *modalities, torch.ones(len(data.target), len(modalities), dtype=torch.bool)
 
 
-def _warmed_up(averaged: Tensor, parameter: Tensor, n_averaged: Tensor | int) -> Tensor:
-    """Average over all steps at first, then over the last; counts are no averages."""
-    if not averaged.is_floating_point():
-        return parameter
-    return averaged.lerp(parameter, max(1 - _DECAY, 1 / (float(n_averaged) + 1)))
-
-
-@torch.no_grad()
-def _held_out_loss(model: torch.nn.Module, modalities: tuple[Tensor, ...], target: Tensor) -> float:
-    """Return the loss of the prediction, and the mean loss of those from each modality alone."""
-    out = model.eval()(*modalities)
-    alone = torch.stack([task_loss(marginal, target) for marginal in out.marginals.unbind(1)])
-    return float(task_loss(out.prediction, target) + alone.mean())
+def _target(data: KnownInteractions) -> Tensor:
+    """Return classes (n,), or values (n, 1) as the model predicts them."""
+    return data.target.unsqueeze(1) if data.n_classes is None else data.target

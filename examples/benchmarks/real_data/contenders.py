@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from examples.benchmarks.real_data.settings import Settings
 from examples.common.modules import Ensemble
 from examples.common.modules import Fusion as PlainFusion
-from examples.common.recipe import Batch, Batches, fit, paper_objective
+from examples.common.recipe import Batches, Dropping, fit, paper_objective, soft_targets
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
-from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision, Teacher
-from i2moe.missing import ModalityDropout
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
@@ -199,32 +198,20 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     targets: Tensor | SoftTargets = whole.targets
     if contender.taught_by is not None:
         seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + TEACHERS)
-        teacher = Teacher([train(data, contender.taught_by, each, settings) for each in seeds])
-        parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(whole.targets)).split(512)]
-        targets = SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True))).mixed_with(whole.targets)
+        teachers = [train(data, contender.taught_by, each, settings) for each in seeds]
+        targets = soft_targets(teachers, inputs, whole.targets)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches = Batches(inputs, targets, settings.batch_size, seed)
     fit(
         model,
-        _Dropping(batches, contender.dropout(len(data.shapes))),
+        Dropping(batches, contender.dropout(len(data.shapes))),
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
         patience=settings.patience * (1 if contender.taught_by is None else 3),
     )
     return model.eval()
-
-
-class _Dropping:
-    """Batches in which modalities are dropped."""
-
-    def __init__(self, batches: Batches, rate: float) -> None:
-        self.batches, self.drop = batches, ModalityDropout(rate, rows=0.5)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for (*modalities, available), target in self.batches:
-            yield (*modalities, self.drop(available)), target
 
 
 def _prediction_of(out: Any) -> Tensor:
