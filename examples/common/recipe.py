@@ -154,7 +154,7 @@ class Dropping:
         rate: the share of the modalities that is dropped.
     """
 
-    def __init__(self, batches: Batches, rate: float) -> None:
+    def __init__(self, batches: Iterable[Batch], rate: float) -> None:
         self.batches, self.drop = batches, ModalityDropout(rate, rows=0.5)
 
     def __iter__(self) -> Iterator[Batch]:

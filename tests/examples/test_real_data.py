@@ -16,7 +16,7 @@ from examples.benchmarks.real_data import running
 from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
 from examples.benchmarks.real_data.contenders import CONTENDERS, train
 from examples.benchmarks.real_data.measuring import mean_shares_apart, measure
-from examples.benchmarks.real_data.robustness import MASKED, NOISE, robustness
+from examples.benchmarks.real_data.robustness import MASKED, NOISE, Augmented, robustness
 from examples.benchmarks.real_data.running import run_all
 from examples.benchmarks.real_data.scores import likelihood_scores
 from examples.benchmarks.real_data.settings import Settings
@@ -126,8 +126,8 @@ def test_finished_runs_are_kept_and_not_made_again(
     def measured(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
         name, split, method, settings = job
         calls.append((name, split, method))
-        trained = [settings.steps, settings.patience, settings.batch_size, settings.noise_draws, settings.starts]
-        keys = ["steps", "patience", "batch_size", "noise_draws", "starts"]
+        keys = ["steps", "patience", "batch_size", "augment", "noise_draws", "starts"]
+        trained = [getattr(settings, key) for key in keys]
         values = {"score": 0.5 + 0.1 * split + 0.01 * split * (method == "computed")}
         return {
             "data": name,
@@ -184,6 +184,26 @@ def test_noise_and_masks_change_one_modality_by_the_same_draws() -> None:
     seen.clear()
     robustness(score, problem, n_draws=1)
     torch.testing.assert_close([torch.cat(modalities) for modalities in seen], first, rtol=0, atol=0)
+
+
+def test_augmented_batches_change_one_modality_of_half_of_the_samples() -> None:
+    torch.manual_seed(0)
+    n = 4000
+    x = (torch.randn(n, 8), 10 * torch.randn(n, 8))
+    available, target = torch.ones(n, 2, dtype=torch.bool), torch.arange(n)
+    ((*changed, mask), found), *more = Augmented([((*x, available), target)], x)
+    assert not more
+    assert mask is available
+    assert found is target
+    moved = torch.stack([(after != before).any(1) for before, after in zip(x, changed, strict=True)], dim=1)
+    assert moved.sum(1).max() == 1
+    assert moved.float().mean(0).tolist() == pytest.approx([0.25, 0.25], abs=0.05)
+    # Masked entries are the mean; noise has the deviation of the modality and the levels' root mean square.
+    for before, after, rows in zip(x, changed, moved.unbind(1), strict=True):
+        masked = (after == before.mean(0)).any(1)
+        noise = (after - before)[rows & ~masked] / before.std(0)
+        assert 0.3 < masked[rows].float().mean() < 0.7
+        assert noise.std().item() == pytest.approx(torch.tensor(NOISE).square().mean().sqrt().item(), rel=0.1)
 
 
 def test_likelihoods_are_those_of_scikit_learn() -> None:

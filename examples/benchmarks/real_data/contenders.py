@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from examples.benchmarks.real_data.robustness import Augmented
 from examples.benchmarks.real_data.settings import Settings
 from examples.common.modules import Ensemble
 from examples.common.modules import Fusion as PlainFusion
-from examples.common.recipe import Batches, Dropping, fit, paper_objective, soft_targets
+from examples.common.recipe import Batch, Batches, Dropping, fit, paper_objective, soft_targets
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
@@ -202,7 +203,9 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         targets = soft_targets(teachers, inputs, whole.targets)
     torch.manual_seed(seed)
     model = contender.build(data)
-    batches = Batches(inputs, targets, settings.batch_size, seed)
+    batches: Iterable[Batch] = Batches(inputs, targets, settings.batch_size, seed)
+    if settings.augment:
+        batches = Augmented(batches, whole.modalities)
     fit(
         model,
         Dropping(batches, contender.dropout(len(data.shapes))),

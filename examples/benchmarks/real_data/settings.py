@@ -23,6 +23,7 @@ class Settings:
         steps: most steps of training, rounded up to whole epochs.
         patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
+        augment: train all contenders with noise or masked entries in one modality of half of the samples.
         noise_draws: draws of the noise at each level of the robustness protocol.
         quick: two splits, 100 steps and one draw, for a first look.
         processes: runs at a time, one thread each.
@@ -36,6 +37,7 @@ class Settings:
     steps: int = 1500
     patience: int = 4
     batch_size: int = 128
+    augment: bool = False
     noise_draws: int = 3
     quick: bool = False
     processes: int = 2
