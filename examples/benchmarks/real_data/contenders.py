@@ -173,6 +173,7 @@ def _computed(data: MultimodalData, members: int) -> Model:
 
 
 _UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, _dropout_of_three)
+_TEACHER = replace(_UNTAUGHT, build=partial(_computed, members=1))
 
 CONTENDERS = MappingProxyType(
     {
@@ -186,7 +187,8 @@ CONTENDERS = MappingProxyType(
         ),
         "paper": Contender(_paper, paper_objective),
         "computed, no teachers": _UNTAUGHT,
-        "computed": replace(_UNTAUGHT, taught_by=replace(_UNTAUGHT, build=partial(_computed, members=1))),
+        "computed, one member": replace(_TEACHER, taught_by=_TEACHER),
+        "computed": replace(_UNTAUGHT, taught_by=_TEACHER),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""
