@@ -177,6 +177,17 @@ def test_top_experts_take_samples_that_lack_modalities() -> None:
     assert (best.weights[~available[:, 0], 0] == 0).all()
 
 
+def test_top_experts_are_called_as_a_model_whose_modalities_are_several_arguments() -> None:
+    class Pairs(nn.Module):
+        def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+            return a + b * c
+
+    model = InteractionMoE(Pairs, 2, modality_names={"first": ("a", "b"), "second": "c"}, feature_dims=(6, 3)).eval()
+    arguments = {name: torch.randn(5, 3) for name in "abc"}
+    found, expected = TopExperts(model, 4).eval()(**arguments), model(**arguments)
+    torch.testing.assert_close(found.prediction, expected.prediction, rtol=0, atol=0)
+
+
 def test_an_expert_sees_its_samples_alone() -> None:
     seen: list[int] = []
 

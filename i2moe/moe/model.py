@@ -250,7 +250,7 @@ class InteractionMoE(nn.Module):
             outputs = self.reweighter.calibrated(outputs, available)
             weights = self.reweighter(outputs, available, self.interactions)
         else:
-            weights = self.weigh(modalities, available)
+            weights = self._weigh(modalities, available)
             outputs = self.experts(arrange, views)
         losses = None if outputs.views is None else _interaction_losses(self, outputs, views, present)
         return InteractionOutput(
@@ -267,7 +267,7 @@ class InteractionMoE(nn.Module):
             member_marginals=outputs.member_marginals,
         )
 
-    def weigh(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
+    def _weigh(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor:
         """Return the weights (B, E) of a reweighter that reads the modalities.
 
         Args:

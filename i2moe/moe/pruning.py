@@ -13,7 +13,6 @@ from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
-from i2moe.moe.available import bind_and_fill
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
 from i2moe.moe.names import choose_experts
@@ -156,8 +155,8 @@ class TopExperts(nn.Module):
         """
         self._check()
         model = self.model
-        modalities, arrange, available = bind_and_fill(model.modality_names, model.fill, args, kwargs, available)
-        weights = self._highest_weighted(model.weigh(modalities, available))
+        modalities, arrange, available = model._bind(args, kwargs, available)
+        weights = self._highest_weighted(model._weigh(modalities, available))
 
         predictions: Tensor | None = None
         for e, weight in enumerate(weights.unbind(1)):

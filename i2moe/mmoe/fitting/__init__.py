@@ -2,9 +2,9 @@
 
 from i2moe.mmoe.fitting.data import TrainingData, check_categories, read_data
 from i2moe.mmoe.fitting.folds import cross_predict
-from i2moe.mmoe.fitting.plan import stages_of
 from i2moe.mmoe.fitting.recipe import Recipe
-from i2moe.mmoe.fitting.stages import OnProgress, Progress, run_stages
+from i2moe.mmoe.fitting.running import OnProgress, Progress, run_stages
+from i2moe.mmoe.fitting.stages import stages_of
 
 __all__ = [
     "OnProgress",

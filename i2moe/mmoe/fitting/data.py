@@ -12,7 +12,7 @@ from torch import Tensor
 from i2moe._common.modalities import Modality, leaves
 from i2moe.categorization import Categories
 from i2moe.mmoe.fitting.recipe import Recipe
-from i2moe.mmoe.fitting.stages import fingerprint_of
+from i2moe.mmoe.fitting.running import fingerprint_of
 from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.parts import Modalities, Parts
 

@@ -1,194 +1,194 @@
-"""Stages: steps that are seeded on their own, saved when done, and not done twice."""
+"""The stages of fitting an `MMoE`, each a small function."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from i2moe._common.files import replacing, to_bytes
+from i2moe._common.modalities import Modality
+from i2moe.categorization import Categories
+from i2moe.mmoe.fitting.data import TrainingData, check_categories, check_some_unambiguous
+from i2moe.mmoe.fitting.folds import cross_predict
+from i2moe.mmoe.fitting.running import Stage
+from i2moe.mmoe.parts.parts import Parts
+from i2moe.mmoe.parts.predictors import Predictor, predict
+from i2moe.mmoe.parts.routing import train_router
+from i2moe.mmoe.parts.training import OnEpoch, select
 
-__all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages", "seeded"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What `MMoE.fit` is doing.
-
-    Args:
-        stage: "unimodal/<name>", "baseline", "categories", "expert/<category>" or "router".
-        n_done: stages finished.
-        n_stages: stages in all.
-        event: "start", "epoch", "done", or "restored" if the stage came from a checkpoint.
-        epoch: epochs finished of the stage, 0 at its start.
-        n_epochs: epochs of the stage, 0 where it has none.
-        loss: the last epoch's mean loss.
-    """
-
-    stage: str
-    n_done: int
-    n_stages: int
-    event: str
-    epoch: int = 0
-    n_epochs: int = 0
-    loss: float | None = None
+__all__ = ["stages_of"]
 
 
-OnProgress = Callable[[Progress], None]
+def stages_of(parts: Parts, data: TrainingData) -> list[Stage]:
+    """List all stages: classifiers, baseline, categories, experts, router."""
+    unimodal = [_unimodal_stage(parts, data, i) for i in range(len(parts.unimodal))]
+    experts = [_expert_stage(parts, data, k) for k in range(len(parts.expert_names))]
+    return [
+        *unimodal,
+        _baseline_stage(parts, data),
+        _categories_stage(parts, data),
+        *experts,
+        _router_stage(parts, data),
+    ]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step.
+def _unimodal_stage(parts: Parts, data: TrainingData, i: int) -> Stage:
+    def install(predictor: nn.Module) -> None:
+        parts.unimodal[i] = predictor
 
-    Args:
-        name: unique among the stages.
-        run: does it, given a function to call after every epoch and a seeded generator, and returns what a checkpoint
-            has to hold: tensors, numbers, strings, and dicts and lists of them.
-        restore: does the same from that.
-    """
-
-    name: str
-    run: Callable[[Callable[[int, int, float], None], torch.Generator], dict[str, Any]]
-    restore: Callable[[dict[str, Any]], None]
+    name, build = f"unimodal/{parts.modality_names[i]}", partial(parts.factories.build_unimodal, i)
+    return _predictor_stage(data, name, build, (data.modalities[i],), install)
 
 
-def run_stages(
-    stages: Sequence[Stage],
-    *,
-    seed: int,
-    folder: str | os.PathLike[str] | None = None,
-    fingerprint: Mapping[str, Any] | None = None,
-    progress: OnProgress | None = None,
-    devices: Sequence[torch.device] = (),
-) -> None:
-    """Run stages in order; those with a checkpoint in the folder are restored instead.
+def _baseline_stage(parts: Parts, data: TrainingData) -> Stage:
+    def install(predictor: nn.Module) -> None:
+        parts.baseline = predictor
 
-    Every stage starts from random state of its own, drawn from the seed and its name: whether the stages before it ran
-    or were restored makes no difference to it. The global random state is the same afterwards.
-
-    Args:
-        stages: what to do.
-        seed: decides everything random.
-        folder: where checkpoints are; created if needed. None keeps none.
-        fingerprint: what the results depend on; a checkpoint with another one is refused, as is one that was made
-            after other results of the earlier stages.
-        progress: called at the start and end of every stage and after every epoch.
-        devices: CUDA devices in use, whose random state is seeded too.
-
-    Raises:
-        ValueError: if a checkpoint cannot be read or comes from other data or settings.
-    """
-    identity = {"seed": seed, **(fingerprint or {}), "earlier stages": ""}
-    done: list[str] = []
-    for stage in stages:
-
-        def report(event: str, *epoch: Any, name: str = stage.name) -> None:
-            if progress is not None:
-                progress(Progress(name, len(done), len(stages), event, *epoch))
-
-        path = None if folder is None else Path(folder) / f"{stage.name.replace('/', '-')}.pt"
-        restored = result = None if path is None else _load(path, identity)
-        with seeded(seed, stage.name, devices) as generator:
-            if result is not None:
-                stage.restore(result)
-            else:
-                report("start")
-                try:
-                    result = stage.run(partial(report, "epoch"), generator)
-                except Exception as error:
-                    error.add_note(_what_is_left(stage.name, done, folder))
-                    raise
-                if path is not None:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with replacing(path) as file:
-                        torch.save({"identity": identity, "result": result}, file)
-        if path is not None:
-            identity["earlier stages"] = _hash([identity["earlier stages"], stage.name, result])
-        done.append(stage.name)
-        report("done" if restored is None else "restored")
+    return _predictor_stage(data, "baseline", parts.factories.build_baseline, data.modalities, install)
 
 
-@contextmanager
-def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterator[torch.Generator]:
-    """Seed the global random states from a seed and a name, and put the old states back afterwards.
+def _predictor_stage(
+    data: TrainingData,
+    name: str,
+    build: Callable[[], Predictor],
+    modalities: tuple[Modality, ...],
+    install: Callable[[nn.Module], None],
+) -> Stage:
+    """Train a predictor on all samples; its predictions on held-out folds go to `data.held_out`."""
 
-    Layers draw initial weights and dropout from torch's, estimators without a `random_state` from numpy's.
-    """
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
-    with torch.random.fork_rng(list(devices)), _numpy_seeded(own):
-        state = random.getstate()
-        random.seed(own)
-        torch.manual_seed(own)
-        try:
-            yield torch.Generator().manual_seed(own)
-        finally:
-            random.setstate(state)
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    try:
-        import numpy as np
-    except ImportError:  # then no estimator draws from it
-        yield
-        return
-    state = np.random.get_state()
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
-
-
-def fingerprint_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """Hash data, to recognize it again: tensors, numbers, strings, and dicts, lists and tuples of them."""
-    return {name: _hash(values) for name, values in data.items()}
-
-
-def _hash(value: Any) -> str:
-    digest = hashlib.sha256()
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(to_bytes(value))
-    elif isinstance(value, Mapping):
-        digest.update("".join(f"{key}{_hash(item)}" for key, item in value.items()).encode())
-    elif isinstance(value, list | tuple):
-        digest.update("".join(_hash(item) for item in value).encode())
-    else:
-        digest.update(repr(value).encode())
-    return digest.hexdigest()
-
-
-def _load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        found, result = content["identity"], content["result"]
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be a checkpoint of MMoE.fit, however it cannot be read ({error}); delete it"
-        ) from error
-    different = [key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key)]
-    if different:
-        raise ValueError(
-            f"checkpoints must come from the same data and settings, however {path} differs in {sorted(different)}; "
-            "use another folder, or delete this one"
+    def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
+        predictor, data.held_out[name] = cross_predict(
+            lambda: build().to(data.device),
+            modalities,
+            data.target,
+            data.recipe.training,
+            n_folds=data.recipe.n_folds,
+            groups=data.groups,
+            generator=generator,
+            on_epoch=on_epoch,
+            name=name,
         )
-    return dict(result)
+        install(predictor)
+        return {"state": predictor.state_dict(), "predictions": data.held_out[name]}
+
+    def restore(result: dict[str, Any]) -> None:
+        install(_load(build().to(data.device), result["state"], name))
+        data.held_out[name] = result["predictions"].to(data.device)
+
+    return Stage(name, run, restore)
 
 
-def _what_is_left(failed: str, done: Sequence[str], folder: str | os.PathLike[str] | None) -> str:
-    if folder is None:
-        return f"in stage {failed!r}, after {list(done)}; with checkpoint_dir=... finished stages are not run again"
-    return f"in stage {failed!r}; {list(done)} are kept in {os.fspath(folder)!r} and not run again by the same call"
+def _categories_stage(parts: Parts, data: TrainingData) -> Stage:
+    def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
+        categories = _categorize(parts, data) if data.categories is None else data.categories
+        check_categories(categories, len(data.target), parts.expert_names)
+        check_some_unambiguous(categories)
+        install(categories)
+        return dict(vars(categories))
+
+    def install(categories: Categories) -> None:
+        parts.categories = categories
+        parts.fallback = _too_rare(parts, data, categories)
+        rare = [name for name, is_rare in zip(parts.expert_names, parts.fallback.tolist(), strict=True) if is_rare]
+        if rare:
+            counts = dict(zip(parts.expert_names, _unambiguous(categories).count().tolist(), strict=True))
+            warnings.warn(
+                f"every category should have {data.recipe.min_samples} samples and two classes for an expert, "
+                f"however {rare} have not (samples: {counts}); the baseline predicts in their place",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    return Stage("categories", run, lambda result: install(Categories(**{**result, "names": tuple(result["names"])})))
+
+
+def _categorize(parts: Parts, data: TrainingData) -> Categories:
+    unimodal = data.unimodal
+    if unimodal is None:
+        unimodal = torch.stack([data.held_out[f"unimodal/{name}"] for name in parts.modality_names], dim=1)
+    multimodal = data.held_out["baseline"] if data.multimodal is None else data.multimodal
+    return parts.categorize(unimodal, multimodal, data.target)
+
+
+def _expert_stage(parts: Parts, data: TrainingData, k: int) -> Stage:
+    recipe, name = data.recipe, f"expert/{parts.expert_names[k]}"
+
+    def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
+        assert parts.categories is not None
+        expert = parts.factories.build_expert(k, parts.baseline).to(data.device)
+        parts.experts[k] = expert
+        if bool(parts.fallback[k]):
+            return {}
+        own = ((parts.categories.category == k) & ~parts.categories.ambiguous).nonzero()[:, 0]
+        training = recipe.fine_tuning if parts.factories.experts_start_from_baseline else recipe.training
+        modalities, target = select(data.modalities, own), data.target[own.to(data.target.device)]
+        expert.fit(modalities, target, training, generator=generator, on_epoch=on_epoch)
+        predict(expert, select(modalities, torch.arange(1)), name)  # refuses an expert that cannot answer
+        return {"state": expert.state_dict()}
+
+    def restore(result: dict[str, Any]) -> None:
+        expert = parts.factories.build_expert(k, parts.baseline).to(data.device)
+        parts.experts[k] = _load(expert, result["state"], name) if result else expert
+
+    return Stage(name, run, restore)
+
+
+def _router_stage(parts: Parts, data: TrainingData) -> Stage:
+    def build() -> nn.Module | None:
+        parts.router = parts.factories.build_router()
+        return parts.router.to(data.device) if isinstance(parts.router, nn.Module) else None
+
+    def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
+        router, categories = build(), parts.categories
+        assert categories is not None
+        if router is None:
+            return {}
+        unambiguous = (~categories.ambiguous).nonzero()[:, 0]
+        train_router(
+            router,
+            select(data.modalities, unambiguous),
+            categories.category[unambiguous.to(categories.category.device)],
+            len(parts.expert_names),
+            data.recipe.routing,
+            gamma=data.recipe.gamma,
+            balance=data.recipe.balance,
+            generator=generator,
+            on_epoch=on_epoch,
+        )
+        return {"state": router.state_dict()}
+
+    def restore(result: dict[str, Any]) -> None:
+        router = build()
+        if router is not None:
+            _load(router, result["state"], "router")
+
+    return Stage("router", run, restore)
+
+
+def _unambiguous(categories: Categories) -> Categories:
+    return categories[~categories.ambiguous]
+
+
+def _too_rare(parts: Parts, data: TrainingData, categories: Categories) -> Tensor:
+    """Say of each category (K,) whether it cannot have an expert."""
+    unambiguous = _unambiguous(categories)
+    rare = unambiguous.count() < max(data.recipe.min_samples, 1)
+    if parts.objective.task == "classification":
+        target = data.target.to(categories.category.device)[~categories.ambiguous]
+        rare |= (unambiguous.count(target, parts.objective.n_outputs) > 0).sum(1) < 2
+    return rare.to(data.device)
+
+
+def _load(module: nn.Module, state: dict[str, Any], name: str) -> nn.Module:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint of {name!r} must fit what its factory builds, however it does not: {error}; "
+            "use another folder for another model"
+        ) from error
+    return module.eval()

@@ -60,9 +60,9 @@ class ExpertBank(nn.ModuleList):
     * `"batched"`: one pass per expert on all views stacked along the batch. An expert with buffers takes one pass for
       the real batch and one for the other views.
     * `"vmap"`: one pass for all experts on all views, over parameters stacked inside the forward pass, and one pass for
-      each modality alone. The experts must
-      differ in nothing but parameters and buffers. That is checked at the first pass in training and in evaluation,
-      after any change of an expert's attributes, layers or hooks, and when a model is compiled.
+      each modality alone. The experts must differ in nothing but parameters and buffers. That is checked at the first
+      pass in training and in evaluation, after any change of an expert's attributes, layers or hooks, and when a model
+      is compiled.
     * `"auto"`: batched, on CUDA devices vmap; where samples of a batch influence each other (batch norm in training,
       or a layer with the attribute `mixes_samples = True`) sequential.
 
@@ -184,7 +184,7 @@ class ExpertBank(nn.ModuleList):
 
     def _plan(self, name: str, expert: nn.Module, n_views: int, *, alone: bool) -> list[tuple[int, ...]]:
         """Group the views of an expert into passes; its modality alone, if it runs, is the last."""
-        each: list[tuple[int, ...]] = [(v,) for v in range(n_views + alone)]
+        each: list[tuple[int, ...]] = [(v,) for v in range(n_views + int(alone))]
         if self.execution == "sequential" or len(each) == 1:
             return each
         mixing = mixing_layer(expert)
