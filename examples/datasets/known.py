@@ -23,9 +23,9 @@ class Posteriors:
     """What an observer who knows the rules of a generator believes of each sample: Bayes' rule, exactly.
 
     Args:
-        alone: (n, M, C), p(y | x_i) of each modality i alone.
-        joint: (n, C), p(y | x_0, ..., x_{M-1}).
-        prior: (C,), p(y).
+        alone: (n, M, C), p(y | x_i) of each modality i alone; of a regression the mean of y, (n, M, 1).
+        joint: (n, C), p(y | x_0, ..., x_{M-1}); of a regression (n, 1).
+        prior: (C,), p(y); of a regression (1,).
     """
 
     alone: Tensor

@@ -14,14 +14,15 @@ cue or by the region of two continuous features that they lie in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from examples.datasets.known import KnownInteractions
+from examples.datasets.known import KnownInteractions, Posteriors
+from examples.datasets.mixture_posteriors import mixture_posteriors
 
 __all__ = ["Cue", "Mixture", "Region", "ShowsType", "as_they_are", "classes", "levels", "warp"]
 
@@ -46,6 +47,10 @@ class ShowsType(Protocol):
         """From types (n,) and their shares (E,) to features (n, K)."""
         ...
 
+    def log_likelihood(self, shown: Tensor, mix: Tensor) -> Tensor:
+        """From features (n, K or more) of a modality to those of the types, (n, E), up to a constant."""
+        ...
+
 
 @dataclass(frozen=True)
 class Cue:
@@ -58,13 +63,21 @@ class Cue:
         """Return features (n, E)."""
         return self.size * _one_hot(interaction, len(mix))
 
+    def log_likelihood(self, shown: Tensor, mix: Tensor) -> Tensor:
+        """Return (n, E)."""
+        return _log_likelihood(shown[:, : len(mix)], self.size * torch.eye(len(mix)), self.noise)
+
 
 @dataclass(frozen=True)
 class Region:
     """A point of a disc in which each type has a sector as large as its share: no feature names a type."""
 
     radius: float = 3.0
-    noise: float = 0.0
+
+    @property
+    def noise(self) -> float:
+        """All modalities show the same point."""
+        return 0.0
 
     def __call__(self, interaction: Tensor, mix: Tensor, generator: Generator) -> Tensor:
         """Return features (n, 2)."""
@@ -72,6 +85,12 @@ class Region:
         begin = mix.cumsum(0) - mix
         angle = 2 * math.pi * (begin[interaction] + mix[interaction] * across)
         return self.radius * outward.sqrt()[:, None] * torch.stack((angle.cos(), angle.sin()), dim=1)
+
+    def log_likelihood(self, shown: Tensor, mix: Tensor) -> Tensor:
+        """Return (n, E): a point is in one sector."""
+        turn = torch.atan2(shown[:, 1], shown[:, 0]) / (2 * math.pi) % 1
+        sector = (turn.unsqueeze(1) >= mix.cumsum(0)[:-1]).sum(1)
+        return _one_hot(sector, len(mix)).log()
 
 
 def classes(answer: Tensor, n_classes: int, generator: Generator) -> Tensor:
@@ -85,7 +104,7 @@ def levels(answer: Tensor, n_classes: int, generator: Generator) -> Tensor:
     The answer explains 1 - 1 / n_classes^2 of the variance; where in its slice a number lies is noise.
     """
     within = torch.rand(answer.shape, generator=generator)
-    return math.sqrt(12) * ((answer + within) / n_classes - 0.5)
+    return _scaled(answer + within, n_classes)
 
 
 def as_they_are(features: Tensor, modality: int) -> Tensor:
@@ -148,18 +167,18 @@ class Mixture:
         symbols, answer = _decide(symbols, interaction, self.n_classes)
 
         shown = self.shows_type(interaction, self.shares, generator)
-        modalities = tuple(
-            self.render(self._features(symbols[:, j], shown if shows else None, generator), j)
-            for j, shows in enumerate(self._shown)
-        )
+        features = [
+            self._features(symbols[:, j], shown if shows else None, generator) for j, shows in enumerate(self._shown)
+        ]
         answer = _disturb(answer, self.n_classes, self.label_noise, generator)
         return KnownInteractions(
-            modalities=modalities,
+            modalities=tuple(self.render(each, j) for j, each in enumerate(features)),
             target=self.target(answer, self.n_classes, generator),
             interaction=interaction,
             mix=self.shares,
             n_classes=self.n_classes if self.target is classes else None,
             shows_type=self._shown,
+            exact=self._exact(features),
         )
 
     @property
@@ -203,6 +222,28 @@ class Mixture:
             features[:, place] = shown + features[:, place] * (self.shows_type.noise / NOISE)
         return features
 
+    def _exact(self, features: Sequence[Tensor]) -> Posteriors:
+        """Return what features say about the answer; their last change can be undone."""
+        codes = _code(torch.arange(self.n_classes), self.n_classes)
+        width, nothing = codes.shape[1], torch.zeros(len(features[0]), len(self.shares))
+        answers = mixture_posteriors(
+            [_log_likelihood(each[:, :width], codes, NOISE) for each in features],
+            [
+                self.shows_type.log_likelihood(each[:, width:], self.shares) if shows else nothing
+                for each, shows in zip(features, self._shown, strict=True)
+            ],
+            self.shares,
+        )
+        prior = torch.full((self.n_classes,), 1 / self.n_classes, dtype=torch.float64)
+        found = [
+            (1 - self.label_noise) * each + self.label_noise * (1 - each) / (self.n_classes - 1)
+            for each in (*answers, prior)
+        ]
+        if self.target is levels:
+            middles = _scaled(torch.arange(self.n_classes, dtype=torch.float64) + 0.5, self.n_classes)
+            found = [(each @ middles).unsqueeze(-1) for each in found]
+        return Posteriors(*(each.float() for each in found))
+
 
 def _hadamard(size: int) -> Tensor:
     """Tabulate the rotation that spreads each feature evenly over all; the size is a power of 2."""
@@ -225,6 +266,16 @@ def _disturb(answer: Tensor, n_classes: int, label_noise: float, generator: Gene
     disturbed = torch.rand(answer.shape, generator=generator) < label_noise
     shift = torch.randint(1, n_classes, answer.shape, generator=generator)
     return torch.where(disturbed, (answer + shift) % n_classes, answer)
+
+
+def _scaled(position: Tensor, n_classes: int) -> Tensor:
+    """Scale uniform numbers between 0 and C to mean 0 and variance 1."""
+    return math.sqrt(12) * (position / n_classes - 0.5)
+
+
+def _log_likelihood(features: Tensor, centers: Tensor, noise: float) -> Tensor:
+    """Return the log-likelihoods (n, k) of Gaussian noise about each of k centers (k, D), up to a constant."""
+    return -(features.unsqueeze(1) - centers).square().sum(-1) / (2 * noise**2)
 
 
 def _one_hot(values: Tensor, n_values: int) -> Tensor:

@@ -80,7 +80,10 @@ def test_the_mix_is_kept(name: str) -> None:
         assert float((data.interaction == interaction).float().mean()) == near(share, N)
 
 
-@pytest.mark.parametrize("name", [*CLUSTERS, "digit-sums"])
+MIXTURES = ("half-cue-three-modalities", "region-label-noise", "four-classes-warped", "imbalanced", "one-cue")
+
+
+@pytest.mark.parametrize("name", [*CLUSTERS, "digit-sums", *MIXTURES])
 def test_exact_posteriors_are_calibrated(name: str) -> None:
     """Of samples with a posterior of p, the share p has the class: in ten bins, for each modality alone and for all."""
     data = draw(name, 20_000, 0)

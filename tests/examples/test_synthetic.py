@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -323,3 +324,46 @@ def test_the_table_has_a_line_for_every_generator(monkeypatch: pytest.MonkeyPatc
     lines = table(n=1000).splitlines()
     assert [line.split()[0] for line in lines[3:]] == list(some)
     assert [line.endswith("exact") for line in lines[3:]] == [True, True, False]
+
+
+@pytest.mark.parametrize("shown_by", [None, (1,)])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_posteriors_are_bayes_rule_over_all_states(n_classes: int, shown_by: tuple[int, ...] | None) -> None:
+    """Sum over each type and each tuple of symbols what it makes of the features, one sample at a time."""
+    mix = (0.1, 0.2, 0.3, 0.25, 0.15)
+    mixture = Mixture(n_modalities=3, n_classes=n_classes, mix=mix, shows_type=Cue(size=1.0), shown_by=shown_by)
+    n = 12
+    data = mixture(n, 0)
+    assert data.exact is not None
+    signs = 2.0 * (2 * torch.eye(n_classes) - 1)
+    codes = signs[:, 1:] if n_classes == 2 else signs
+    begin = codes.shape[1]
+
+    def likelihood(sample: int, modality: int, symbol: int, interaction: int) -> float:
+        features = data.modalities[modality][sample]
+        squares = float((features[:begin] - codes[symbol]).square().sum())
+        if shown_by is None or modality in shown_by:
+            squares += float((features[begin : begin + 5] - torch.eye(5)[interaction]).square().sum())
+        return math.exp(-squares / (2 * 0.5**2))
+
+    for sample in range(n):
+        for seen in ([0], [1], [2], [0, 1, 2]):
+            found = torch.zeros(n_classes, dtype=torch.float64)
+            for interaction, symbols in product(range(5), product(range(n_classes), repeat=3)):
+                if interaction == 4 and len(set(symbols)) > 1:
+                    continue
+                prior = mix[interaction] * (1 / n_classes if interaction == 4 else 1 / n_classes**3)
+                answer = [*symbols, sum(symbols) % n_classes, symbols[0]][interaction]
+                found[answer] += prior * math.prod(likelihood(sample, j, symbols[j], interaction) for j in seen)
+            exact = data.exact.joint[sample] if len(seen) == 3 else data.exact.alone[sample, seen[0]]
+            torch.testing.assert_close(exact, (found / found.sum()).float(), atol=1e-4, rtol=1e-3)
+
+
+def test_posteriors_of_numbers_are_their_means() -> None:
+    """The mean squared error of the best prediction is the variance within a slice."""
+    data = drawn("regression")
+    assert data.exact is not None
+    error = (data.exact.joint.squeeze(1) - data.target).square().mean()
+    assert float(error) == pytest.approx(1 / 16, rel=0.05)
+    assert data.exact.prior.tolist() == pytest.approx([0.0], abs=1e-6)
+    assert float((data.exact.shares.argmax(1) == data.interaction).float().mean()) > 0.99
