@@ -148,6 +148,20 @@ def test_data_frames_in_different_orders_are_warned_of() -> None:
     assert Modalities([A, a, b.set_index(np.arange(40) + 1)]).shape == (40, 3)  # other labels: by position, as arrays
 
 
+def test_columns_of_data_frames_are_those_of_fit() -> None:
+    frames = {"t": pd.DataFrame(B, columns=list("wxyz")[: B.shape[1]]), "a": A}
+    fitted = InteractionClassifier(max_epochs=1, n_teachers=0, members=None).fit(frames, Y)
+    expected = fitted.predict_proba(frames)
+    assert np.array_equal(fitted.predict_proba({"a": A, "t": frames["t"].to_numpy()}), expected)
+    assert np.array_equal(fitted.predict_proba(Modalities(frames)[np.arange(len(A))]), expected)
+    turned = {**frames, "t": frames["t"].iloc[:, ::-1]}
+    last = frames["t"].columns[-1]
+    message = f"modality 't' must have the columns of fit, in the same order, however it has '{last}' where fit had 'w'"
+    for given in (turned, Modalities(turned), Modalities(turned)[:5]):
+        with pytest.raises(ValueError, match=message):
+            fitted.predict(given)
+
+
 def test_pandas_missing_values_and_one_column() -> None:
     table = Modalities([pd.DataFrame({"u": pd.array([1, None, 3], dtype="Int64")}), [1, 2, 3]])
     assert np.array_equal(table.arrays[0], np.array([[1], [np.nan], [3]]), equal_nan=True)

@@ -30,6 +30,7 @@ class Modalities:
     Attributes:
         arrays: the M arrays (N, ...), floating.
         names: the M names, or None.
+        columns: for each modality the names of its columns, if it was a data frame that has some, or None.
 
     Raises:
         TypeError: if they are not several arrays.
@@ -46,9 +47,10 @@ class Modalities:
 
     def __init__(self, modalities: Mapping[str, Any] | Sequence[Any] | Modalities, names: Sequence[str] | None = None):
         self.names: tuple[str, ...] | None = None if names is None else tuple(names)
+        columns = None
         if isinstance(modalities, Modalities):
             self.names = modalities.names if names is None else self.names
-            modalities = modalities.arrays
+            columns, modalities = modalities.columns, modalities.arrays
         elif isinstance(modalities, Mapping):
             self.names = tuple(modalities)
             modalities = list(modalities.values())
@@ -61,6 +63,7 @@ class Modalities:
         if len(labels) != len(modalities):
             raise ValueError(f"names must be those of the {len(modalities)} modalities, however they are {self.names}")
         self.arrays: tuple[np.ndarray, ...] = tuple(map(_as_array, modalities, labels))
+        self.columns: tuple[tuple[str, ...] | None, ...] = columns or tuple(map(_columns_of, modalities))
         sizes = {label: len(array) for label, array in zip(labels, self.arrays, strict=True)}
         if len(set(sizes.values())) != 1:
             raise ValueError(
@@ -75,7 +78,7 @@ class Modalities:
     def __getitem__(self, rows: Any) -> Modalities:
         rows = rows[0] if isinstance(rows, tuple) else rows  # scikit-learn asks for [rows, ...]
         rows = [rows] if isinstance(rows, int | np.integer) else rows
-        return Modalities([array[rows] for array in self.arrays], self.names)
+        return self._replaced([array[rows] for array in self.arrays])
 
     def __repr__(self) -> str:
         shapes = [array.shape for array in self.arrays]
@@ -103,15 +106,24 @@ class Modalities:
             )
         if self.names is None:
             return Modalities(self, names)
-        return Modalities([self.arrays[self.names.index(name)] for name in names], names)
+        places = [self.names.index(name) for name in names]
+        ordered = Modalities([self.arrays[place] for place in places], names)
+        ordered.columns = tuple(self.columns[place] for place in places)
+        return ordered
 
     def keep(self, names: Sequence[str]) -> tuple[Modalities, np.ndarray]:
         """Return the modalities with all but some missing, and the positions of the samples that have one of these."""
         assert self.names is not None
         named = zip(self.names, self.arrays, strict=True)
-        kept = Modalities([a if name in names else np.full_like(a, np.nan) for name, a in named], self.names)
+        kept = self._replaced([a if name in names else np.full_like(a, np.nan) for name, a in named])
         here = [~np.isnan(a).reshape(len(a), -1).all(1) for a in kept.arrays]
         return kept, np.flatnonzero(np.any(here, axis=0))
+
+    def _replaced(self, arrays: Sequence[np.ndarray]) -> Modalities:
+        """Return other arrays under the same names, of modalities and columns."""
+        replaced = Modalities(arrays, self.names)
+        replaced.columns = self.columns
+        return replaced
 
     def available(self) -> np.ndarray:
         """Return which modalities each sample has, (N, M) bool: those whose row is not all NaN.
@@ -148,12 +160,14 @@ class Standardizer:
 
     Args:
         names: M names.
+        columns: for each modality the names of its columns, or None.
         axes: number of axes of each modality.
         means: for each modality the means, with as many axes.
         deviations: the same of the deviations; 1 where a feature is constant.
     """
 
     names: tuple[str, ...]
+    columns: tuple[tuple[str, ...] | None, ...]
     axes: tuple[int, ...]
     means: tuple[np.ndarray, ...]
     deviations: tuple[np.ndarray, ...]
@@ -171,14 +185,15 @@ class Standardizer:
                     f"modality {name!r} must have values whose deviation is finite, however "
                     f"{(~np.isfinite(deviation)).sum()} of its features are too large; divide them"
                 )
-        return cls(modalities.names, tuple(array.ndim for array in modalities.arrays), means, deviations)
+        axes = tuple(array.ndim for array in modalities.arrays)
+        return cls(modalities.names, modalities.columns, axes, means, deviations)
 
     def __call__(self, modalities: Modalities) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return M tensors (N, ...) in float32, and which modalities are there, (N, M) bool.
 
         Raises:
-            ValueError: if names, numbers of features or axes are not those of the data fitted to, a value is infinite
-                or a sample has no modality.
+            ValueError: if names, columns, numbers of features or axes are not those of the data fitted to, a value is
+                infinite or a sample has no modality.
         """
         modalities = modalities.ordered(self.names)
         for name, array, n_axes, mean in zip(self.names, modalities.arrays, self.axes, self.means, strict=True):
@@ -187,6 +202,13 @@ class Standardizer:
                 raise ValueError(
                     f"modality {name!r} must have {n_axes} axes and {n_features} features as in fit, however its shape "
                     f"is {array.shape}; give the same columns"
+                )
+        for name, columns, fitted in zip(self.names, modalities.columns, self.columns, strict=True):
+            if columns is not None and fitted is not None and columns != fitted:
+                now, then = next(pair for pair in zip(columns, fitted, strict=True) if pair[0] != pair[1])
+                raise ValueError(
+                    f"modality {name!r} must have the columns of fit, in the same order, however it has {now!r} where "
+                    f"fit had {then!r}; order them: X[fitted_columns]"
                 )
         available = torch.from_numpy(modalities.available())
         tensors = (
@@ -216,6 +238,12 @@ def _as_array(modality: Any, name: object) -> np.ndarray:
     if array.ndim == 0 or not array.size:
         raise ValueError(f"modality {name!r} must have samples and features, however its shape is {array.shape}")
     return array.reshape(-1, 1) if array.ndim == 1 else array
+
+
+def _columns_of(modality: Any) -> tuple[str, ...] | None:
+    """Return the names of a data frame's columns; None where they are numbers, or there are none."""
+    columns = tuple(getattr(modality, "columns", ()))
+    return columns if columns and all(isinstance(column, str) for column in columns) else None
 
 
 def _warn_of_order(modalities: Sequence[Any]) -> None:
