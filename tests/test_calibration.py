@@ -161,6 +161,15 @@ def test_a_model_inside_another_is_called_as_asked() -> None:
     assert torch.equal(found, calibrate(model, data, call=lambda model, batch: model(batch)))
 
 
+def test_the_prior_of_a_calibrated_model_stays() -> None:
+    model, data = make(), batches("classification")
+    model.train()(*data[0][0])
+    calibrate(model, data)
+    before = model.state_dict()["reweighter.prior"].clone()
+    model.train()(*data[0][0])
+    assert torch.equal(model.state_dict()["reweighter.prior"], before)
+
+
 def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
     available = torch.tensor([[True, False]]).expand(N, -1)
     data = [({"x": torch.randn(N, 3), "y": torch.randn(N, 4), "available": available}, torch.randint(3, (N,)))]

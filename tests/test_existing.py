@@ -293,7 +293,7 @@ class TestMistakes:
         ("changes", "error", "message"),
         [
             ({"model": 3}, TypeError, "model must be a module, a function .* however it is a int"),
-            ({"model": lambda a, b: a * torch.nan}, ValueError, "batch 0 of background: outputs must be finite"),
+            ({"model": lambda a, b: a * torch.nan}, ValueError, "batch 0 of data: outputs must be finite"),
             ({"model": lambda a, b: "no"}, TypeError, "must return an array of outputs .* returned a str"),
             ({"model": lambda a, b: a[:3]}, ValueError, r"outputs \(B, C\) for 60 samples"),
             ({"model": lambda a, b: a[:, :1]}, ValueError, "outputs of at least two classes"),
@@ -348,6 +348,18 @@ class TestMistakes:
         arguments: dict[str, Any] = {"model": Knowing(1, 1), "data": batches(60, 1), "background": batches(60, 2)}
         with pytest.raises(error, match=message):
             interactions(**(arguments | changes))
+
+    def test_a_mistake_in_the_data_is_found_before_marginals_are_made(self) -> None:
+        asked: list[int] = []
+
+        def model(a: Tensor, b: Tensor) -> Tensor:
+            asked.append(len(a))
+            return torch.cat([a[:, :1], b[:, :1]], dim=1)
+
+        wrong = [(modalities, target + 2) for modalities, target in batches(60, 1)]
+        with pytest.raises(ValueError, match="in batch 0 of data"):
+            interactions(model, wrong, batches(60, 2))
+        assert sum(asked) <= 120
 
     def test_an_error_of_the_model_comes_with_the_shapes_of_the_modalities(self) -> None:
         class Narrow(nn.Module):

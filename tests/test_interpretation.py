@@ -18,9 +18,10 @@ from torch.nn.parallel import DataParallel
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
-from i2moe import InteractionMoE, StaticReweighter
+from i2moe import ComputedReweighter, InteractionMoE, StaticReweighter
 from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
+from i2moe.interpretation.monitoring import InteractionMetric
 from i2moe.perturbations import Gaussian
 
 N_SAMPLES, WIDTH = 40, 3
@@ -485,6 +486,12 @@ class TestWhatUsersHandIn:
         assert report.agreement.shape == (4,)
         assert f"10 samples, {task}" in report.summary()
         json.dumps(report.to_dict(), allow_nan=False)
+
+    def test_the_task_is_that_of_computed_weights(self) -> None:
+        model = InteractionMoE(lambda: Fusion(3), 2, reweighter=ComputedReweighter("regression"))
+        data = [(make_batches()[0][0], torch.arange(30).reshape(10, 3))]
+        assert explain(model, data).task == InteractionMetric(model).task == "regression"
+        assert InteractionMetric(make_model()).task == "classification"
 
     def test_half_precision_is_kept_in_float32(self) -> None:
         batches = [(tuple(m.bfloat16() for m in modalities), y) for modalities, y in make_batches()]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import is_lazy
 
-from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, StaticReweighter
+from i2moe import InteractionLosses, InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
 from i2moe._common.modalities import Modality, leaves, map_leaves
 from i2moe.losses import Interaction
 from i2moe.missing import Fill, LearnedFill, MeanFill, ModalityDropout, ShuffleFill, ZeroFill, as_fill
@@ -682,3 +682,15 @@ def test_a_step_has_gradients_on_another_device(checkpoint: bool) -> None:
         mask = torch.ones(B, M, dtype=torch.bool)
     torch.autograd.backward(total(model(**batch(device="meta"), available=mask)))
     assert all(p.grad is not None and p.grad.device.type == "meta" for p in model.parameters())
+
+
+def test_computed_weights_take_the_widths_of_modalities_that_a_first_call_leaves_out() -> None:
+    def fuse() -> nn.Module:
+        return nn.Bilinear(4, 3, 2)
+
+    model = InteractionMoE(fuse, 2, reweighter="computed", feature_dims=(4, 3)).eval()
+    x = torch.randn(5, 4)
+    expected = model(x, torch.zeros(5, 3), available=torch.tensor([[True, False]]).expand(5, -1))
+    torch.testing.assert_close(model(x, None).prediction, expected.prediction)
+    with pytest.raises(ValueError, match="feature_dims must be left out with a reweighter"):
+        InteractionMoE(fuse, 2, reweighter=Reweighter(4), feature_dims=(4, 3))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2moe import InteractionMoE, InteractionSupervision, StaticReweighter
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, StaticReweighter
 from i2moe.missing import ModalityDropout
 
 B = 6
@@ -250,3 +250,13 @@ def test_the_largest_weight_names_the_interaction(kind: str, schedule: str, inte
         weights = model(x, y).weights.mean(0)
     assert model.expert_names[int(weights.argmax())] == TRUTH[interaction]
     assert weights.max() > 0.6
+
+
+@pytest.mark.parametrize("criterion", [F.mse_loss, nn.L1Loss()])
+def test_a_target_that_torch_would_repeat_is_refused(criterion: Any) -> None:
+    out, y = make(1, reweighter=ComputedReweighter("regression"))(*batch()), torch.randn(B)
+    with pytest.raises(ValueError, match=r"prediction's shape \(6, 1\), however its shape is \(6,\); reshape it"):
+        InteractionSupervision(criterion)(out, y)
+    assert InteractionSupervision(criterion)(out, y.unsqueeze(1)).ndim == 0
+    own = InteractionSupervision(lambda prediction, target: criterion(prediction.squeeze(-1), target))
+    torch.testing.assert_close(own(out, y), InteractionSupervision(criterion)(out, y.unsqueeze(1)))

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.names import check_names
-from i2moe._common.tasks import Task, check_task
+from i2moe._common.tasks import Task
 from i2moe.interpretation.observation.batches import BatchReader, check_batches
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     find_moe,
     generators_of,
     preserve_state,
+    task_of,
     unwrap,
 )
 from i2moe.interpretation.report import InteractionReport
@@ -34,7 +35,7 @@ def explain(
     model: nn.Module,
     data: Iterable[Any],
     *,
-    task: Task = "classification",
+    task: Task | None = None,
     outputs: slice = slice(None),
     class_names: Sequence[str] | None = None,
     call: Callable[[nn.Module, Any], object] | None = None,
@@ -66,7 +67,7 @@ def explain(
             sample has. Targets are integers (B,) for classification, 0 or 1 (B, C) for multilabel, values (B,) or
             (B, C) for regression. Arrays and data frames become tensors, floating ones of torch's default dtype.
         task: "classification" (outputs are logits of classes), "multilabel" (logits of labels; with one logit, binary
-            classification) or "regression".
+            classification) or "regression". None for that of computed weights, "classification" with other weights.
         outputs: which outputs of the prediction to explain, `heads["age"]` of a model with several `Heads`, say; the
             targets are theirs.
         class_names: the C outputs' names; "0", "1", ... by default, "output" if there is one.
@@ -112,13 +113,13 @@ def explain(
         >>> report.weights.shape, report.contributions.shape, report.comprehensiveness.shape
         (torch.Size([80, 4]), torch.Size([80, 4, 3]), torch.Size([80, 2]))
     """
-    check_task(task)
     check_confidence(confidence)
     if not isinstance(n_draws, int | Integral) or n_draws < 0:
         raise ValueError(f"n_draws must be an integer of at least 0, however it is {n_draws!r}")
     check_batches(data)
     model = unwrap(model)
     moe = find_moe(model)
+    task = task_of(moe, task)
     reader = BatchReader(
         model=model,
         moe=moe,

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from i2moe._common.modalities import leaves, map_leaves
 from i2moe._common.output import InteractionOutput, SoftTargets
 
 __all__ = ["InteractionSupervision"]
+
+_BY_ELEMENT = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
+_BY_ELEMENT_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
 
 
 class InteractionSupervision:
@@ -34,7 +38,8 @@ class InteractionSupervision:
 
     Args:
         criterion: `criterion(prediction, target)` returns a scalar: the task loss of any predictions of the model,
-            such as `torch.nn.functional.cross_entropy`.
+            such as `torch.nn.functional.cross_entropy`. The target of `mse_loss` and the like has the predictions'
+            shape, (B, C).
         per_sample: the criterion is a mean over samples, so that it can be called once on the rows of all experts.
             False calls it for each expert and member: for losses that compare samples, as a Cox loss does.
 
@@ -90,8 +95,9 @@ class InteractionSupervision:
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the targets have not B rows, those of the marginals not M columns, there are no marginals for
-                them, the criterion returns no scalar, or the target weights do not fit the weights.
+            ValueError: if the targets have not B rows, or not the predictions' shape where the criterion needs it.
+                Also if those of the marginals have not M columns, there are no marginals for them, the criterion
+                returns no scalar, or the target weights do not fit the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
@@ -99,6 +105,8 @@ class InteractionSupervision:
             target, marginal_target = target
         n_samples = out.prediction.shape[0]
         _check_target("target", target, (n_samples,), "(B, ...)")
+        if self.criterion in _BY_ELEMENT or isinstance(self.criterion, _BY_ELEMENT_MODULES):
+            _check_shape(target, out.prediction)
         experts = _members(out.expert_predictions, out.member_predictions)
         if experts.stride(1) == 0:  # all experts are one network
             experts = experts[:, :1]
@@ -158,6 +166,15 @@ def _check_target(name: str, target: Any, shape: tuple[int, ...], axes: str) -> 
             found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
             sizes = ", ".join(map(str, shape))
             raise ValueError(f"{name} must hold tensors {axes} = ({sizes}, ...) of the batch, however it holds {found}")
+
+
+def _check_shape(target: Any, prediction: Tensor) -> None:
+    """Check what torch would repeat, (B,) against (B, 1) to (B, B)."""
+    if isinstance(target, Tensor) and target.shape != prediction.shape:
+        raise ValueError(
+            f"the target must have the prediction's shape {tuple(prediction.shape)}, however its shape is "
+            f"{tuple(target.shape)}; reshape it: y.view_as(prediction), or y.unsqueeze(1)"
+        )
 
 
 def _check_scalar(loss: Tensor) -> Tensor:

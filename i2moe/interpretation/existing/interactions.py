@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -127,6 +127,12 @@ def interactions(
         first = known[0][0]
         form = Form.of(first, modality_names)
         predict = Predictor(function_of(model, task), form, first, call, task, returns, device)
+        seen = (_predict("data", index, predict, *_read("data", index, batch)) for index, batch in enumerate(data))
+        begun = list(islice(seen, 1))  # a mistake in the data is found before marginals are made
+        if not begun:
+            raise ValueError(
+                "data must yield at least one batch, however it is empty; a generator can be run through only once"
+            )
         found = (_predict("background", index, predict, *batch) for index, batch in enumerate(known))
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
@@ -134,14 +140,8 @@ def interactions(
         alone.fit(Background(predict, modalities, torch.cat(joint), torch.cat(answers), kept))
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
-            for modalities, predicted, target in (
-                _predict("data", index, predict, *_read("data", index, batch)) for index, batch in enumerate(data)
-            )
+            for modalities, predicted, target in chain(begun, seen)
         ]
-    if not rows:
-        raise ValueError(
-            "data must yield at least one batch, however it is empty; a generator can be run through only once"
-        )
     from_all, compared, target, checksums = (torch.cat(part) for part in zip(*rows, strict=True))
     n_modalities = len(form.names)
     weights, _ = interaction_shares(compared[:, :n_modalities], compared[:, -1], alone.prior)

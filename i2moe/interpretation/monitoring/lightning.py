@@ -32,7 +32,7 @@ def interaction_callback(
     *,
     target: Callable[[Any], Any] = _last,
     report: str | os.PathLike[str] | None = None,
-    task: Task = "classification",
+    task: Task | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Callback:
     """Make a callback that trains and watches the `InteractionMoE` in a LightningModule.
@@ -51,7 +51,7 @@ def interaction_callback(
         term: `term(out, target)` returns a scalar, `InteractionSupervision(criterion)` say; None adds nothing.
         target: finds the targets in a batch; the last item by default.
         report: file for the HTML report; None writes none.
-        task: of the metric.
+        task: as of `InteractionMetric`.
         class_names: the C outputs' names.
 
     Raises:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import Array, as_tensor
-from i2moe._common.tasks import Task, check_target, check_task
+from i2moe._common.tasks import Task, check_target
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import checked_rows, marginal_rows
-from i2moe.interpretation.observation.observe import find_moe
+from i2moe.interpretation.observation.observe import find_moe, task_of
 from i2moe.interpretation.report import InteractionReport
 from i2moe.moe import InteractionOutput
 from i2moe.moe.weights.computed import ComputedReweighter
@@ -28,7 +28,8 @@ class InteractionMetric:
 
     Args:
         model: an `InteractionMoE`, or a module that holds one: for the names.
-        task: "classification", "multilabel" or "regression".
+        task: "classification", "multilabel" or "regression". None for that of computed weights, "classification" with
+            other weights.
         class_names: the C outputs' names.
 
     Raises:
@@ -49,12 +50,9 @@ class InteractionMetric:
         >>> metric.reset()
     """
 
-    def __init__(
-        self, model: nn.Module, *, task: Task = "classification", class_names: Sequence[str] | None = None
-    ) -> None:
-        check_task(task)
+    def __init__(self, model: nn.Module, *, task: Task | None = None, class_names: Sequence[str] | None = None) -> None:
         self.moe = find_moe(model)
-        self.task: Task = task
+        self.task: Task = task_of(self.moe, task)
         self.class_names = class_names
         self._rows: list[dict[str, Tensor]] = []
 

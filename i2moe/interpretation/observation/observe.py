@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
+from i2moe._common.tasks import Task, check_task
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
+from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = [
     "Observation",
@@ -29,6 +31,7 @@ __all__ = [
     "move",
     "observe",
     "preserve_state",
+    "task_of",
     "unwrap",
 ]
 
@@ -75,6 +78,18 @@ def find_moe(model: nn.Module) -> InteractionMoE:
             "train it, or load its weights"
         )
     return next(iter(found.values()))
+
+
+def task_of(moe: InteractionMoE, task: Task | None) -> Task:
+    """Return the task that was asked for, else that of computed weights, else classification.
+
+    Raises:
+        ValueError: if the task is unknown.
+    """
+    if task is not None:
+        check_task(task)
+        return task
+    return moe.reweighter.task if isinstance(moe.reweighter, ComputedReweighter) else "classification"
 
 
 def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:

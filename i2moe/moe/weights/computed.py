@@ -36,8 +36,8 @@ class ComputedReweighter(nn.Module):
             wrapped before: for `AveragedModel(..., use_buffers=True)`, several processes, or a compiled first step.
 
     Attributes:
-        prior: (C,), what is predicted from nothing: a running mean of the predictions in training, and after
-            `calibrate` the mean of the held-out targets. Empty before the first batch where C is not known.
+        prior: (C,), what is predicted from nothing: a running mean of the predictions in training, and from `calibrate`
+            on the mean of the held-out targets. Empty before the first batch where C is not known.
         scale: (M + 1,), factors of the predictions from each modality alone, and from several. Empty before
             `calibrate`.
 
@@ -98,7 +98,7 @@ class ComputedReweighter(nn.Module):
                     f"n_outputs must be the number of outputs of the backbone, however it is {self.prior.numel()} and "
                     f"the backbone returned {joint.shape[1]}; give both the same"
                 )
-            if self.training:
+            if self.training and self.scale.numel() == 0:
                 self._update(joint)
             prior = self._prior(joint)
             if available is not None:  # an absent modality predicts the prior

@@ -24,8 +24,8 @@ class PairInteraction:
 
     $$\Delta_{ab} - \Delta_a - \Delta_b$$
 
-    Above 0 the pair is redundant: each replaces the other, and only without both the score falls. Below 0 it is
-    synergistic: they are needed together, and without either the score falls as without both.
+    Above 0 the pair is redundant: they partly replace each other, so that the score falls by more without both than
+    without each, summed. Below 0 it is synergistic: they are partly needed together, so that it falls by less.
 
     Args:
         names: of the two modalities.
@@ -52,8 +52,8 @@ class PairInteraction:
         """Say in plain words what was found."""
         (first, second), (a, b, both) = self.names, self.costs
         meaning = {
-            "redundant": "are redundant, each replaces the other",
-            "synergistic": "are synergistic, they are needed together",
+            "redundant": "are redundant, they partly replace each other",
+            "synergistic": "are synergistic, they are partly needed together",
             "neither": "are neither redundant nor synergistic as far as these samples show",
         }[self.kind]
         return (
