@@ -94,6 +94,14 @@ def test_writers_of_one_path_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_needs_its_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; make it first"),
+        replacing(tmp_path / "absent" / "saved"),
+    ):
+        pass
+
+
 def test_threads_that_save_at_once_leave_whole_files(tmp_path: Path) -> None:
     path, contents = tmp_path / "file", [bytes([letter]) * 100_000 for letter in b"abcd"]
 

@@ -31,8 +31,8 @@ class Fusion(nn.Module):
         return output
 
 
-def make(task: Task = "classification", members: int | None = 1) -> InteractionMoE:
-    return InteractionMoE(Fusion, 2, reweighter=ComputedReweighter(task), members=members)
+def make(task: Task = "classification", members: int | None = 1, names: tuple[str, str] = ("0", "1")) -> InteractionMoE:
+    return InteractionMoE(Fusion, 2, modality_names=names, reweighter=ComputedReweighter(task), members=members)
 
 
 def bilinear() -> InteractionMoE:
@@ -136,6 +136,7 @@ def test_a_single_model_is_no_list() -> None:
     [
         (lambda: Teacher([]), "at least one"),
         (lambda: Teacher([make("regression"), make()]), "of one task"),
+        (lambda: Teacher([make(), make(names=("1", "0"))]), "of the same modalities"),
         (lambda: Teacher([nn.Linear(2, 2)]), "one is of type Linear and does not"),
         (lambda: Teacher([make(), bilinear()])(*batch()), "their shapes are"),
         (lambda: Teacher([make()])(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),

@@ -21,8 +21,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Processes and threads that write the same path at once do not disturb each other: the last one to end wins. A link
     stays a link, and the file that it names is replaced.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
     """
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"a file must be in a folder that exists, however there is no folder {path.parent}; make it first"
+        )
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(unfinished, "xb") as file:

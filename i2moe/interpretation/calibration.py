@@ -50,7 +50,7 @@ def calibrate(
         call: how to call the model with the modalities of a batch, as for `explain`.
 
     Returns:
-        (M + 1,), the factors: of each modality alone, and of several.
+        (M + 1,), the factors, from 0.05 to 5: of each modality alone, and of several.
 
     Raises:
         TypeError: if the model is no module, or the data are no batches.

@@ -30,7 +30,7 @@ class Teacher(nn.Module):
 
     Raises:
         TypeError: if they are no list.
-        ValueError: if there is no model, or one has no computed weights, or their tasks differ.
+        ValueError: if there is no model, or one has no computed weights, or their tasks or modalities differ.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
 
@@ -50,17 +50,21 @@ class Teacher(nn.Module):
         if not isinstance(models, list | tuple | nn.ModuleList):
             raise TypeError(f"models must be a list of models, however they are of type {type(models).__name__}")
         models = list(models)
-        tasks = [_task_of(model) for model in models]
-        if len(set(tasks)) != 1:
-            raise ValueError(f"models must be at least one, all of one task, however their tasks are {tasks}")
-        self.task: Task = tasks[0]
+        kinds = [_kind_of(model) for model in models]
+        if len(set(kinds)) != 1:
+            raise ValueError(
+                f"models must be at least one, all of one task and of the same modalities, however they are {kinds}; "
+                "give those with the student's modality_names, in its order"
+            )
+        self.task: Task = kinds[0][0]
         self.models: nn.ModuleList = nn.ModuleList(models)
 
     @torch.no_grad()
     def forward(self, *modalities: Any, **options: Any) -> SoftTargets:
         """Return the mean predictions. The arguments are those of each model, `available=` too where samples lack one.
 
-        They can be computed once, before the student is trained. Those from all modalities are right too for a student
+        They can be computed once, before the student is trained, and kept: `torch.save(tuple(soft), path)`, then
+        `SoftTargets(*torch.load(path))`. Those from all modalities are right too for a student
         that has some of them left out in training, as a label is.
 
         Raises:
@@ -84,10 +88,12 @@ class Teacher(nn.Module):
         return soft
 
 
-def _task_of(model: nn.Module) -> Task:
+def _kind_of(model: nn.Module) -> tuple[Task, tuple[str, ...]]:
+    """Return the task and the modalities' names of the `InteractionMoE` that a model is or holds."""
     for module in model.modules():
-        if isinstance(module, ComputedReweighter):
-            return module.task
+        reweighter = getattr(module, "reweighter", None)
+        if isinstance(reweighter, ComputedReweighter):
+            return reweighter.task, module.modality_names
     raise ValueError(
         "models must hold an InteractionMoE with computed weights each, however one is of type "
         f"{type(model).__name__} and does not; build it with reweighter='computed'"

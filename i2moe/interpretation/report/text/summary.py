@@ -59,7 +59,7 @@ def _headline(report: Diagnostics) -> str:
         right = (report.decision == report.target).double().mean()
         quality = f"{right:.3f} of the labels and {report.correct.double().mean():.3f} of the samples right"
     else:
-        quality = f"mean squared error {-report.score.mean():.4g}"
+        quality = f"mean squared error {report.score.mean().abs():.4g}"
     basis = f"\nweights {report.basis}" if report.basis else ""
     return f"{len(report)} samples, {report.task}, {quality}{basis}"
 
