@@ -93,7 +93,8 @@ def _kind_of(model: nn.Module) -> tuple[Task, tuple[str, ...]]:
     for module in model.modules():
         reweighter = getattr(module, "reweighter", None)
         if isinstance(reweighter, ComputedReweighter):
-            return reweighter.task, module.modality_names
+            names: Any = module.modality_names
+            return reweighter.task, names
     raise ValueError(
         "models must hold an InteractionMoE with computed weights each, however one is of type "
         f"{type(model).__name__} and does not; build it with reweighter='computed'"
