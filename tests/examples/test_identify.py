@@ -245,7 +245,7 @@ def test_auroc_is_a_mean_over_types() -> None:
 )
 def test_every_method_weighs_every_kind_of_data(method: str, name: str) -> None:
     found = run(name, method, 0, replace(SMALL, epochs=1, n_train=200, n_validation=80, n_test=80))
-    if method == "exact" and name in ("regression", "three-modalities", "exchanged-sensors-0"):
+    if method == "exact" and name == "exchanged-sensors-0":  # of which nobody knows the rules
         assert bool(found.weights.isnan().all())
         return
     assert found.weights.shape == (80, 5 if name == "three-modalities" else 4)
