@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from examples.benchmarks.identify import computed
 from examples.benchmarks.identify.__main__ import main
 from examples.benchmarks.identify.coalitions import (
     benefits,
@@ -36,6 +37,12 @@ from examples.datasets.problems import GROUPS, PROBLEMS, draw
 from tests.covering import in_turn
 
 SMALL = Settings(n_train=600, n_validation=200, n_test=200, epochs=2, processes=1)
+
+
+@pytest.fixture(autouse=True)
+def few_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two teachers do what eight do, sooner."""
+    monkeypatch.setattr(computed, "TEACHERS", 2)
 
 
 def known(interaction: list[int], mix: list[float] | None = None) -> KnownInteractions:

@@ -18,10 +18,11 @@ from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["Computed"]
 
-_MEMBERS = 4
-_TEACHERS = 8
-_DROPOUT = 0.3  # of the modalities in half of the samples, where there are more than two
-_PATIENCE = 4  # of a teacher; the model that learns from them has three times as much
+MEMBERS = 4
+TEACHERS = 8
+"""Models of one member each that the model learns from."""
+DROPOUT = 0.3  # of the modalities in half of the samples, where there are more than two
+PATIENCE = 4  # of a teacher; the model that learns from them has three times as much
 
 
 class Masked(nn.Module):
@@ -54,9 +55,9 @@ class Computed:
         # One unit for a whole modality: that of a feature may be information.
         self._units = [(x.mean(), x.std()) for x in train.modalities]
         one = partial(self._train, train, validation)
-        teachers = [one(1000 * (seed + 1) + i, members=1) for i in range(_TEACHERS)]
+        teachers = [one(1000 * (seed + 1) + i, members=1) for i in range(TEACHERS)]
         soft = soft_targets(teachers, self._inputs(train), _target(train))
-        self._model = one(seed, members=_MEMBERS, soft=soft)
+        self._model = one(seed, members=MEMBERS, soft=soft)
 
     def _train(
         self,
@@ -81,13 +82,13 @@ class Computed:
             model,
             Dropping(
                 Batches(self._inputs(train), targets, self.training.batch_size, seed),
-                _DROPOUT if len(shapes) > 2 else 0.0,
+                DROPOUT if len(shapes) > 2 else 0.0,
             ),
             [(self._inputs(validation), _target(validation))],
             InteractionSupervision(F.mse_loss if train.n_classes is None else F.cross_entropy),
             2 * self.training.epochs,
             lr=self.training.learning_rate,
-            patience=_PATIENCE if soft is None else 3 * _PATIENCE,
+            patience=PATIENCE if soft is None else 3 * PATIENCE,
         )
         return model.eval()
 
