@@ -19,8 +19,7 @@ from i2moe.moe.teacher import SoftTargets
 __all__ = ["Computed"]
 
 MEMBERS = 4
-TEACHERS = 8
-"""Models of one member each that the model learns from."""
+TEACHERS = 8  # of one member each
 DROPOUT = 0.3  # of the modalities in half of the samples, where there are more than two
 PATIENCE = 4  # of a teacher; the model that learns from them has three times as much
 
