@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,11 @@ def _report(options: argparse.Namespace) -> InteractionReport:
             stratify=y if classes else None,
         )
     except ValueError as error:
+        counts = Counter(y.flatten().tolist())
         raise ValueError(
-            f"samples must be enough to hold some of each class out, however {len(y)} samples have "
-            f"{len(set(y.flatten().tolist()))} classes ({str(error).split(' Classes with too few')[0]}); give more, or "
-            "say --task regression for values that are no classes"
+            f"samples must be enough to hold some of each class out, however the rarest of {len(counts)} classes has "
+            f"{min(counts.values())} of {len(y)}, of which --test-fraction {options.test_fraction} is held out; give "
+            "more, or say --task regression for values that are no classes"
         ) from error
     retrain_on = (train, y_train) if options.retrain else None
     return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)

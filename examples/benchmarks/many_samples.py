@@ -14,8 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from examples.common.modules import Fusion
 from i2moe import InteractionMoE, explain
 
 __all__ = ["Options", "main"]
@@ -37,7 +38,7 @@ class Options:
 def main(options: Options) -> None:
     """Print the time and the highest memory of the process after each part."""
     torch.set_num_threads(1)
-    model = InteractionMoE(Linear, 2, reweighter="computed", members=4).eval()
+    model = InteractionMoE(lambda: Fusion(2 * WIDTH, N_CLASSES, ()), 2, reweighter="computed", members=4).eval()
     _print("imports", 0.0)
     start = time.process_time()
     report = explain(model, batches(options.n_samples))
@@ -50,19 +51,6 @@ def main(options: Options) -> None:
     with TemporaryDirectory() as folder:
         report.to_html(Path(folder) / "report.html")
     _print("page", time.process_time() - start)
-
-
-class Linear(nn.Module):
-    """One linear layer on the modalities side by side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2 * WIDTH, N_CLASSES)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Predict (B, C)."""
-        outputs: Tensor = self.layer(torch.cat([a, b], dim=-1))
-        return outputs
 
 
 def batches(n_samples: int) -> Iterator[tuple[tuple[Tensor, Tensor], Tensor]]:

@@ -1,15 +1,16 @@
-"""Modules that several examples build: a plain fusion, and an ensemble."""
+"""Modules that several examples build: a plain fusion, an ensemble, and what says which modalities are available."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from i2moe import BackboneOutput
 
-__all__ = ["Ensemble", "Fusion"]
+__all__ = ["Ensemble", "Fusion", "Model"]
 
 
 class Fusion(nn.Module):
@@ -68,3 +69,38 @@ class Ensemble(nn.Module):
         each = torch.stack([out.prediction for out in outputs], dim=1)
         own = [out.aux_loss for out in outputs if out.aux_loss is not None]
         return each.mean(1), each, torch.stack(own).mean() if own else each.new_zeros(())
+
+
+class Model(nn.Module):
+    """A body, told which modalities are available. A body without fill of its own gets zeros for the others.
+
+    Args:
+        body: what predicts.
+        takes_available: whether it takes `available` by keyword.
+        has_experts: whether it returns weights.
+    """
+
+    def __init__(self, body: nn.Module, *, takes_available: bool = False, has_experts: bool = False) -> None:
+        super().__init__()
+        self.body, self.takes_available, self.has_experts = body, takes_available or has_experts, has_experts
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
+        return self._call(self.body, inputs)
+
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """Return the outputs (B, C), and compute no weights where they do not matter."""
+        return _prediction_of(self._call(getattr(self.body, "predict", self.body), inputs))
+
+    def _call(self, body: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
+        *modalities, available = inputs
+        present = [
+            torch.where(available[:, i].reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for i, x in enumerate(modalities)
+        ]
+        return body(*present, available=available) if self.takes_available else body(*present)
+
+
+def _prediction_of(out: Any) -> Tensor:
+    """Return the outputs (n, C) of what a model returned."""
+    prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
+    return prediction

@@ -15,7 +15,29 @@ from i2moe._common.modalities import map_leaves
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["Batch", "Batches", "Dropping", "fit", "moving_average", "paper_objective", "soft_targets"]
+__all__ = [
+    "DROPOUT",
+    "MEMBERS",
+    "STUDENT_PATIENCE",
+    "TEACHERS",
+    "Batch",
+    "Batches",
+    "Dropping",
+    "dropout_of_three",
+    "fit",
+    "moving_average",
+    "paper_objective",
+    "soft_targets",
+]
+
+MEMBERS = 4
+"""Members of each expert with computed weights."""
+TEACHERS = 8
+"""Models of one member each that the experts with computed weights learn from."""
+STUDENT_PATIENCE = 3
+"""How often the patience of a teacher a model has that learns from them: what it learns has less noise to overfit."""
+DROPOUT = 0.3
+"""Share of the modalities that is dropped in half of the rows in training."""
 
 Batch: TypeAlias = tuple[Any, Any]
 """`(modalities, target)`; the modalities are a tuple, or a dict of a model's arguments."""
@@ -109,15 +131,23 @@ def paper_objective(criterion: Criterion) -> Callable[[InteractionOutput, Tensor
     return loss_of
 
 
-def soft_targets(teachers: Sequence[nn.Module], inputs: Sequence[Tensor], targets: Tensor) -> SoftTargets:
-    """Return what trained models predict of samples on average, moved a tenth of the way to the targets.
+def dropout_of_three(n_modalities: int) -> float:
+    """Return the rate of modality dropout: none for two, of which computed weights train each alone anyway."""
+    return DROPOUT if n_modalities > 2 else 0.0
+
+
+def soft_targets(
+    train: Callable[[int], nn.Module], inputs: Sequence[Tensor], targets: Tensor, seed: int
+) -> SoftTargets:
+    """Train teachers, and return what they predict of samples on average, moved a tenth of the way to the targets.
 
     Args:
-        teachers: trained models with computed weights.
-        inputs: their arguments, tensors (N, ...).
+        train: makes a trained model with computed weights of a seed.
+        inputs: the models' arguments, tensors (N, ...).
         targets: (N,) classes, or (N, C) labels or values.
+        seed: of the model that learns from them; theirs follow from it.
     """
-    teacher = Teacher(teachers)
+    teacher = Teacher([train(1000 * (seed + 1) + i) for i in range(TEACHERS)])
     parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(targets)).split(512)]
     return SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True))).mixed_with(targets)
 

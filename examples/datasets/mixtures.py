@@ -205,8 +205,7 @@ class Mixture:
         probability = self.shares.double()[interaction] / len(grid)
         joint.index_put_((*states.T, answer), probability / probability.sum(), accumulate=True)
 
-        wrong = (joint.sum(-1, keepdim=True) - joint) / (self.n_classes - 1)
-        return (1 - self.label_noise) * joint + self.label_noise * wrong
+        return self._with_label_noise(joint)
 
     @property
     def _shown(self) -> tuple[bool, ...]:
@@ -222,6 +221,11 @@ class Mixture:
             features[:, place] = shown + features[:, place] * (self.shows_type.noise / NOISE)
         return features
 
+    def _with_label_noise(self, probabilities: Tensor) -> Tensor:
+        """Move a share of the probability (..., C) of each answer to the others."""
+        wrong = (probabilities.sum(-1, keepdim=True) - probabilities) / (self.n_classes - 1)
+        return (1 - self.label_noise) * probabilities + self.label_noise * wrong
+
     def _exact(self, features: Sequence[Tensor]) -> Posteriors:
         """Return what features say about the answer; their last change can be undone."""
         codes = _code(torch.arange(self.n_classes), self.n_classes)
@@ -235,10 +239,7 @@ class Mixture:
             self.shares,
         )
         prior = torch.full((self.n_classes,), 1 / self.n_classes, dtype=torch.float64)
-        found = [
-            (1 - self.label_noise) * each + self.label_noise * (1 - each) / (self.n_classes - 1)
-            for each in (*answers, prior)
-        ]
+        found = [self._with_label_noise(each) for each in (*answers, prior)]
         if self.target is levels:
             middles = _scaled(torch.arange(self.n_classes, dtype=torch.float64) + 0.5, self.n_classes)
             found = [(each @ middles).unsqueeze(-1) for each in found]

@@ -64,8 +64,8 @@ class Teacher(nn.Module):
         """Return the mean predictions. The arguments are those of each model, `available=` too where samples lack one.
 
         They can be computed once, before the student is trained, and kept: `torch.save(tuple(soft), path)`, then
-        `SoftTargets(*torch.load(path))`. Those from all modalities are right too for a student
-        that has some of them left out in training, as a label is.
+        `SoftTargets(*torch.load(path))`. Those from all modalities are right too for a student that has some of them
+        left out in training, as a label is.
 
         Raises:
             ValueError: if the models differ in what they predict from how many modalities, or a prediction is not

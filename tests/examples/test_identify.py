@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from examples.benchmarks.identify import computed
 from examples.benchmarks.identify.__main__ import main
 from examples.benchmarks.identify.coalitions import (
     benefits,
@@ -32,6 +31,7 @@ from examples.benchmarks.identify.predictors import Predictor, only, prior_log_l
 from examples.benchmarks.identify.running import run
 from examples.benchmarks.identify.scores import Run, score, type_auroc
 from examples.benchmarks.identify.settings import Settings
+from examples.common import recipe
 from examples.datasets.known import UNKNOWN, KnownInteractions
 from examples.datasets.problems import GROUPS, PROBLEMS, draw
 from tests.covering import in_turn
@@ -42,7 +42,7 @@ SMALL = Settings(n_train=600, n_validation=200, n_test=200, epochs=2, processes=
 @pytest.fixture(autouse=True)
 def few_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two teachers do what eight do, sooner."""
-    monkeypatch.setattr(computed, "TEACHERS", 2)
+    monkeypatch.setattr(recipe, "TEACHERS", 2)
 
 
 def known(interaction: list[int], mix: list[float] | None = None) -> KnownInteractions:

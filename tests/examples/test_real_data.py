@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import brier_score_loss, log_loss
 from torch import Tensor
 
-from examples.benchmarks.real_data import contenders, running
+from examples.benchmarks.real_data import running
 from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
 from examples.benchmarks.real_data.contenders import CONTENDERS, train
 from examples.benchmarks.real_data.measuring import mean_shares_apart, measure
@@ -21,6 +21,7 @@ from examples.benchmarks.real_data.running import run_all
 from examples.benchmarks.real_data.scores import likelihood_scores
 from examples.benchmarks.real_data.settings import Settings
 from examples.benchmarks.real_data.table import differences, print_tables
+from examples.common import recipe
 from examples.datasets._interface import MultimodalData, Split, Task
 
 SETTINGS = Settings(steps=60, batch_size=32, splits=1)
@@ -29,7 +30,7 @@ SETTINGS = Settings(steps=60, batch_size=32, splits=1)
 @pytest.fixture(autouse=True)
 def few_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two teachers do what eight do, sooner."""
-    monkeypatch.setattr(contenders, "TEACHERS", 2)
+    monkeypatch.setattr(recipe, "TEACHERS", 2)
 
 
 def data(task: Task) -> MultimodalData:

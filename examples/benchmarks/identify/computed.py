@@ -6,36 +6,28 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from examples.benchmarks.identify.networks import Network, accuracy
 from examples.benchmarks.identify.settings import Training
-from examples.common.recipe import Batches, Dropping, fit, soft_targets
+from examples.common.modules import Model
+from examples.common.recipe import (
+    MEMBERS,
+    STUDENT_PATIENCE,
+    Batches,
+    Dropping,
+    dropout_of_three,
+    fit,
+    soft_targets,
+)
 from examples.datasets.known import KnownInteractions
 from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision
 from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["Computed"]
 
-MEMBERS = 4
-TEACHERS = 8  # of one member each
-DROPOUT = 0.3  # of the modalities in half of the samples, where there are more than two
-PATIENCE = 4  # of a teacher; the model that learns from them has three times as much
-
-
-class Masked(nn.Module):
-    """Experts that take which modalities are available, (B, M), as the last argument."""
-
-    def __init__(self, experts: InteractionMoE) -> None:
-        super().__init__()
-        self.experts = experts
-
-    def forward(self, *inputs: Tensor) -> InteractionOutput:
-        """Predict."""
-        *modalities, available = inputs
-        out: InteractionOutput = self.experts(*modalities, available=available)
-        return out
+PATIENCE = 4  # epochs, of a teacher
 
 
 class Computed:
@@ -46,7 +38,7 @@ class Computed:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self._model: Masked | None = None
+        self._model: Model | None = None
         self._units: list[tuple[Tensor, Tensor]] = []
 
     def fit(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> None:
@@ -54,8 +46,7 @@ class Computed:
         # One unit for a whole modality: that of a feature may be information.
         self._units = [(x.mean(), x.std()) for x in train.modalities]
         one = partial(self._train, train, validation)
-        teachers = [one(1000 * (seed + 1) + i, members=1) for i in range(TEACHERS)]
-        soft = soft_targets(teachers, self._inputs(train), _target(train))
+        soft = soft_targets(partial(one, members=1), self._inputs(train), _target(train), seed)
         self._model = one(seed, members=MEMBERS, soft=soft)
 
     def _train(
@@ -65,7 +56,7 @@ class Computed:
         seed: int,
         members: int,
         soft: SoftTargets | None = None,
-    ) -> Masked:
+    ) -> Model:
         torch.manual_seed(seed)
         task: Literal["regression", "classification"] = "regression" if train.n_classes is None else "classification"
         shapes = [x.shape[1:] for x in train.modalities]
@@ -75,19 +66,18 @@ class Computed:
             reweighter=ComputedReweighter(task, train.n_classes or 1),
             members=members,
         )
-        model = Masked(experts)
+        model = Model(experts, has_experts=True)
         targets = _target(train) if soft is None else soft
         fit(
             model,
             Dropping(
-                Batches(self._inputs(train), targets, self.training.batch_size, seed),
-                DROPOUT if len(shapes) > 2 else 0.0,
+                Batches(self._inputs(train), targets, self.training.batch_size, seed), dropout_of_three(len(shapes))
             ),
             [(self._inputs(validation), _target(validation))],
             InteractionSupervision(F.mse_loss if train.n_classes is None else F.cross_entropy),
             2 * self.training.epochs,
             lr=self.training.learning_rate,
-            patience=PATIENCE if soft is None else 3 * PATIENCE,
+            patience=PATIENCE * (1 if soft is None else STUDENT_PATIENCE),
         )
         return model.eval()
 

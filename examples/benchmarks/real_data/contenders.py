@@ -15,23 +15,27 @@ from torch import Tensor, nn
 
 from examples.benchmarks.real_data.robustness import Augmented
 from examples.benchmarks.real_data.settings import Settings
-from examples.common.modules import Ensemble
+from examples.common.modules import Ensemble, Model
 from examples.common.modules import Fusion as PlainFusion
-from examples.common.recipe import Batch, Batches, Dropping, fit, paper_objective, soft_targets
+from examples.common.recipe import (
+    DROPOUT,
+    MEMBERS,
+    STUDENT_PATIENCE,
+    Batch,
+    Batches,
+    Dropping,
+    dropout_of_three,
+    fit,
+    paper_objective,
+    soft_targets,
+)
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["CONTENDERS", "Contender", "Model", "Network", "criterion_of", "train"]
-
-DROPOUT = 0.3
-"""Share of the modalities that is dropped in half of the rows in training, where a contender has modality dropout."""
-MEMBERS = 4
-"""Members of each expert with computed weights."""
-TEACHERS = 8
-"""Models of one member each that the experts with computed weights learn from."""
+__all__ = ["CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
@@ -90,35 +94,6 @@ class SharedEnsemble(nn.Module):
         return each.mean(1), each
 
 
-class Model(nn.Module):
-    """A body, told which modalities are available. A body without fill of its own gets zeros for the others.
-
-    Args:
-        body: what predicts.
-        takes_available: whether it takes `available` by keyword.
-        has_experts: whether it returns weights.
-    """
-
-    def __init__(self, body: nn.Module, *, takes_available: bool = False, has_experts: bool = False) -> None:
-        super().__init__()
-        self.body, self.takes_available, self.has_experts = body, takes_available or has_experts, has_experts
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """Return what the body returns for M modalities (B, ...) followed by `available` (B, M)."""
-        return self._call(self.body, inputs)
-
-    def predict(self, *inputs: Tensor) -> Tensor:
-        """Return the outputs (B, C), and compute no weights where they do not matter."""
-        return _prediction_of(self._call(getattr(self.body, "predict", self.body), inputs))
-
-    def _call(self, body: Callable[..., Any], inputs: tuple[Tensor, ...]) -> Any:
-        *modalities, available = inputs
-        present = [
-            torch.where(available[:, i].reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for i, x in enumerate(modalities)
-        ]
-        return body(*present, available=available) if self.takes_available else body(*present)
-
-
 @dataclass(frozen=True)
 class Contender:
     """A model and its training.
@@ -128,7 +103,7 @@ class Contender:
         loss_of: makes the loss of what the model returns of the task's criterion.
         dropout: the share of so many modalities that is dropped in training.
         taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
-            It then has three times the patience: what it learns has less noise to overfit.
+            It then has more patience.
     """
 
     build: Callable[[MultimodalData], Model]
@@ -139,11 +114,6 @@ class Contender:
 
 def _dropout(n_modalities: int) -> float:
     return DROPOUT
-
-
-def _dropout_of_three(n_modalities: int) -> float:
-    """Return none for two modalities, of which computed weights train each alone anyway."""
-    return DROPOUT if n_modalities > 2 else 0.0
 
 
 def _loss_of_members(criterion: Loss) -> Loss:
@@ -172,7 +142,7 @@ def _computed(data: MultimodalData, members: int) -> Model:
     return Model(experts, has_experts=True)
 
 
-_UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, _dropout_of_three)
+_UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, dropout_of_three)
 _TEACHER = replace(_UNTAUGHT, build=partial(_computed, members=1))
 
 CONTENDERS = MappingProxyType(
@@ -200,9 +170,8 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
     targets: Tensor | SoftTargets = whole.targets
     if contender.taught_by is not None:
-        seeds = range(1000 * (seed + 1), 1000 * (seed + 1) + TEACHERS)
-        teachers = [train(data, contender.taught_by, each, settings) for each in seeds]
-        targets = soft_targets(teachers, inputs, whole.targets)
+        teacher = contender.taught_by
+        targets = soft_targets(lambda each: train(data, teacher, each, settings), inputs, whole.targets, seed)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches: Iterable[Batch] = Batches(inputs, targets, settings.batch_size, seed)
@@ -214,15 +183,9 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
-        patience=settings.patience * (1 if contender.taught_by is None else 3),
+        patience=settings.patience * (1 if contender.taught_by is None else STUDENT_PATIENCE),
     )
     return model.eval()
-
-
-def _prediction_of(out: Any) -> Tensor:
-    """Return the outputs (n, C) of what a contender returned."""
-    prediction: Tensor = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.prediction
-    return prediction
 
 
 def criterion_of(data: MultimodalData) -> Callable[[Tensor, Tensor], Tensor]:

@@ -18,10 +18,11 @@ from examples.benchmarks.real_data.behavior import (
     observe_behavior,
     shares_of,
 )
-from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, Model, train
+from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, train
 from examples.benchmarks.real_data.robustness import robustness
 from examples.benchmarks.real_data.scores import likelihood_scores, main_score, temperature
 from examples.benchmarks.real_data.settings import Settings
+from examples.common.modules import Model
 from examples.datasets._interface import MultimodalData, Split
 
 __all__ = ["Measured", "mean_shares_apart", "measure", "run"]
