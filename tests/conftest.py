@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from tests.processes import needs_gloo
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the workers and all that they start
     gc.disable()  # what is imported and collected lives until the end: nobody looks for garbage in it
 
 

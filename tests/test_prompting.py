@@ -288,7 +288,7 @@ def body(content: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def silence(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1.2)
+    time.sleep(0.8)
 
 
 def hang_up(handler: BaseHTTPRequestHandler) -> None:
@@ -301,7 +301,7 @@ def slowly(handler: BaseHTTPRequestHandler, text: bytes) -> None:
     for byte in text:
         handler.wfile.write(bytes([byte]))
         handler.wfile.flush()
-        time.sleep(0.1)
+        time.sleep(0.07)
 
 
 def drip(handler: BaseHTTPRequestHandler, code: int = 200) -> None:
@@ -393,7 +393,7 @@ def test_a_question_is_answered_and_counted(server: Server) -> None:
 def test_a_fault_is_survived_and_lasting_ones_are_reported(
     server: Server, fault: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
-    timeout = 0.6 if fault in (silence, drip, drip_headers, drip_an_error) else 5.0
+    timeout = 0.4 if fault in (silence, drip, drip_headers, drip_an_error) else 5.0
     server.faults = [fault, fault]
     ask = endpoint(server, n_attempts=3, timeout=timeout)
     assert ask("how much?") == "low"
@@ -403,7 +403,7 @@ def test_a_fault_is_survived_and_lasting_ones_are_reported(
     begin = time.monotonic()
     with pytest.raises(EndpointError, match="after 2 of 2 attempts") as caught:
         endpoint(server, n_attempts=2, timeout=timeout)("how much?")
-    assert time.monotonic() - begin < 2.4
+    assert time.monotonic() - begin < 1.6
     assert len(server.faults) == 7
     assert "secret" not in str(caught.value)
 

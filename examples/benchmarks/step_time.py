@@ -11,6 +11,7 @@ authors' repository its step is timed too, and ours around its transformer, the 
 The bound is the arithmetic alone, without experts: of the paper's objective E separate backbones, each trained on all
 views at once (V * B rows); of computed weights E backbones, of which M see the batch twice; of shared experts one
 backbone on the rows of all members. A prediction's bound is one plain forward pass for each pass that is made.
+"By hand" is the least that computed weights cost: the same losses and shares, written for these backbones alone.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from examples.benchmarks._counting import count_step
 from examples.benchmarks._reference import Reference
 from i2moe import InteractionMoE, InteractionSupervision
 from i2moe.backbones import FusionTransformer
+from i2moe.moe.weights import interaction_shares
 from i2moe.perturbations import Gaussian
 
 __all__ = ["SETTINGS", "Measured", "Options", "Setting", "contenders", "main", "measure"]
@@ -246,6 +248,10 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         supervise = InteractionSupervision(F.cross_entropy)
         return Contender(model, lambda: supervise(model(modalities), target))
 
+    def by_hand(factory: Callable[[], nn.Module], *, own: bool) -> Contender:
+        backbones = nn.ModuleList(factory() for _ in range(n_experts if own else 1))
+        return Contender(backbones, lambda: step_by_hand(backbones, modalities, target))
+
     def theirs(factory: Callable[[], nn.Module]) -> Contender:
         assert reference is not None
         model = reference.model(factory(), len(modalities), setting.dim)
@@ -293,6 +299,8 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         "computed": lambda: computed(our_backbone),
         "members=1 bound": lambda: bound_of_members(our_backbone, 1),
         "members=1": lambda: computed(our_backbone, members=1),
+        "computed by hand": lambda: by_hand(our_backbone, own=True),
+        "members=1 by hand": lambda: by_hand(our_backbone, own=False),
         "members=4 bound": lambda: bound_of_members(our_backbone, 4),
         "members=4": lambda: computed(our_backbone, members=4),
         "computed, vmap": lambda: computed(our_backbone, execution="vmap"),
@@ -317,6 +325,35 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
             "reference": lambda: theirs(their_backbone),
         }
     return found
+
+
+def step_by_hand(backbones: nn.ModuleList, modalities: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Return the loss of computed weights as one would write it for these backbones alone, without a check.
+
+    Args:
+        backbones: E of them, or one that all experts share.
+        modalities: M tensors, one row a sample.
+        target: one class a sample.
+    """
+    n_samples, n_modalities = len(target), len(modalities)
+    absent = [torch.zeros_like(x) for x in modalities]
+    alone = [[*absent[:i], x, *absent[i + 1 :]] for i, x in enumerate(modalities)]
+    if len(backbones) == 1:
+        rows = [torch.cat(same) for same in zip(modalities, *alone, strict=True)]
+        first, *others = backbones[0](rows).split(n_samples)
+        predictions, marginals = first.unsqueeze(1), torch.stack(others, dim=1)
+    else:
+        outputs = []
+        for backbone, own in zip(backbones, [*alone, None, None], strict=True):
+            rows = list(modalities) if own is None else [torch.cat(same) for same in zip(modalities, own, strict=True)]
+            outputs.append(backbone(rows))
+        predictions = torch.stack([output[:n_samples] for output in outputs], dim=1)
+        marginals = torch.stack([output[n_samples:] for output in outputs[:n_modalities]], dim=1)
+    with torch.no_grad():
+        joint = predictions.mean(1).softmax(1)
+        interaction_shares(marginals.softmax(2), joint, joint.mean(0))
+    each = [(x.flatten(0, 1), target.repeat_interleave(x.shape[1])) for x in (predictions, marginals)]
+    return sum_of([F.cross_entropy(*one) for one in each])
 
 
 def _clock() -> float:
@@ -397,7 +434,7 @@ def _bound_of(rival: str) -> str:
     if rival.startswith("evaluation, "):
         return {"members=1": "M + 1 forwards", "members=4": "4 (M + 1) forwards"}.get(rival[12:], "E + M forwards")
     if rival.startswith(("computed", "members=")):
-        return f"{rival.removesuffix(' bound').removesuffix(', vmap')} bound"
+        return f"{rival.removesuffix(' bound').removesuffix(', vmap').removesuffix(' by hand')} bound"
     return "their bound" if _is_theirs(rival) else "bound"
 
 

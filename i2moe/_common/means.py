@@ -106,7 +106,7 @@ def expand_to_rows(weights: Tensor, n_rows: int) -> Tensor:
 
 @torch.no_grad()
 def update_running_mean(
-    running: Tensor, n_batches: Tensor, batch: Tensor, *, momentum: float, counts: Tensor | int = 1
+    running: Tensor, n_batches: Tensor, batch: Tensor, *, momentum: float, counts: Tensor | None = None
 ) -> None:
     """Move an exponential average, in place, towards the mean of a batch.
 
@@ -117,11 +117,11 @@ def update_running_mean(
         n_batches: scalar, the batches it has seen.
         batch: (C,), the mean of the newest batch.
         momentum: least weight of the newest batch.
-        counts: scalar, whether the batch counts; where it does not, nothing changes.
+        counts: scalar, whether the batch counts; where it does not, nothing changes. None: it does.
     """
-    n_batches += counts
-    rate = (1 / n_batches.clamp(min=1)).clamp(min=momentum) * counts
-    running.lerp_(batch.to(running), rate.to(running))
+    n_batches += 1 if counts is None else counts
+    rate = n_batches.clamp(min=1).reciprocal().clamp(min=momentum)
+    running.lerp_(batch.to(running), rate.to(running) if counts is None else (rate * counts).to(running))
 
 
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:

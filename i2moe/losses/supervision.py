@@ -146,8 +146,9 @@ class InteractionSupervision:
         if self.per_sample:
             rows = map_leaves(lambda y: y.flatten(0, 1), target) if of_each else target
             n_repeats = n_members if of_each else each.shape[1]
-            repeated = map_leaves(lambda y: y.repeat_interleave(n_repeats, dim=0), rows)
-            return _check_scalar(self.criterion(each.flatten(0, 1), repeated))
+            if n_repeats > 1:
+                rows = map_leaves(lambda y: y.repeat_interleave(n_repeats, dim=0), rows)
+            return _check_scalar(self.criterion(each.flatten(0, 1), rows))
         losses = [
             self.criterion(one, map_leaves(lambda y, i=i: y[:, i // n_members], target) if of_each else target)
             for i, one in enumerate(each.unbind(1))

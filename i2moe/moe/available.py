@@ -29,8 +29,6 @@ class Fills(nn.ModuleList):
         names: tuple[str, ...],
         modalities: tuple[Modality, ...],
         available: Tensor | None,
-        *,
-        checked: bool = False,
     ) -> tuple[tuple[Modality, ...], Tensor | None]:
         """Return the modalities, whole, and which of them are real, (B, M) bool; None for all.
 
@@ -38,7 +36,6 @@ class Fills(nn.ModuleList):
             names: the M names.
             modalities: M modalities, None where no sample of the batch has one.
             available: (B, M) bool; None for all that is given.
-            checked: the modalities are whole and the mask is right: nothing is looked at again.
 
         Raises:
             TypeError: if `available` is no bool tensor.
@@ -47,7 +44,7 @@ class Fills(nn.ModuleList):
         if available is None and all(modality is not None for modality in modalities) and not self._learn():
             check_modalities(names, modalities)
             return modalities, None
-        present = available if checked and available is not None else _check_call(names, modalities, available)
+        present = _check_call(names, modalities, available)
         tensors = leaves(modalities)
         n_samples = tensors[0].shape[0]
         floating = [x for x in tensors if x.is_floating_point()]
@@ -62,21 +59,27 @@ class Fills(nn.ModuleList):
                 raise
         return tuple(filled), present
 
-    def each_alone(self, names: tuple[str, ...], modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+    def each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
         """Return for each modality the batch in which all others are filled in.
 
         Args:
-            names: the M names.
             modalities: M modalities, whole.
         """
-        # What stands in says nothing of the sample, so that no gradient goes there.
-        rows = map_leaves(lambda x: x.detach() if x.requires_grad else x, modalities)
-        absent, _ = self(names, rows, mask_of(modalities, False), checked=True)
+        nobody = mask_of(modalities, False).select(1, 0)
+        absent = [
+            map_leaves(_repeated, fill.fill_values(modality, nobody), modality)
+            for fill, modality in zip(self, modalities, strict=True)
+        ]
         return [(*absent[:i], modality, *absent[i + 1 :]) for i, modality in enumerate(modalities)]
 
     def _learn(self) -> bool:
         """Whether complete samples teach a fill something: a mean moves, and a parameter has a gradient each step."""
         return any(True for _ in chain(self.parameters(), self.buffers()))
+
+
+def _repeated(values: Tensor, rows: Tensor) -> Tensor:
+    """Return values in the shape and type of rows."""
+    return values.to(rows.dtype).expand(rows.shape).contiguous()
 
 
 def mask_of(modalities: tuple[Modality, ...], value: bool) -> Tensor:

@@ -76,15 +76,15 @@ class SharedExperts(nn.Module):
         output, last = split_last(join(passes), len(alone) * self.n_members * n_samples)
 
         members = self._by_input(output.prediction, self.n_networks)  # (N, E, k, ...), or (N, 1, k, ...) if tied
-        predictions, prediction_views = split_views(self._of_experts(members.mean(2)), views)
-        latent = None if output.latent is None else self._by_input(output.latent, self.n_networks).mean(2)
+        predictions, prediction_views = split_views(self._of_experts(_mean_of_members(members)), views)
+        latent = None if output.latent is None else _mean_of_members(self._by_input(output.latent, self.n_networks))
         marginals = self._by_input(last, len(alone)) if alone else None
         return ExpertOutputs(
             predictions,
             prediction_views,
             None if latent is None else split_views(self._of_experts(latent), views)[1],
             predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
-            None if marginals is None else marginals.mean(2),
+            None if marginals is None else _mean_of_members(marginals),
             self._of_experts(members[:n_samples]),
             marginals,
         )
@@ -95,7 +95,8 @@ class SharedExperts(nn.Module):
         counts = [self.n_members * len(group) for group in groups]
         n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
         if self.n_networks == 1:  # one member after the other, each on all inputs
-            rows, counts = _repeat([stack_views(inputs)], self.n_members), [self.n_members]
+            rows, counts = stack_views(inputs), [self.n_members]
+            rows = rows if self.n_members == 1 else _repeat([rows], self.n_members)
         else:
             rows = _repeat(inputs, self.n_members)
         args, kwargs = arrange(rows)
@@ -118,7 +119,8 @@ class SharedExperts(nn.Module):
                 raise
         check_untouched("shared", rows, versions)
         checked = check_output("shared", output, n_rows)
-        return checked if self.n_networks > 1 else self._ordered_by_input(checked, len(inputs))
+        in_order = self.n_networks > 1 or self.n_members == 1
+        return checked if in_order else self._ordered_by_input(checked, len(inputs))
 
     def _ordered_by_input(self, output: BackboneOutput, n_inputs: int) -> BackboneOutput:
         """Turn the rows from members, then inputs, to inputs, then members."""
@@ -136,6 +138,11 @@ class SharedExperts(nn.Module):
     def _by_input(self, rows: Tensor, n_inputs: int) -> Tensor:
         """Turn (n * k * N, ...) into (N, n, k, ...)."""
         return rows.reshape(n_inputs, self.n_members, -1, *rows.shape[1:]).movedim(2, 0)
+
+
+def _mean_of_members(values: Tensor) -> Tensor:
+    """Average (N, n, k, ...) over the k members."""
+    return values.squeeze(2) if values.shape[2] == 1 else values.mean(2)
 
 
 def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Modality, ...]:

@@ -89,10 +89,9 @@ class ComputedReweighter(nn.Module):
         # A gradient would change predictions so that the weights suit the loss. Attributions, in evaluation, need it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
             n_modalities = outputs.marginals.shape[1]
-            joint = self._comparable(
-                mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
-            ).squeeze(1)
-            marginals = self._comparable(outputs.marginals)  # (B, M, C)
+            joint = mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
+            each = self._comparable(torch.cat((outputs.marginals, joint), dim=1))
+            marginals, joint = each[:, :-1], each[:, -1]  # (B, M, C), (B, C)
             if self.prior.numel() not in (0, joint.shape[1]):
                 raise ValueError(
                     f"n_outputs must be the number of outputs of the backbone, however it is {self.prior.numel()} and "
