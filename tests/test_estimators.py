@@ -549,6 +549,8 @@ def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture
         (["data.npz", "--target", "y", "--test-fraction", "1.5"], "must lie between 0 and 1"),
         (["short.npz", "--target", "y"], "a row for each of 40 samples"),
         (["scalar.npz", "--target", "y"], "a row for each of 40 samples"),
+        (["data.npz", "--target", "y", "--modalities", "a"], "at least two modalities"),
+        (["image.npz", "--target", "y"], "array 'b' has shape (40, 2, 2, 3)"),
         (["rare.npz", "--target", "y"], "hold some of each class out"),
     ],
 )
@@ -558,6 +560,7 @@ def test_errors_of_the_command_line(
     np.savez(tmp_path / "data.npz", a=A, b=B, y=Y)
     np.savez(tmp_path / "words.npz", a=A, b=B.astype(str).astype("U3") + "x", y=Y)
     np.savez(tmp_path / "short.npz", a=A, b=B, y=Y[:9])
+    np.savez(tmp_path / "image.npz", a=A, b=np.zeros((40, 2, 2, 3)), y=Y)
     np.savez(tmp_path / "scalar.npz", a=A, b=B, y=3)
     np.savez(tmp_path / "rare.npz", a=A, b=B, y=np.arange(40))
     np.save(tmp_path / "one.npy", A)

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from examples.datasets.mixtures import Mixture
-from i2moe import interactions
+from i2moe import InteractionMoE, interactions
 from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.existing import Fitted, Replaced
 from i2moe.moe.weights import interaction_shares
@@ -292,6 +292,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "error", "message"),
         [
+            ({"model": InteractionMoE(lambda: nn.Bilinear(2, 2, 2), 2)}, TypeError, "InteractionMoE; use explain"),
             ({"model": 3}, TypeError, "model must be a module, a function .* however it is a int"),
             ({"model": lambda a, b: a * torch.nan}, ValueError, "batch 0 of data: outputs must be finite"),
             ({"model": lambda a, b: "no"}, TypeError, "must return an array of outputs .* returned a str"),

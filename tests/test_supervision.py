@@ -260,3 +260,12 @@ def test_a_target_that_torch_would_repeat_is_refused(criterion: Any) -> None:
     assert InteractionSupervision(criterion)(out, y.unsqueeze(1)).ndim == 0
     own = InteractionSupervision(lambda prediction, target: criterion(prediction.squeeze(-1), target))
     torch.testing.assert_close(own(out, y), InteractionSupervision(criterion)(out, y.unsqueeze(1)))
+
+
+@pytest.mark.parametrize("criterion", [F.cross_entropy, nn.CrossEntropyLoss()])
+def test_labels_that_are_no_integers_are_refused(criterion: Any) -> None:
+    out = make(3, reweighter="computed")(*batch())
+    with pytest.raises(ValueError, match=r"labels must be integers, however their type is torch.float32; .* y.long"):
+        InteractionSupervision(criterion)(out, torch.ones(B))
+    own = InteractionSupervision(criterion)(out, torch.full((B, 3), 1 / 3))
+    assert own.ndim == 0

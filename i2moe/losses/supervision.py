@@ -20,6 +20,7 @@ from i2moe._common.output import InteractionOutput, SoftTargets
 __all__ = ["InteractionSupervision"]
 
 _BY_ELEMENT = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BY_ELEMENT_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
 
 
@@ -95,7 +96,8 @@ class InteractionSupervision:
 
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
-            ValueError: if the targets have not B rows, or not the predictions' shape where the criterion needs it.
+            ValueError: if the targets have not B rows, or not the predictions' shape where the criterion needs it, or
+                labels are no integers.
                 Also if those of the marginals have not M columns, there are no marginals for them, the criterion
                 returns no scalar, or the target weights do not fit the weights.
         """
@@ -107,6 +109,8 @@ class InteractionSupervision:
         _check_target("target", target, (n_samples,), "(B, ...)")
         if self.criterion in _BY_ELEMENT or isinstance(self.criterion, _BY_ELEMENT_MODULES):
             _check_shape(target, out.prediction)
+        if self.criterion is F.cross_entropy or isinstance(self.criterion, nn.CrossEntropyLoss):
+            _check_labels(target, out.prediction)
         experts = _members(out.expert_predictions, out.member_predictions)
         if experts.stride(1) == 0:  # all experts are one network
             experts = experts[:, :1]
@@ -176,6 +180,12 @@ def _check_shape(target: Any, prediction: Tensor) -> None:
             f"the target must have the prediction's shape {tuple(prediction.shape)}, however its shape is "
             f"{tuple(target.shape)}; reshape it: y.view_as(prediction), or y.unsqueeze(1)"
         )
+
+
+def _check_labels(target: Any, prediction: Tensor) -> None:
+    """Check what torch refuses without a cure; targets of the prediction's shape are probabilities."""
+    if isinstance(target, Tensor) and target.ndim < prediction.ndim and target.dtype in (torch.bool, *_FLOATING):
+        raise ValueError(f"labels must be integers, however their type is {target.dtype}; convert them: y.long()")
 
 
 def _check_scalar(loss: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from i2moe.interpretation.observation.observe import checksum, generators_of, pr
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.record import dropped_subsets
 from i2moe.interpretation.statistics import check_confidence
+from i2moe.moe.model import InteractionMoE
 from i2moe.moe.names import select_experts
 from i2moe.moe.weights.shares import interaction_shares
 
@@ -87,7 +88,8 @@ def interactions(
         predictions that are made as the marginals are.
 
     Raises:
-        TypeError: if the model cannot be called or returns no array, or a batch holds no arrays.
+        TypeError: if the model cannot be called, returns no array or is an `InteractionMoE`, or a batch holds no
+            arrays.
         ValueError: if batches are not `(modalities, target)`, differ in form or lack a modality, the background is too
             small, or outputs are not finite or do not fit the targets. The message names the batch.
 
@@ -117,6 +119,11 @@ def interactions(
     check_batches(background, "background")
     alone = _as_marginals(marginals)
     model = unwrap(model) if isinstance(model, nn.Module) else model
+    if isinstance(model, InteractionMoE):
+        raise TypeError(
+            "model must be one without interaction experts, however it is an InteractionMoE; use explain(model, data), "
+            "which reports its own weights"
+        )
     module = model if isinstance(model, nn.Module) else nn.Module()
     device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), None)
 
