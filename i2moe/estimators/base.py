@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import as_tensor
 from i2moe._common.tasks import Task
 from i2moe.estimators.checks import check_arguments, check_device, check_present, check_targets, check_weight
-from i2moe.estimators.inputs import Modalities, MultimodalData, Standardizer
+from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.retraining import retraining
@@ -56,7 +56,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
     _task: ClassVar[Task]
 
-    def fit(self, Xs: MultimodalData, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, Xs: ModalityArrays, y: Any, sample_weight: Any = None) -> Self:
         """Train on samples.
 
         Args:
@@ -103,11 +103,11 @@ class InteractionEstimator(BaseEstimator, ABC):
         self.n_iter_ = len(losses)
         return self
 
-    def interaction_weights(self, Xs: MultimodalData) -> np.ndarray:
+    def interaction_weights(self, Xs: ModalityArrays) -> np.ndarray:
         """Return how much each interaction counts for each sample, (N, E); the columns are `expert_names_`."""
         return self._run(Xs, lambda *inputs: call(self.model_, inputs).weights).numpy()
 
-    def to_tensors(self, Xs: MultimodalData) -> tuple[tuple[Tensor, ...], Tensor]:
+    def to_tensors(self, Xs: ModalityArrays) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return what `model_` takes: M standardized tensors (N, ...), and which modalities are there, (N, M) bool.
 
         `model_(*modalities, available=available)` is the call.
@@ -117,7 +117,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
     def report(
         self,
-        Xs: MultimodalData,
+        Xs: ModalityArrays,
         y: Any,
         *,
         retrain_on: tuple[Any, ...] | None = None,
@@ -170,7 +170,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         return report
 
     @abstractmethod
-    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+    def _raw_predictions(self, other: InteractionEstimator, Xs: ModalityArrays) -> Tensor:
         """Return another's predictions as raw outputs of this one's model, (N, C)."""
 
     @abstractmethod
@@ -194,11 +194,11 @@ class InteractionEstimator(BaseEstimator, ABC):
     def _output_names(self) -> list[str] | None:
         """Names of the outputs."""
 
-    def _predictions(self, Xs: MultimodalData) -> Tensor:
+    def _predictions(self, Xs: ModalityArrays) -> Tensor:
         """Return the model's predictions, (N, C) in float64, without weights."""
         return self._run(Xs, lambda modalities, available: self.model_.predict(*modalities, available=available))
 
-    def _marginals(self, Xs: MultimodalData) -> Tensor:
+    def _marginals(self, Xs: ModalityArrays) -> Tensor:
         """Return the model's predictions from each modality alone, (N, M, C) in float64; NaN where it is absent."""
 
         def marginals(modalities: tuple[Tensor, ...], available: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
         return self._run(Xs, marginals)
 
-    def _run(self, Xs: MultimodalData, function: Callable[[tuple[Tensor, ...], Tensor], Tensor]) -> Tensor:
+    def _run(self, Xs: ModalityArrays, function: Callable[[tuple[Tensor, ...], Tensor], Tensor]) -> Tensor:
         """Return what a function of the modalities, and of which are there, returns for samples, in float64."""
         modalities, available = self.to_tensors(Xs)
         nothing = torch.zeros(len(available))

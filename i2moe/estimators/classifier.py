@@ -17,7 +17,7 @@ from torch import Tensor
 
 from i2moe._common.tasks import Task
 from i2moe.estimators.base import InteractionEstimator
-from i2moe.estimators.inputs import MultimodalData
+from i2moe.estimators.inputs import ModalityArrays
 from i2moe.estimators.training import SampleLoss
 
 __all__ = ["InteractionClassifier"]
@@ -77,17 +77,17 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
 
     _task: ClassVar[Task] = "classification"
 
-    def predict(self, Xs: MultimodalData) -> np.ndarray:
+    def predict(self, Xs: ModalityArrays) -> np.ndarray:
         """Return the class of each sample, (N,)."""
         best = self.predict_proba(Xs).argmax(1)
         classes: np.ndarray = self.classes_[best]
         return classes
 
-    def predict_proba(self, Xs: MultimodalData) -> np.ndarray:
+    def predict_proba(self, Xs: ModalityArrays) -> np.ndarray:
         """Return the probability of each class, (N, C); the columns are `classes_`."""
         return self._predictions(Xs).softmax(-1).numpy()
 
-    def marginal_proba(self, Xs: MultimodalData) -> np.ndarray:
+    def marginal_proba(self, Xs: ModalityArrays) -> np.ndarray:
         """Return the probability of each class from each modality alone, (N, M, C); NaN where a sample lacks it."""
         return self._marginals(Xs).softmax(-1).numpy()
 
@@ -134,7 +134,7 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
             )
         return torch.from_numpy(np.searchsorted(self.classes_, y))
 
-    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+    def _raw_predictions(self, other: InteractionEstimator, Xs: ModalityArrays) -> Tensor:
         """Return the logits of this estimator's classes; those unknown to the other get no probability."""
         found = other._predictions(Xs)
         logits = found.new_full((len(found), len(self.classes_)), -1e9)

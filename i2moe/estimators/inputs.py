@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2moe._common.names import check_names
 
-__all__ = ["Modalities", "MultimodalData", "Standardizer", "as_numpy"]
+__all__ = ["Modalities", "ModalityArrays", "Standardizer", "as_numpy"]
 
 
 class Modalities:
@@ -148,7 +148,7 @@ class Modalities:
         return here
 
 
-MultimodalData: TypeAlias = Modalities | Mapping[str, Any] | Sequence[Any]
+ModalityArrays: TypeAlias = Modalities | Mapping[str, Any] | Sequence[Any]
 """Arrays (N, D) or (N, T, D), one for each modality."""
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2moe._common.tasks import Task
 from i2moe.estimators.base import InteractionEstimator
-from i2moe.estimators.inputs import MultimodalData
+from i2moe.estimators.inputs import ModalityArrays
 from i2moe.estimators.training import SampleLoss
 from i2moe.interpretation import InteractionReport
 
@@ -45,11 +45,11 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
 
     _task: ClassVar[Task] = "regression"
 
-    def predict(self, Xs: MultimodalData) -> np.ndarray:
+    def predict(self, Xs: ModalityArrays) -> np.ndarray:
         """Return the values of each sample, (N,) or (N, C), as the target of `fit` was."""
         return self._in_units(self._predictions(Xs).numpy())
 
-    def marginal_predict(self, Xs: MultimodalData) -> np.ndarray:
+    def marginal_predict(self, Xs: ModalityArrays) -> np.ndarray:
         """Return the values predicted from each modality alone, (N, M) or (N, M, C); NaN where a sample lacks it."""
         return self._in_units(self._marginals(Xs).numpy())
 
@@ -96,7 +96,7 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
             )
         return torch.from_numpy((values - self.target_mean_) / self.target_scale_).float()
 
-    def _raw_predictions(self, other: InteractionEstimator, Xs: MultimodalData) -> Tensor:
+    def _raw_predictions(self, other: InteractionEstimator, Xs: ModalityArrays) -> Tensor:
         assert isinstance(other, InteractionRegressor)
         return self._code_target(other.predict(Xs))
 

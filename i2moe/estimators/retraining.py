@@ -12,13 +12,13 @@ from sklearn.base import clone
 from torch import Tensor
 
 from i2moe.estimators.checks import check_targets, check_weight
-from i2moe.estimators.inputs import Modalities, MultimodalData
+from i2moe.estimators.inputs import Modalities, ModalityArrays
 
 __all__ = ["retraining"]
 
 
 def retraining(
-    estimator: Any, Xs: MultimodalData, others: MultimodalData, y: Any, sample_weight: Any = None
+    estimator: Any, Xs: ModalityArrays, others: ModalityArrays, y: Any, sample_weight: Any = None
 ) -> Callable[[tuple[str, ...]], Tensor]:
     """Return what trains a copy on some modalities, and predicts samples; NaN for those that have none of them.
 
