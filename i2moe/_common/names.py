@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "INK",
@@ -48,8 +48,8 @@ def check_names(what: str, names: Sequence[str], n: int) -> tuple[str, ...]:
     return found
 
 
-def check_modality_names(n_modalities: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of M modalities, their numbers where none are given.
+def check_modality_names(n_modalities: int, names: Sequence[str] | Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the names of M modalities, a mapping's keys; their numbers where none are given.
 
     Raises:
         TypeError: if `n_modalities` is no int.
@@ -63,7 +63,7 @@ def check_modality_names(n_modalities: int, names: Sequence[str] | None) -> tupl
         return tuple(str(i) for i in range(n_modalities))
     if "available" in names:
         raise ValueError("modality_names must not be 'available', the keyword for the mask, however one is; rename it")
-    found = check_names("modality_names", names, n_modalities)
+    found = check_names("modality_names", tuple(names) if isinstance(names, Mapping) else names, n_modalities)
     joined = [name for name in found if "+" in name]
     if joined:
         raise ValueError(

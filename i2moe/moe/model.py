@@ -113,8 +113,11 @@ class InteractionMoE(nn.Module):
     process_group: dist.ProcessGroup | None = None
     """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
 
+    modality_names: tuple[str, ...]
     expert_names: tuple[str, ...]
     interactions: tuple[Interaction, ...]
+    experts: Any
+    """An `ExpertBank`, or `SharedExperts` with members."""
 
     def __init__(
         self,
@@ -133,8 +136,7 @@ class InteractionMoE(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        names = tuple(modality_names) if isinstance(modality_names, Mapping) else modality_names
-        self.modality_names: tuple[str, ...] = check_modality_names(n_modalities, names)
+        self.modality_names = check_modality_names(n_modalities, modality_names)
         self.arguments: dict[str, tuple[str, ...]] | None = group_arguments(modality_names)
         self.expert_names, self.interactions = select_experts(self.modality_names, experts)
         reweighter, perturbation, fill = _with_defaults(reweighter, perturbation, fill)
@@ -143,9 +145,8 @@ class InteractionMoE(nn.Module):
         self.losses: Losses = _check_losses(losses)
         self.reweighter: Weigh = _check_reweighter(reweighter, self.interactions, n_modalities, feature_dims)
         self.fill: Fills | None = make_fills(fill, n_modalities, feature_dims)
-        # An `ExpertBank`, or `SharedExperts` with members.
         tied = isinstance(reweighter, ComputedReweighter) and perturbation is None  # all have the same loss
-        self.experts: Any = make_experts(
+        self.experts = make_experts(
             backbone_factory, self.expert_names, members, tied=tied, execution=execution, checkpoint=checkpoint
         )
 
