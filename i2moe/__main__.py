@@ -88,12 +88,12 @@ def _report(options: argparse.Namespace) -> InteractionReport:
             f"{options.data} must hold at least two modalities beside the target, however it holds {names}; save each "
             "modality as an array of its own"
         )
-    many = [name for name in names if arrays[name].ndim not in (2, 3)]
-    if many:
-        raise ValueError(
-            f"modalities must be vectors (N, D) or sequences (N, T, D), however array {many[0]!r} has shape "
-            f"{arrays[many[0]].shape}; flatten it or save its features, or use i2moe.estimators with encoders="
-        )
+    for name in names:
+        if arrays[name].ndim > 3:
+            raise ValueError(
+                f"modalities must be vectors (N, D) or sequences (N, T, D), however array {name!r} has shape "
+                f"{arrays[name].shape}; flatten it or save its features, or use i2moe.estimators with encoders="
+            )
     y = arrays[options.target]
     modalities = Modalities({name: arrays[name] for name in names})
     if y.ndim == 0 or len(y) != len(modalities):

@@ -527,6 +527,13 @@ def test_the_command_line_hints_at_classes_that_are_floating_point_numbers(
     assert printed.err == ""
 
 
+def test_the_command_line_takes_numbers_as_a_modality(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", a=A, b=B[:, 0], y=Y)
+    options = ["--target", "y", "--out", str(tmp_path / "r.html"), "--max-epochs", "1", "--n-teachers", "0"]
+    main(["report", str(tmp_path / "data.npz"), *options])
+    assert (tmp_path / "r.html").exists()
+
+
 def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "--help"])

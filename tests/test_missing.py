@@ -694,3 +694,16 @@ def test_computed_weights_take_the_widths_of_modalities_that_a_first_call_leaves
     torch.testing.assert_close(model(x, None).prediction, expected.prediction)
     with pytest.raises(ValueError, match="feature_dims must be left out with a reweighter"):
         InteractionMoE(fuse, 2, reweighter=Reweighter(4), feature_dims=(4, 3))
+
+
+def test_an_error_of_a_fill_names_the_modality_where_it_is_taken_away() -> None:
+    class Fails(ZeroFill):
+        def fill_values(self, modality: Any, present: Tensor) -> Any:
+            if not present.any():
+                raise ValueError("nothing to fill with")
+            return super().fill_values(modality, present)
+
+    model = InteractionMoE(lambda: nn.Bilinear(2, 2, 3), 2, reweighter="computed", fill=[ZeroFill(), Fails()])
+    with pytest.raises(ValueError, match="nothing to fill with") as caught:
+        model(torch.randn(4, 2), torch.randn(4, 2))
+    assert caught.value.__notes__ == ["in modality '1'"]

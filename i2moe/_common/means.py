@@ -121,7 +121,8 @@ def update_running_mean(
     """
     n_batches += 1 if counts is None else counts
     rate = n_batches.clamp(min=1).reciprocal().clamp(min=momentum)
-    running.lerp_(batch.to(running), rate.to(running) if counts is None else (rate * counts).to(running))
+    rate = rate if counts is None else rate * counts
+    running.lerp_(batch.to(running), rate.to(running))
 
 
 def weighted_sum(predictions: Tensor, weights: Tensor) -> Tensor:

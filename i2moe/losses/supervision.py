@@ -20,7 +20,6 @@ from i2moe._common.output import InteractionOutput, SoftTargets
 __all__ = ["InteractionSupervision"]
 
 _BY_ELEMENT = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.binary_cross_entropy_with_logits)
-_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BY_ELEMENT_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
 
 
@@ -184,7 +183,9 @@ def _check_shape(target: Any, prediction: Tensor) -> None:
 
 def _check_labels(target: Any, prediction: Tensor) -> None:
     """Check what torch refuses without a cure; targets of the prediction's shape are probabilities."""
-    if isinstance(target, Tensor) and target.ndim < prediction.ndim and target.dtype in (torch.bool, *_FLOATING):
+    if not isinstance(target, Tensor) or target.ndim >= prediction.ndim:
+        return
+    if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"labels must be integers, however their type is {target.dtype}; convert them: y.long()")
 
 

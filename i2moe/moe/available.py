@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -49,28 +49,45 @@ class Fills(nn.ModuleList):
         n_samples = tensors[0].shape[0]
         floating = [x for x in tensors if x.is_floating_point()]
         reference = floating[0] if floating else torch.empty(0, device=tensors[0].device)
-        filled = []
-        for name, fill, modality, column in zip(names, self, modalities, present.unbind(1), strict=True):
-            try:
-                modality = fill.placeholder(n_samples, reference) if modality is None else modality
-                filled.append(fill(modality, column))
-            except (TypeError, ValueError) as error:
-                error.add_note(f"in modality {name!r}")
-                raise
-        return tuple(filled), present
 
-    def each_alone(self, modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+        def complete(fill: Fill, modality: Modality, column: Tensor) -> Modality:
+            whole = fill.placeholder(n_samples, reference) if modality is None else modality
+            filled: Modality = fill(whole, column)
+            return filled
+
+        return self._each(complete, names, modalities, present.unbind(1)), present
+
+    def each_alone(self, names: tuple[str, ...], modalities: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
         """Return for each modality the batch in which all others are filled in.
 
         Args:
+            names: the M names.
             modalities: M modalities, whole.
         """
-        nobody = mask_of(modalities, False).select(1, 0)
-        absent = [
-            map_leaves(_repeated, fill.fill_values(modality, nobody), modality)
-            for fill, modality in zip(self, modalities, strict=True)
-        ]
+
+        def take_away(fill: Fill, modality: Modality, column: Tensor) -> Modality:
+            filled: Modality = map_leaves(_repeated, fill.fill_values(modality, column), modality)
+            return filled
+
+        absent = self._each(take_away, names, modalities, mask_of(modalities, False).unbind(1))
         return [(*absent[:i], modality, *absent[i + 1 :]) for i, modality in enumerate(modalities)]
+
+    def _each(
+        self,
+        function: Callable[[Fill, Modality, Tensor], Modality],
+        names: tuple[str, ...],
+        modalities: tuple[Modality, ...],
+        present: Sequence[Tensor],
+    ) -> tuple[Modality, ...]:
+        """Apply a function to each fill, its modality and which samples have it; errors name the modality."""
+        found = []
+        for name, fill, modality, column in zip(names, self, modalities, present, strict=True):
+            try:
+                found.append(function(fill, modality, column))
+            except (TypeError, ValueError) as error:
+                error.add_note(f"in modality {name!r}")
+                raise
+        return tuple(found)
 
     def _learn(self) -> bool:
         """Whether complete samples teach a fill something: a mean moves, and a parameter has a gradient each step."""

@@ -247,7 +247,7 @@ class InteractionMoE(nn.Module):
             views = self.perturbation.draw(modalities, present)
         if isinstance(self.reweighter, ComputedReweighter):
             assert self.fill is not None
-            outputs = self.experts(arrange, views, self.fill.each_alone(modalities))
+            outputs = self.experts(arrange, views, self.fill.each_alone(self.modality_names, modalities))
             outputs = self.reweighter.calibrated(outputs, available)
             weights = self.reweighter(outputs, available, self.interactions)
         else:

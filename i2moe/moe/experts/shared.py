@@ -95,8 +95,7 @@ class SharedExperts(nn.Module):
         counts = [self.n_members * len(group) for group in groups]
         n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
         if self.n_networks == 1:  # one member after the other, each on all inputs
-            rows, counts = stack_views(inputs), [self.n_members]
-            rows = rows if self.n_members == 1 else _repeat([rows], self.n_members)
+            rows, counts = _repeat([stack_views(inputs)], self.n_members), [self.n_members]
         else:
             rows = _repeat(inputs, self.n_members)
         args, kwargs = arrange(rows)
@@ -119,11 +118,12 @@ class SharedExperts(nn.Module):
                 raise
         check_untouched("shared", rows, versions)
         checked = check_output("shared", output, n_rows)
-        in_order = self.n_networks > 1 or self.n_members == 1
-        return checked if in_order else self._ordered_by_input(checked, len(inputs))
+        return checked if self.n_networks > 1 else self._ordered_by_input(checked, len(inputs))
 
     def _ordered_by_input(self, output: BackboneOutput, n_inputs: int) -> BackboneOutput:
         """Turn the rows from members, then inputs, to inputs, then members."""
+        if self.n_members == 1:
+            return output
 
         def order(rows: Tensor) -> Tensor:
             return rows.reshape(self.n_members, n_inputs, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
@@ -147,6 +147,8 @@ def _mean_of_members(values: Tensor) -> Tensor:
 
 def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Modality, ...]:
     """Order the rows by expert, then member: (E * k * N, ...) from E inputs (N, ...)."""
+    if len(inputs) == n_members == 1:
+        return inputs[0]
 
     def repeat(*each: Tensor) -> Tensor:
         runs: list[tuple[Tensor, int]] = []  # neighbors that see the same are copied once
