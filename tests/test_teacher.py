@@ -67,7 +67,7 @@ def test_it_predicts_the_mean(task: Task) -> None:
 @pytest.mark.parametrize("members", [None, 3])
 @pytest.mark.parametrize("task", CRITERIA)
 def test_each_modality_alone_has_its_own_target(task: Task, members: int | None, per_sample: bool) -> None:
-    out, criterion = make(task, members)(*batch()), CRITERIA[task]
+    out, criterion = make(task, members).eval()(*batch()), CRITERIA[task]
     joint, alone = Teacher([make(task)])(*batch())
 
     loss = InteractionSupervision(criterion, per_sample=per_sample)(out, joint, alone)

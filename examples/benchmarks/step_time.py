@@ -240,7 +240,7 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         )
 
     def bound_of_members(factory: Callable[[], nn.Module], n_members: int) -> Contender:
-        backbone, (rows, targets) = factory(), repeated(n_members * (setting.n_modalities + 1))
+        backbone, (rows, targets) = factory(), repeated(n_members + setting.n_modalities)
         return Contender(backbone, lambda: trained(backbone, rows, targets))
 
     def computed(factory: Callable[[], nn.Module], **options: Any) -> Contender:
@@ -322,6 +322,7 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
             "their backbone": lambda: alone(their_backbone),
             "their computed": lambda: computed(their_backbone),
             "their members=1": lambda: computed(their_backbone, members=1),
+            "their members=4": lambda: computed(their_backbone, members=4),
             "reference": lambda: theirs(their_backbone),
         }
     return found

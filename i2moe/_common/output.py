@@ -31,7 +31,8 @@ class InteractionOutput:
         available: (B, M) bool, which modalities each sample had; None where the model has no fill.
         member_predictions: (B, E, k, ...), of the members of each expert, whose mean it is; None without members.
             Experts that are one network have the same ones.
-        member_marginals: (B, M, k, ...), the same of the marginals.
+        member_marginals: (B, M, k, ...), the same of the marginals; None in training where experts are one network,
+            as each marginal is that of one member then.
     """
 
     prediction: Tensor

@@ -46,7 +46,8 @@ class InteractionMoE(nn.Module):
 
     In evaluation the model makes E forward passes, draws no random number and returns no interaction loss. Computed
     weights take M passes more, in training and in evaluation, and no perturbed views. With `members=k` they take
-    k (M + 1) passes in all: one network predicts from all modalities and from each alone.
+    k (M + 1) passes in all: one network predicts from all modalities and from each alone. In training they take k + M:
+    the members divide the samples of each modality alone at random among them.
 
     Source: Xin et al., I2MoE: Interpretable Multimodal Interaction-aware Mixture-of-Experts, ICML 2025.
 

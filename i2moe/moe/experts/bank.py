@@ -38,7 +38,7 @@ class ExpertOutputs:
         aux_loss: scalar, the experts' mean; an expert's is that of all rows it sees.
         marginals: (B, M, ...), what the uniqueness experts predict from their modality alone; None if not asked for.
         member_predictions: (B, E, k, ...), of each expert's members; None where an expert is one backbone.
-        member_marginals: (B, M, k, ...), the same of the marginals.
+        member_marginals: (B, M, k, ...), the same of the marginals; None where one member made each of them.
     """
 
     predictions: Tensor
@@ -80,7 +80,7 @@ class ExpertBank(nn.ModuleList):
     """
 
     tied = False
-    """Whether all experts are one network, as `SharedExperts` can be."""
+    """Whether all experts are one network, as `TiedExperts` are."""
 
     def __init__(
         self,

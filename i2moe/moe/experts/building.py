@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from i2moe.moe.experts.bank import Execution, ExpertBank
 from i2moe.moe.experts.shared import SharedExperts
+from i2moe.moe.experts.tied import TiedExperts
 
 __all__ = ["make_experts"]
 
@@ -33,7 +34,7 @@ def make_experts(
         backbone_factory: builds a backbone.
         names: the E names.
         members: members of each expert, which then share one backbone's weights; None for backbones of their own.
-        tied: whether all have the same members, see `SharedExperts`.
+        tied: whether all have the same members, see `TiedExperts`.
         execution: as for `ExpertBank`.
         checkpoint: as for `ExpertBank`.
 
@@ -51,7 +52,8 @@ def make_experts(
             f"{execution!r}"
         )
     (backbone,) = _build(backbone_factory, names[:1])
-    return SharedExperts(backbone, names, int(members), tied=tied, checkpoint=checkpoint)
+    kind = TiedExperts if tied else SharedExperts
+    return kind(backbone, names, int(members), checkpoint=checkpoint)
 
 
 def _warn_of_copies(bank: ExpertBank) -> None:

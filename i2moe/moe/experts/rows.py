@@ -10,7 +10,7 @@ from torch import Tensor
 from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
 from i2moe.perturbations import Views
 
-__all__ = ["check_output", "join", "shapes_of", "split_last", "split_views", "stack_views"]
+__all__ = ["check_output", "join", "mean_aux_loss", "shapes_of", "split_last", "split_views", "stack_views"]
 
 
 def shapes_of(modalities: Sequence[Modality]) -> str:
@@ -92,17 +92,22 @@ def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
 
 def join(passes: Sequence[BackboneOutput]) -> BackboneOutput:
     """Concatenate passes; the auxiliary loss is the mean over all rows."""
-    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
     if len(passes) == 1:
         return passes[0]
-    n_rows = [output.prediction.shape[0] for output in passes]
-    aux_losses = [output.aux_loss * n for output, n in zip(passes, n_rows, strict=True) if output.aux_loss is not None]
     latents = [output.latent for output in passes if output.latent is not None]
     return BackboneOutput(
         torch.cat([output.prediction for output in passes]),
-        torch.stack(aux_losses).sum() / sum(n_rows) if aux_losses else None,
+        mean_aux_loss(passes),
         torch.cat(latents) if len(latents) == len(passes) else None,
     )
+
+
+def mean_aux_loss(passes: Sequence[BackboneOutput]) -> Tensor | None:
+    """Average the auxiliary losses of passes over all their rows; None where there are none."""
+    # NOTE[DIFF] the auxiliary loss keeps its graph; the released code rebuilds it as a constant.
+    n_rows = [output.prediction.shape[0] for output in passes]
+    aux_losses = [output.aux_loss * n for output, n in zip(passes, n_rows, strict=True) if output.aux_loss is not None]
+    return torch.stack(aux_losses).sum() / sum(n_rows) if aux_losses else None
 
 
 def split_last(output: BackboneOutput, n_rows: int) -> tuple[BackboneOutput, Tensor]:

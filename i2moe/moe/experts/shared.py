@@ -15,45 +15,36 @@ from i2moe.moe.experts.sharing import share
 from i2moe.moe.inputs import Arrange
 from i2moe.perturbations import Views
 
-__all__ = ["SharedExperts"]
+__all__ = ["SharedExperts", "mean_of_members"]
 
 
 class SharedExperts(nn.Module):
     """Run E experts of k members each, which share the weights of one backbone.
 
-    An expert's prediction is the mean of its members'. Experts that are tied share their members too: all are one
-    network, and only the inputs differ. The members of the uniqueness experts come first. All rows run in one pass,
-    those of one modality alone too; these in a pass of their own where there are perturbed views, or buffers, which
-    they must not change.
+    An expert's prediction is the mean of its members'. The members of the uniqueness experts come first. All rows run
+    in one pass, those of one modality alone too; these in a pass of their own where there are perturbed views, or
+    buffers, which they must not change.
 
     Args:
         backbone: the module to share, see `share`.
         names: the E names.
         n_members: members k of each expert.
-        tied: whether all experts have the same members.
         checkpoint: recompute a pass in the backward pass instead of keeping its activations.
 
     Raises:
         ValueError: if a layer of the backbone cannot be shared.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        names: Sequence[str],
-        n_members: int,
-        *,
-        tied: bool = False,
-        checkpoint: bool = False,
-    ) -> None:
+    tied = False
+    """Whether all experts are one network, as `TiedExperts` are."""
+
+    def __init__(self, backbone: nn.Module, names: Sequence[str], n_members: int, *, checkpoint: bool = False) -> None:
         super().__init__()
         self.names: tuple[str, ...] = tuple(names)
         self.n_members = n_members
-        self.tied = tied
-        self.n_networks = 1 if tied else len(self.names)
         self.checkpoint = checkpoint
         self.backbone = backbone
-        self.members = share(backbone, n_members, n_experts=self.n_networks)
+        self.members = share(backbone, n_members, n_experts=1 if self.tied else len(self.names))
 
     def forward(self, arrange: Arrange, views: Views, alone: Sequence[tuple[Modality, ...]] = ()) -> ExpertOutputs:
         """Run every member on every view, and those of the uniqueness experts on one modality each.
@@ -64,41 +55,39 @@ class SharedExperts(nn.Module):
             alone: for each modality the batch in which all others are filled in; empty where not needed.
         """
         n_samples = leaves(views.real)[0].shape[0]
-        everyone = [stack_views((views.real, *views.perturbed))] * self.n_networks
-        groups = [alone] if self.n_networks > 1 else [[each] for each in alone]
-        if alone and not views.perturbed and not any(True for _ in self.backbone.buffers()):
-            passes = [self._run(arrange, everyone, *groups)]
+        everyone = [stack_views((views.real, *views.perturbed))] * len(self.names)
+        if alone and not views.perturbed and not self._has_buffers():
+            passes = [self._run_each(arrange, everyone, alone)]
         else:
-            passes = [self._run(arrange, everyone)]
+            passes = [self._run_each(arrange, everyone)]
             if alone:
                 with borrowed_buffers(self.backbone):
-                    passes.append(self._run(arrange, *groups))
+                    passes.append(self._run_each(arrange, alone))
         output, last = split_last(join(passes), len(alone) * self.n_members * n_samples)
 
-        members = self._by_input(output.prediction, self.n_networks)  # (N, E, k, ...), or (N, 1, k, ...) if tied
-        predictions, prediction_views = split_views(self._of_experts(_mean_of_members(members)), views)
-        latent = None if output.latent is None else _mean_of_members(self._by_input(output.latent, self.n_networks))
+        members = self._by_input(output.prediction, len(self.names))  # (N, E, k, ...)
+        predictions, prediction_views = split_views(mean_of_members(members), views)
+        latent = None if output.latent is None else mean_of_members(self._by_input(output.latent, len(self.names)))
         marginals = self._by_input(last, len(alone)) if alone else None
         return ExpertOutputs(
             predictions,
             prediction_views,
-            None if latent is None else split_views(self._of_experts(latent), views)[1],
+            None if latent is None else split_views(latent, views)[1],
             predictions.new_zeros(()) if output.aux_loss is None else output.aux_loss,
-            None if marginals is None else _mean_of_members(marginals),
-            self._of_experts(members[:n_samples]),
+            None if marginals is None else mean_of_members(marginals),
+            members[:n_samples],
             marginals,
         )
 
-    def _run(self, arrange: Arrange, *groups: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
+    def _run_each(self, arrange: Arrange, *groups: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
         """Run the members on inputs: each group is for the first experts, an input for each."""
-        inputs = [each for group in groups for each in group]
-        counts = [self.n_members * len(group) for group in groups]
-        n_rows = self.n_members * len(inputs) * leaves(inputs[0])[0].shape[0]
-        if self.n_networks == 1:  # one member after the other, each on all inputs
-            rows, counts = _repeat([stack_views(inputs)], self.n_members), [self.n_members]
-        else:
-            rows = _repeat(inputs, self.n_members)
+        rows = _repeat([each for group in groups for each in group], self.n_members)
+        return self._run(arrange, rows, *(self.n_members * len(group) for group in groups))
+
+    def _run(self, arrange: Arrange, rows: tuple[Modality, ...], *counts: int) -> BackboneOutput:
+        """Run the backbone once on rows of members, see `Members.running` for the counts."""
         args, kwargs = arrange(rows)
+        n_rows = leaves(rows)[0].shape[0]
         versions = versions_of(rows)
 
         def call(*args: object, **kwargs: object) -> object:
@@ -112,43 +101,29 @@ class SharedExperts(nn.Module):
                 output = call(*args, **kwargs)
             except Exception as error:
                 error.add_note(
-                    f"in the backbone that experts share, called with {n_rows} rows ({n_rows // len(inputs)} for each "
-                    f"expert or modality), inputs {shapes_of(rows)}"
+                    f"in the backbone that experts share, called with {n_rows} rows, those of all members and "
+                    f"modalities alone, inputs {shapes_of(rows)}"
                 )
                 raise
         check_untouched("shared", rows, versions)
-        checked = check_output("shared", output, n_rows)
-        return checked if self.n_networks > 1 else self._ordered_by_input(checked, len(inputs))
+        return check_output("shared", output, n_rows)
 
-    def _ordered_by_input(self, output: BackboneOutput, n_inputs: int) -> BackboneOutput:
-        """Turn the rows from members, then inputs, to inputs, then members."""
-        if self.n_members == 1:
-            return output
-
-        def order(rows: Tensor) -> Tensor:
-            return rows.reshape(self.n_members, n_inputs, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
-
-        latent = None if output.latent is None else order(output.latent)
-        return BackboneOutput(order(output.prediction), output.aux_loss, latent)
-
-    def _of_experts(self, values: Tensor) -> Tensor:
-        """Give each expert (N, E, ...) what its network has."""
-        return values.expand(-1, len(self.names), *values.shape[2:])
+    def _has_buffers(self) -> bool:
+        """Whether a pass can change something beside the parameters."""
+        return any(True for _ in self.backbone.buffers())
 
     def _by_input(self, rows: Tensor, n_inputs: int) -> Tensor:
         """Turn (n * k * N, ...) into (N, n, k, ...)."""
         return rows.reshape(n_inputs, self.n_members, -1, *rows.shape[1:]).movedim(2, 0)
 
 
-def _mean_of_members(values: Tensor) -> Tensor:
+def mean_of_members(values: Tensor) -> Tensor:
     """Average (N, n, k, ...) over the k members."""
     return values.squeeze(2) if values.shape[2] == 1 else values.mean(2)
 
 
 def _repeat(inputs: Sequence[tuple[Modality, ...]], n_members: int) -> tuple[Modality, ...]:
     """Order the rows by expert, then member: (E * k * N, ...) from E inputs (N, ...)."""
-    if len(inputs) == n_members == 1:
-        return inputs[0]
 
     def repeat(*each: Tensor) -> Tensor:
         runs: list[tuple[Tensor, int]] = []  # neighbors that see the same are copied once
