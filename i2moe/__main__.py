@@ -143,6 +143,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     """Read a file of arrays, of which none is executed."""
     import numpy as np
 
+    if not path.is_file():
+        raise ValueError(f"data must be an .npz file, however there is no file {path}; look at the path")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

@@ -547,7 +547,7 @@ def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture
     ("arguments", "message"),
     [
         (["data.npz", "--target", "z"], "are not"),
-        (["none.npz", "--target", "y"], "No such file"),
+        (["none.npz", "--target", "y"], "there is no file"),
         (["words.npz", "--target", "y"], "encode categories"),
         (["text.txt", "--target", "y"], "must be an .npz file"),
         (["one.npy", "--target", "y"], "must be an .npz file"),

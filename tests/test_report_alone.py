@@ -333,6 +333,16 @@ class TestQuality:
         assert not any("as sure as they are right" in w for w in report.warnings())
         assert not any("as sure as they are right" in w for w in replace(too_sure, computed=False).warnings())
 
+    def test_a_modality_of_noise_without_weight_is_not_called_too_sure(self) -> None:
+        report, guess = made_up(), torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+        assert report.marginals is not None
+        marginals = torch.stack([report.marginals[:, 0], 9 * guess], dim=1)
+        for weight, n_warnings in ((0.01, 0), (0.2, 1)):
+            weights = torch.tensor([0.9 - weight, weight, 0.05, 0.05]).expand(400, 4)
+            found = [w for w in replace(report, marginals=marginals, weights=weights).warnings() if "as sure as" in w]
+            assert len(found) == n_warnings
+            assert all("'text' 0." in warning for warning in found)
+
     def test_warns_where_no_modality_alone_carries_a_weight(self) -> None:
         report = made_up()
         assert not any("than chance" in warning for warning in report.warnings())

@@ -184,6 +184,8 @@ def test_a_pair_without_which_the_score_rises_is_neither() -> None:
     assert found.costs[2] < 0
     assert found.kind == "neither"
     assert f"rises by {-found.costs[2]:.3f} without both" in found.sentence()
+    none = replace(found, costs=(-1e-9, 0.0, 4e-4)).sentence()
+    assert "does not change without image, does not change without text, and does not change without both" in none
 
 
 def test_two_modalities_are_no_pair_among_others() -> None:

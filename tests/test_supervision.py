@@ -260,9 +260,18 @@ def test_a_target_that_torch_would_repeat_is_refused(criterion: Any) -> None:
 
 
 @pytest.mark.parametrize("criterion", [F.cross_entropy, nn.CrossEntropyLoss()])
-def test_labels_that_are_no_integers_are_refused(criterion: Any) -> None:
-    out = make(3, reweighter="computed")(*batch())
-    with pytest.raises(ValueError, match=r"labels must be integers, however their type is torch.float32; .* y.long"):
-        InteractionSupervision(criterion)(out, torch.ones(B))
-    own = InteractionSupervision(criterion)(out, torch.full((B, 3), 1 / 3))
-    assert own.ndim == 0
+def test_labels_that_are_neither_classes_nor_probabilities_are_refused(criterion: Any) -> None:
+    out, supervise = make(3, reweighter="computed")(*batch()), InteractionSupervision(criterion)
+    for dtype in (torch.float32, torch.int32, torch.bool):
+        with pytest.raises(ValueError, match=rf"integers of type torch.int64, however .* {dtype}; .* y.long\(\)"):
+            supervise(out, torch.ones(B, dtype=dtype))
+    for labels in (torch.zeros(B, 1).long(), torch.zeros(B, 1), torch.zeros(B, 3).long()):
+        with pytest.raises(
+            ValueError, match=r"classes of shape \(6,\), or .* \(6, 3\) .*; use y.squeeze\(1\), or y.argmax"
+        ):
+            supervise(out, labels)
+    with pytest.raises(IndexError, match="out of bounds") as caught:
+        supervise(out, torch.full((B,), 3))
+    assert caught.value.__notes__ == ["predictions have shape ('B', 3); labels must count classes from 0"]
+    for labels in (torch.full((B, 3), 1 / 3), torch.zeros(B).long(), torch.zeros(B, dtype=torch.uint8)):
+        assert supervise(out, labels).ndim == 0

@@ -151,12 +151,24 @@ class InteractionSupervision:
             n_repeats = n_members if of_each else each.shape[1]
             if n_repeats > 1:
                 rows = map_leaves(lambda y: y.repeat_interleave(n_repeats, dim=0), rows)
-            return _check_scalar(self.criterion(each.flatten(0, 1), rows))
+            return self._loss(each.flatten(0, 1), rows)
         losses = [
-            self.criterion(one, map_leaves(lambda y, i=i: y[:, i // n_members], target) if of_each else target)
+            self._loss(one, map_leaves(lambda y, i=i: y[:, i // n_members], target) if of_each else target)
             for i, one in enumerate(each.unbind(1))
         ]
-        return torch.stack([_check_scalar(loss) for loss in losses]).mean()
+        return torch.stack(losses).mean()
+
+    def _loss(self, predictions: Tensor, target: Any) -> Tensor:
+        try:
+            loss = self.criterion(predictions, target)
+        except IndexError as error:  # of a cross-entropy on the CPU
+            error.add_note(f"predictions have shape {('B', *predictions.shape[1:])}; labels must count classes from 0")
+            raise
+        if loss.ndim:
+            raise ValueError(
+                f"the criterion must return a scalar, however it returned shape {tuple(loss.shape)}; take its mean"
+            )
+        return loss
 
 
 def _members(predictions: Tensor, members: Tensor | None) -> Tensor:
@@ -167,9 +179,13 @@ def _members(predictions: Tensor, members: Tensor | None) -> Tensor:
 def _check_target(name: str, target: Any, shape: tuple[int, ...], axes: str) -> None:
     for y in leaves(target):
         if not isinstance(y, Tensor) or y.shape[: len(shape)] != shape:
-            found = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
-            sizes = ", ".join(map(str, shape))
-            raise ValueError(f"{name} must hold tensors {axes} = ({sizes}, ...) of the batch, however it holds {found}")
+            found, cure = f"a value of type {type(y).__name__}", "convert lists and arrays by torch.as_tensor"
+            if isinstance(y, Tensor):
+                found, cure = f"one of shape {tuple(y.shape)}", "give those of the samples that the model was called on"
+            raise ValueError(
+                f"{name} must hold tensors {axes} = ({', '.join(map(str, shape))}, ...) of the batch, however it holds "
+                f"{found}; {cure}"
+            )
 
 
 def _check_shape(target: Any, prediction: Tensor) -> None:
@@ -182,19 +198,20 @@ def _check_shape(target: Any, prediction: Tensor) -> None:
 
 
 def _check_labels(target: Any, prediction: Tensor) -> None:
-    """Check what torch refuses without a cure; targets of the prediction's shape are probabilities."""
-    if not isinstance(target, Tensor) or target.ndim >= prediction.ndim:
+    """Check what torch refuses without a cure; targets of the prediction's shape may be probabilities."""
+    if not isinstance(target, Tensor) or (target.is_floating_point() and target.shape == prediction.shape):
         return
-    if target.is_floating_point() or target.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, however their type is {target.dtype}; convert them: y.long()")
-
-
-def _check_scalar(loss: Tensor) -> Tensor:
-    if loss.ndim:
+    shape = (len(prediction), *prediction.shape[2:])
+    if target.shape != shape:
         raise ValueError(
-            f"the criterion must return a scalar, however it returned shape {tuple(loss.shape)}; take its mean"
+            f"labels must be classes of shape {shape}, or probabilities of shape {tuple(prediction.shape)} and a "
+            f"floating type, however their shape is {tuple(target.shape)} and their type {target.dtype}; use "
+            "y.squeeze(1), or y.argmax(1) for labels that are one-hot"
         )
-    return loss
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise ValueError(
+            f"labels must be integers of type torch.int64, however their type is {target.dtype}; convert them: y.long()"
+        )
 
 
 def _cross_entropy(weights: Tensor, target_weights: Tensor) -> Tensor:

@@ -263,13 +263,13 @@ def _qualities(report: Diagnostics) -> dict[str, Quality]:
 def _score(report: Diagnostics, value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.3f}" if report.task == "regression" else f"{value:.1%}"
+    return f"{value:z.3f}" if report.task == "regression" else f"{value:z.1%}"
 
 
 def _points(report: Diagnostics, value: float) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:.3f}" if report.task == "regression" else f"{100 * value:.1f} pp"
+    return f"{value:z.3f}" if report.task == "regression" else f"{100 * value:z.1f} pp"
 
 
 def _fall(report: Diagnostics, cost: DroppingCost | None) -> list[str]:

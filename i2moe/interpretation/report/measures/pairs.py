@@ -67,7 +67,8 @@ class PairInteraction:
 
 
 def _moves(cost: float) -> str:
-    return f"falls by {cost:.3f}" if cost >= 0 else f"rises by {-cost:.3f}"
+    cost = round(cost, 3)
+    return "does not change" if cost == 0 else f"falls by {cost:.3f}" if cost > 0 else f"rises by {-cost:.3f}"
 
 
 def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:

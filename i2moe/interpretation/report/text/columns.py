@@ -26,10 +26,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: Tensor | float | None) -> str:
-    """Three decimals; a dash for what is unknown."""
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+    """Three decimals, 0 without a sign; a dash for what is unknown."""
+    return "-" if value is None or math.isnan(value) else f"{value:z.3f}"
 
 
 def interval(low: Tensor | float, high: Tensor | float) -> str:
     """Both ends; a dash for what is unknown."""
-    return "-" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]"
+    return "-" if math.isnan(low) else f"[{low:z.3f}, {high:z.3f}]"

@@ -7,7 +7,10 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import points
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval
 
-__all__ = ["find_miscalibrated", "find_uncarried", "find_worse_together"]
+__all__ = ["LITTLE", "find_miscalibrated", "find_uncarried", "find_worse_together"]
+
+LITTLE = 0.1
+"""A mean weight, or a share of the model's behavior, that is too small to compare."""
 
 
 def find_worse_together(report: Diagnostics) -> list[str]:
@@ -32,22 +35,33 @@ def find_worse_together(report: Diagnostics) -> list[str]:
 
 
 def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
-    """Say which modality's predictions are not as sure as they are right, where weights are computed from them."""
+    """Say which modality's predictions are not as sure as they are right, where weights are computed from them.
+
+    One that predicts no better than chance, and has little weight of its own, moves no weight by much.
+    """
     if not report.computed:
         return []
+    weight = dict(zip(report.interactions, report.overall.mean.tolist(), strict=True))
+    of_modality = {name: weight.get(i, 1.0) for i, name in enumerate(report.modality_names)}
     parts = [
         f"{name!r} {found.calibration_error:.2f}"
         for name, found in report.quality_alone.items()
         if found.calibration_error is not None
         and found.calibration_noise is not None
         and found.calibration_error - found.calibration_noise > above
+        and (found.better_than_chance or of_modality[name] > LITTLE)
     ]
     if not parts:
         return []
     return [
         f"the weights rest on predictions that are not as sure as they are right (calibration error from one modality "
         f"alone: {', '.join(parts)}): "
-        + ("a larger background may mend it" if report.basis else "calibrate(model, held_out_batches) mends it")
+        + (
+            "a larger background may mend it"
+            if report.basis
+            else "calibrate(model, held_out_batches) mends it; where it was done, as in the fit of an estimator, give "
+            "more samples"
+        )
     ]
 
 

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
-from i2moe.interpretation.report.warnings.marginal_rules import find_miscalibrated, find_uncarried, find_worse_together
+from i2moe.interpretation.report.warnings.marginal_rules import (
+    LITTLE,
+    find_miscalibrated,
+    find_uncarried,
+    find_worse_together,
+)
 from i2moe.interpretation.statistics import FEW_SAMPLES, explained_by_groups
 
 __all__ = ["find_collapsed", "find_constant", "find_unused", "report_warnings"]
-
-_LITTLE = 0.1  # a mean weight, or a share of the model's behavior, that is too small to compare
 
 
 def report_warnings(
@@ -94,7 +97,7 @@ def report_warnings(
         is_largest = [share > 0 for share in report.weights.argmax(1).bincount(minlength=len(names)).tolist()]
         unused = find_unused(names, mean.tolist(), is_largest, unused_below)
         found += [
-            unused[name] for name, absent in zip(names, highest < _LITTLE, strict=True) if name in unused and not absent
+            unused[name] for name, absent in zip(names, highest < LITTLE, strict=True) if name in unused and not absent
         ]
         found += constant.values()
     found += _find_near_identical(report, near_identical_below)
@@ -187,7 +190,7 @@ def _find_unfaithful(report: Diagnostics, below: float, constant_below: float, n
     # Weights computed from predictions are compared with these; a single sample's score is noise beside them.
     if report.comprehensiveness is not None and not report.computed:
         measures["agreement"] = report.agreement
-    compared = (report.overall.std >= constant_below) & (report.overall.mean >= _LITTLE)
+    compared = (report.overall.std >= constant_below) & (report.overall.mean >= LITTLE)
     if report.marginals is not None:
         compared &= ~((report.weights - report.behavior_shares).abs().nanmean(0) < near_below)
     found = []
