@@ -222,6 +222,24 @@ def test_data_frames_are_the_same_samples_as_arrays() -> None:
         by_frame.compare(other)
 
 
+def test_texts_and_categories_tell_samples_apart() -> None:
+    def of_lengths(modalities: Any) -> Any:
+        n = modalities[0]["word"].str.len().to_numpy() + len(modalities[1][0])
+        return np.stack([n, 20 - n], axis=1) / 20
+
+    def batch(word: str, text: str) -> Any:
+        table = pd.DataFrame({"word": ["a", word] * 20, "n": range(40)})
+        return [((table, np.array([text] * 40, dtype=object)), np.arange(40) % 2)]
+
+    report, *others = (
+        interactions(of_lengths, batch(*each), batch(*each)) for each in (("bc", "x"), ("cd", "x"), ("bc", "y"))
+    )
+    assert report.compare(report).distance == 0
+    for other in others:
+        with pytest.raises(ValueError, match="same samples"):
+            report.compare(other)
+
+
 def test_the_report_says_what_it_rests_on(tmp_path: Any) -> None:
     report = interactions(Knowing(1, 1), batches(60, 1), batches(60, 2), marginals=Replaced(8))
     mark = "computed from a model without experts; other modalities replaced by those of 8 background samples"

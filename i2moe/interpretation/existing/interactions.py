@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -254,5 +255,13 @@ def _check_rows(names: Sequence[str], modalities: Sequence[Any], n_samples: int)
 
 
 def _checksum(modalities: Sequence[Any], n_samples: int) -> Tensor:
-    """Sum the numbers of each sample; texts and categories are left out."""
-    return checksum(map_leaves(lambda x: as_tensor(x) if is_number(x) else None, list(modalities)), n_samples)
+    """Sum the numbers of each sample; texts and categories count by a hash."""
+
+    def numbers_of(array: Any) -> Tensor:
+        if is_number(array):
+            found: Tensor = as_tensor(array)
+            return found
+        rows = getattr(array, "values", array).tolist()
+        return torch.tensor([crc32(repr(row).encode()) / 2**32 for row in rows])
+
+    return checksum(map_leaves(numbers_of, list(modalities)), n_samples)
