@@ -267,6 +267,10 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         model = InteractionMoE(our_backbone, len(modalities), feature_dims=widths, **options).eval()
         return Evaluation(model, lambda: model(modalities).prediction)
 
+    def evaluated_by_hand(*, own: bool) -> Contender:
+        backbones = nn.ModuleList(our_backbone() for _ in range(n_experts if own else 1)).eval()
+        return Evaluation(backbones, lambda: predict_by_hand(backbones, modalities)[2])
+
     def forwards(n: int) -> Contender:
         backbones = nn.ModuleList(our_backbone() for _ in range(n)).eval()
         return Evaluation(backbones, lambda: sum_of([each(modalities).sum() for each in backbones]))
@@ -313,6 +317,8 @@ def contenders(setting: Setting, reference: Reference | None) -> dict[str, Calla
         "evaluation, computed": lambda: evaluated(reweighter="computed"),
         "evaluation, members=1": lambda: evaluated(reweighter="computed", members=1),
         "evaluation, members=4": lambda: evaluated(reweighter="computed", members=4),
+        "evaluation, computed by hand": lambda: evaluated_by_hand(own=True),
+        "evaluation, members=1 by hand": lambda: evaluated_by_hand(own=False),
     }
     if reference is not None:
         found |= {
@@ -332,11 +338,23 @@ def step_by_hand(backbones: nn.ModuleList, modalities: Sequence[Tensor], target:
     """Return the loss of computed weights as one would write it for these backbones alone, without a check.
 
     Args:
-        backbones: E of them, or one that all experts share.
+        backbones: as for `predict_by_hand`.
         modalities: M tensors, one row a sample.
         target: one class a sample.
     """
-    n_samples, n_modalities = len(target), len(modalities)
+    predictions, marginals, _ = predict_by_hand(backbones, modalities)
+    each = [(x.flatten(0, 1), target.repeat_interleave(x.shape[1])) for x in (predictions, marginals)]
+    return sum_of([F.cross_entropy(*one) for one in each])
+
+
+def predict_by_hand(backbones: nn.ModuleList, modalities: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return predictions (B, E, C), marginals (B, M, C) and weights (B, E), without a check.
+
+    Args:
+        backbones: E of them, or one that all experts share.
+        modalities: M tensors, one row a sample.
+    """
+    n_samples, n_modalities = len(modalities[0]), len(modalities)
     absent = [torch.zeros_like(x) for x in modalities]
     alone = [[*absent[:i], x, *absent[i + 1 :]] for i, x in enumerate(modalities)]
     if len(backbones) == 1:
@@ -352,9 +370,8 @@ def step_by_hand(backbones: nn.ModuleList, modalities: Sequence[Tensor], target:
         marginals = torch.stack([output[n_samples:] for output in outputs[:n_modalities]], dim=1)
     with torch.no_grad():
         joint = predictions.mean(1).softmax(1)
-        interaction_shares(marginals.softmax(2), joint, joint.mean(0))
-    each = [(x.flatten(0, 1), target.repeat_interleave(x.shape[1])) for x in (predictions, marginals)]
-    return sum_of([F.cross_entropy(*one) for one in each])
+        weights, _ = interaction_shares(marginals.softmax(2), joint, joint.mean(0))
+    return predictions, marginals, weights
 
 
 def _clock() -> float:
@@ -433,7 +450,8 @@ def _bound_of(rival: str) -> str:
     if rival.endswith("forwards"):
         return rival
     if rival.startswith("evaluation, "):
-        return {"members=1": "M + 1 forwards", "members=4": "4 (M + 1) forwards"}.get(rival[12:], "E + M forwards")
+        of_members = {"members=1": "M + 1 forwards", "members=4": "4 (M + 1) forwards"}
+        return of_members.get(rival[12:].removesuffix(" by hand"), "E + M forwards")
     if rival.startswith(("computed", "members=")):
         return f"{rival.removesuffix(' bound').removesuffix(', vmap').removesuffix(' by hand')} bound"
     return "their bound" if _is_theirs(rival) else "bound"
