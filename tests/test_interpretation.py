@@ -825,7 +825,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("task", "target", "match"),
         [
-            ("classification", torch.randn(10), "class indices .* of torch.float32; use"),
+            ("classification", torch.randn(10), r"class indices .* of torch.float32; use target.long\(\)"),
             ("classification", torch.zeros(10, 1, dtype=torch.long), r"\(10, 1\) of torch.int64; use target.squeeze"),
             ("classification", torch.full((10,), 3), r"lie in \[0, 3\)"),
             ("classification", torch.full((10,), -100), "count classes from 0, drop samples without one"),

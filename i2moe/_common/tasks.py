@@ -152,8 +152,9 @@ def _class_indices(target: Tensor, n_classes: int) -> Tensor:
     if target.ndim != 1 or target.is_floating_point() or target.is_complex():
         raise ValueError(
             "the target of classification must be class indices (B,) of an integer type, however it is "
-            f"{tuple(target.shape)} of {target.dtype}; use target.squeeze(1) or target.argmax(1), "
-            "or pass task='multilabel' or task='regression'"
+            f"{tuple(target.shape)} of {target.dtype}; use "
+            + ("target.long()" if target.ndim == 1 else "target.squeeze(1) or target.argmax(1)")
+            + ", or pass task='multilabel' or task='regression'"
         )
     target = target.long()
     if target.min() < 0 or target.max() >= n_classes:
