@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -393,10 +394,12 @@ def test_compiled_training_and_evaluation_equal_eager(members: int | None, sized
     model, twin = make(members=members), make(members=members)
     if sized:
         model(*batch()), twin(*batch())
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    for _ in range(2):
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for _ in range(3):
         found, expected = supervised(compiled, batch()), supervised(twin, batch())
         close(found, expected)
+    assert counter.frame_count == (1 if sized else 2)  # the first batch sizes the weights
     found.backward()
     close(prior_of(model), prior_of(twin))
     model.eval(), twin.eval()

@@ -39,7 +39,7 @@ class TiedExperts(SharedExperts):
         batch = leaves(views.real)[0]
         n_samples, order, part = batch.shape[0], None, None
         if alone and self.training and self.n_members > 1:
-            n_rows = -(-n_samples // self.n_members) * self.n_members  # as many for each; what fills up is not used
+            n_rows = n_samples + -n_samples % self.n_members  # as many for each; what fills up is not used
             order = torch.randperm(n_rows, device=batch.device)
             part = order % n_samples
         inputs = [(views.real, None), *((each, part) for each in alone)]
@@ -53,7 +53,7 @@ class TiedExperts(SharedExperts):
         each = [output.prediction.unflatten(0, (self.n_members, -1)) for output in passes]
         rows = each[0] if len(each) == 1 else torch.cat(each, dim=1)  # (k, N + M * N', ...)
 
-        whole, last = rows.tensor_split((n_samples,), dim=1)
+        whole, last = rows.split([n_samples, rows.shape[1] - n_samples], dim=1)
         members = whole.transpose(0, 1).unsqueeze(1)  # (N, 1, k, ...)
         predictions = self._of_experts(mean_of_members(members))
         marginals = member_marginals = None
@@ -83,16 +83,11 @@ class TiedExperts(SharedExperts):
         if self.n_members == 1:
             return self._run(arrange, stack_views(batches), 1)
 
-        parts: dict[int, Tensor] = {}  # what fills a modality comes in several inputs
-
-        def part_of(x: Tensor, rows: Tensor) -> Tensor:
-            if id(x) not in parts:
-                parts[id(x)] = x.index_select(0, rows).unflatten(0, (self.n_members, -1))
-            return parts[id(x)]
-
         def of_members(*each: Tensor) -> Tensor:
             seen = [
-                x.expand(self.n_members, *x.shape) if rows is None else part_of(x, rows)
+                x.expand(self.n_members, *x.shape)
+                if rows is None
+                else x.index_select(0, rows).unflatten(0, (self.n_members, -1))
                 for x, rows in zip(each, numbers, strict=True)
             ]
             return torch.cat(seen, dim=1).flatten(0, 1)

@@ -92,7 +92,7 @@ class ComputedReweighter(nn.Module):
             joint = mean_of_present(outputs.predictions, available, interactions).unsqueeze(1)
             each = self._comparable(torch.cat((outputs.marginals, joint), dim=1))
             marginals, joint = each[:, :-1], each[:, -1]  # (B, M, C), (B, C)
-            if self.prior.numel() not in (0, joint.shape[1]):
+            if self.prior.numel() > 0 and self.prior.numel() != joint.shape[1]:
                 raise ValueError(
                     f"n_outputs must be the number of outputs of the backbone, however it is {self.prior.numel()} and "
                     f"the backbone returned {joint.shape[1]}; give both the same"
