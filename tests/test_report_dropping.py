@@ -203,7 +203,7 @@ def test_text_page_and_file_have_both(tmp_path: Path) -> None:
     assert sentence in summary
     page = page_of(report, tmp_path)
     assert "trained anew falls by" in page.text
-    assert sentence in page.text
+    assert sentence.replace("0.005", "0.5 pp") in page.text
     report.save(tmp_path / "report.pt")
     assert InteractionReport.load(tmp_path / "report.pt").to_dict() == report.to_dict()
     plain = report.to_dict()

@@ -155,7 +155,7 @@ def without_a_modality(report: Diagnostics) -> str:
         *(
             (
                 "<h3>Which pairs replace each other, which are needed together?</h3>",
-                items(pair.sentence() for pair in pairs),
+                items(pair.sentence(points=report.task != "regression") for pair in pairs),
                 paragraph("Only samples count that have both of the pair, and another modality left.", "note"),
             )
             if pairs

@@ -48,9 +48,13 @@ class PairInteraction:
     costs: tuple[float, float, float]
     score_name: str
 
-    def sentence(self) -> str:
-        """Say in plain words what was found."""
-        (first, second), (a, b, both) = self.names, self.costs
+    def sentence(self, *, points: bool = False) -> str:
+        """Say in plain words what was found.
+
+        Args:
+            points: give the score in percentage points (pp), and not as a fraction.
+        """
+        (first, second), (a, b, both) = self.names, (_moves(cost, points) for cost in self.costs)
         meaning = {
             "redundant": "are redundant, they partly replace each other",
             "synergistic": "are synergistic, they are partly needed together",
@@ -58,7 +62,7 @@ class PairInteraction:
         }[self.kind]
         return (
             f"{first} and {second} {meaning}: on the {self.n_samples} samples that have both, the {self.score_name} "
-            f"{_moves(a)} without {first}, {_moves(b)} without {second}, and {_moves(both)} without both."
+            f"{a} without {first}, {b} without {second}, and {both} without both."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,9 +70,11 @@ class PairInteraction:
         return {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in asdict(self).items()}
 
 
-def _moves(cost: float) -> str:
-    cost = round(cost, 3)
-    return "does not change" if cost == 0 else f"falls by {cost:.3f}" if cost > 0 else f"rises by {-cost:.3f}"
+def _moves(cost: float, points: bool) -> str:
+    amount = f"{abs(100 * cost):.1f} pp" if points else f"{abs(cost):.3f}"
+    if round(cost, 3) == 0:
+        return "does not change"
+    return f"falls by {amount}" if cost > 0 else f"rises by {amount}"
 
 
 def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
