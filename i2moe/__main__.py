@@ -80,13 +80,13 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     names = getattr(options, "modalities", None) or [name for name in arrays if name != options.target]
     unknown = [name for name in (options.target, *names) if name not in arrays]
     if unknown:
-        raise ValueError(f"the names must be arrays of {options.data}: {list(arrays)}, however {unknown} are not")
+        raise ValueError(f"the names must be out of {options.data}'s arrays {list(arrays)}, however {unknown} are not")
     if options.target in names:
         raise ValueError(f"--modalities must not hold the target, however they hold {options.target!r}; leave it out")
     if len(names) < 2:
         raise ValueError(
-            f"{options.data} must hold at least two modalities beside the target, however it holds {names}; save each "
-            "modality as an array of its own"
+            f"there must be at least two modalities beside the target, however there are {names} of the arrays "
+            f"{list(arrays)}; name more, or save each modality as an array of its own"
         )
     for name in names:
         if arrays[name].ndim > 3:
@@ -107,6 +107,11 @@ def _report(options: argparse.Namespace) -> InteractionReport:
         "progress": "rich" if sys.stderr.isatty() else None,
     }
     classes = _choose_task(options, y) == "classification"
+    if not classes and y.dtype.kind not in "fiub":
+        raise ValueError(
+            f"a regression must have a target of numbers, however {options.target!r} is of type {y.dtype}; say --task "
+            "classification"
+        )
     estimator = InteractionClassifier(**settings) if classes else InteractionRegressor(**settings)
     try:
         train, test, y_train, y_test = train_test_split(
@@ -150,7 +155,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"data must be an .npz file of arrays of numbers or strings, however {path} is not ({error}); "
+            f"data must be an .npz file of arrays of numbers or strings, however {path} is not; "
             "write it by numpy.savez(path, image=..., text=..., y=...), strings of pandas by y.astype(str)"
         ) from error
 

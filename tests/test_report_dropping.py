@@ -188,6 +188,24 @@ def test_a_pair_without_which_the_score_rises_is_neither() -> None:
     assert "does not change without image, does not change without text, and does not change without both" in none
 
 
+@pytest.mark.parametrize("misleads", ["where image is absent", "where image is there"])
+def test_a_modality_of_noise_is_in_no_pair(misleads: str) -> None:
+    """Text never helps. Where it changes the score in one case alone, both costs do not add up."""
+    report = three()
+    right = torch.nn.functional.one_hot(report.target, 2).float()
+    wrong = torch.where(torch.arange(100).unsqueeze(1) % 4 == 0, -right, right)
+    worse = torch.where(torch.arange(100).unsqueeze(1) % 2 == 0, -right, right)
+    assert report.predictions_without is not None
+    without = report.predictions_without.clone()
+    if misleads == "where image is absent":  # without image .5, without both .75, else 1: below 0
+        prediction, (without[:, 0], without[:, 1], without[:, 3]) = right, (worse, right, wrong)
+    else:  # with both .75, without text 1, without image .5 as without both: above 0
+        prediction, (without[:, 0], without[:, 1], without[:, 3]) = wrong, (worse, right, worse)
+    found = replace(report, prediction=prediction, predictions_without=without).pair_interactions()["image+text"]
+    assert (found.high < 0) if misleads == "where image is absent" else (found.low > 0)
+    assert found.kind == "neither"
+
+
 def test_two_modalities_are_no_pair_among_others() -> None:
     assert made_up().pair_interactions() == {}
 

@@ -25,7 +25,8 @@ def single_samples(report: Diagnostics) -> str:
         paragraph(
             "A few, to see what weights mean: for each interaction a sample that is predicted right and rests on it "
             "most, the sample whose weights are most even, and the prediction that is farthest off. The first are "
-            "chosen among predictions that differ from the mean prediction."
+            "chosen among predictions that differ from the mean prediction. Weights compare how sure predictions are: "
+            "what is missing may lower a probability, and leave the class as it is."
         ),
         *(_article(report, index, why) for index, why in chosen_samples(report).items()),
     )

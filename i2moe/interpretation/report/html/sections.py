@@ -65,7 +65,7 @@ def how_good(report: Diagnostics) -> str:
         bars(rows, top=1.0, mark=guess),
         paragraph(
             f"The dark line in a bar is the {report.confidence:.0%} interval: how far the score may be off because the "
-            "samples are few.",
+            "samples are few. A number in parentheses is that of the samples that have the modality.",
             "note",
         ),
         paragraph("The model has no predictions from single modalities to compare with.", "note")
@@ -94,6 +94,7 @@ def what_drives(report: Diagnostics) -> str:
         _chart(dict(classes[:_MOST_ROWS]), report),
         paragraph(f"{n_more} smaller ones are left out.", "note") if n_more > 0 else "",
     ]
+    available = dict(list(report.by_availability.items())[:_MOST_ROWS])
     outcome = "Lower and higher error" if report.task == "regression" else "Right and wrong predictions"
     return section(
         "drives",
@@ -109,6 +110,18 @@ def what_drives(report: Diagnostics) -> str:
         *(by_class if classes else []),
         f"<h3>{outcome}</h3>",
         _chart(report.by_outcome, report),
+        *(
+            (
+                "<h3>By the modalities that samples have</h3>",
+                paragraph(
+                    "The uniqueness of a modality that a sample lacks has no weight. Where a sample has one modality "
+                    "alone, its uniqueness has all, whatever the modality knows."
+                ),
+                _chart(available, report),
+            )
+            if len(available) > 1
+            else ()
+        ),
     )
 
 
@@ -255,9 +268,10 @@ def _chart(groups: dict[str, WeightStatistics], report: Diagnostics) -> str:
 
 
 def _qualities(report: Diagnostics) -> dict[str, Quality]:
-    return {f"{name} alone": quality for name, quality in report.quality_alone.items()} | {
-        "all together": report.quality
-    }
+    found = {f"{name} alone": quality for name, quality in report.quality_alone.items()}
+    found |= {"all together": report.quality}
+    few = any(quality.n_samples < len(report) for quality in found.values())  # some lack a modality
+    return {f"{label} ({quality.n_samples})" if few else label: quality for label, quality in found.items()}
 
 
 def _score(report: Diagnostics, value: float) -> str:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any, Literal
 
+from torch import Tensor
+
 from i2moe._common.tasks import difference_bounds, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import dropped
@@ -25,12 +27,14 @@ class PairInteraction:
     $$\Delta_{ab} - \Delta_a - \Delta_b$$
 
     Above 0 the pair is redundant: they partly replace each other, so that the score falls by more without both than
-    without each, summed. Below 0 it is synergistic: they are partly needed together, so that it falls by less.
+    without each, summed. Each must help where the other is absent. Below 0 it is synergistic: they are partly needed
+    together, so that the score falls by less. Each must help where the other is there. A modality of noise does
+    neither, though its presence can mislead a model where another modality is absent.
 
     Args:
         names: of the two modalities.
-        kind: "redundant" or "synergistic" where the interval does not hold 0 and the score falls without both, else
-            "neither".
+        kind: "redundant" or "synergistic" where the interval does not hold 0 and each helps as said above, both beyond
+            chance, else "neither".
         n_samples: samples that have both modalities, and another one left.
         interaction: in the score's unit: accuracy, share of labels right, or R².
         low: lower end of its interval, Student's of the samples' values; NaN for a single sample.
@@ -118,15 +122,26 @@ def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
         ]
         lowest, highest = difference_bounds(report.task)
         confidence = 1 - (1 - report.confidence) / len(pairs)
-        interval = mean_interval(costs[2] - costs[0] - costs[1], confidence, (2 * lowest, 2 * highest))
-        _, low, high = interval
-        a_alone, b_alone, both = (cost.mean().item() for cost in costs)
+        without_a, without_b, without_both = costs
+        interval = mean_interval(without_both - without_a - without_b, confidence, (2 * lowest, 2 * highest))
+        kind: Literal["redundant", "synergistic", "neither"] = "neither"
+        if interval[1] > 0 and _help(
+            without_both, without_both - without_b, without_both - without_a, confidence=confidence
+        ):
+            kind = "redundant"
+        elif interval[2] < 0 and _help(without_a, without_b, confidence=confidence):
+            kind = "synergistic"
         found[f"{names[a]}+{names[b]}"] = PairInteraction(
             (names[a], names[b]),
-            "neither" if both <= 0 else "redundant" if low > 0 else "synergistic" if high < 0 else "neither",
+            kind,
             len(target),
             *interval,
-            (a_alone, b_alone, both),
+            (without_a.mean().item(), without_b.mean().item(), without_both.mean().item()),
             score_name[report.task],
         )
     return found
+
+
+def _help(*gains: Tensor, confidence: float) -> bool:
+    """Whether all gains (N,) are above 0 beyond chance."""
+    return all(mean_interval(gain, confidence)[1] > 0 for gain in gains)

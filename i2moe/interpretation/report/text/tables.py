@@ -65,6 +65,13 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
 def to_pandas(report: Diagnostics) -> pd.DataFrame:
     """Return a table with one row per sample; needs pandas.
 
+    The columns are the report's attributes of these names, "/" and an expert, a modality or an output where there are
+    several: target, prediction, correct (in a regression: an error of at most the median), score (probability of the
+    true class, log-likelihood of labels, or negative squared error), weight, weight_spread (members differ by),
+    prediction of each expert, alone (prediction from a modality alone), available, entropy (of the weights, in nats),
+    disagreement (of the experts), comprehensiveness (drop of the score without a modality) and sufficiency (with it
+    alone).
+
     Raises:
         ImportError: without pandas.
 
