@@ -169,8 +169,8 @@ class InteractionMoE(nn.Module):
         perturbed, its views leave the losses, its uniqueness expert has weight 0.
 
         Args:
-            *args: the M modalities, or one list, tuple or dict of them. Where the model has a `fill`, one that no
-                sample of the batch has may be None, or left out if modalities go by name.
+            *args: the M modalities, or one list, tuple or dict of them if the backbone takes that. Where the model has
+                a `fill`, one that no sample of the batch has may be None, or left out if modalities go by name.
             available: (B, M) bool, which modalities each sample has; None for all that are given.
             **kwargs: the modalities by name.
 
