@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -109,7 +110,8 @@ def test_a_marginal_is_the_prediction_with_one_modality_alone(
     model(*modalities)
     if calibrated:
         scaled(model)
-    for training in (False, True)[: 1 if form.get("members", 1) > 1 else 2]:
+    modes = (False,) if form.get("members", 1) > 1 else (False, True)  # in training a marginal is one member's
+    for training in modes:
         model.train(training)
         before = copy.deepcopy(model.fill)  # a mean that moves between two calls is another fill
         out = model(*modalities)
@@ -275,19 +277,19 @@ def test_every_form_equals_the_plain_one(form: dict[str, Any]) -> None:
     close(model.eval()(*batch()).weights, twin.eval()(*batch()).weights)
 
 
-@pytest.mark.parametrize("n_samples", [1, 3, 4])
+@pytest.mark.parametrize(("n_samples", "members"), [(1, 2), (3, 2), (4, 2), (1, 3), (2, 3)])
 @pytest.mark.parametrize("buffers", [False, True])
 def test_members_divide_the_rows_of_one_modality_in_training(
-    n_samples: int, buffers: bool, monkeypatch: pytest.MonkeyPatch
+    n_samples: int, members: int, buffers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each row of a modality alone is one member's, and every member's as often: the mean over all orders is exact."""
-    model, modalities = make(members=2), batch(n_samples=n_samples)
+    model, modalities = make(members=members), batch(n_samples=n_samples)
     for name, parameter in model.named_parameters():
         if "member_factors" in name:  # else the members have the same outputs
             parameter.data.add_(torch.randn_like(parameter) / 4)
     if buffers:
         model.example_backbone.register_buffer("unused", torch.zeros(1))
-    orders = list(itertools.permutations(range(n_samples + n_samples % 2)))
+    orders = list(itertools.permutations(range(n_samples + -n_samples % members)))
 
     def gradients(loss: Tensor) -> list[Tensor]:
         return list(torch.autograd.grad(loss, list(model.parameters())))
@@ -406,6 +408,16 @@ def test_compiled_training_and_evaluation_equal_eager(members: int | None, sized
     close(compiled(*batch()).weights, twin(*batch()).weights)
 
 
+def test_compiled_members_take_batches_of_any_size() -> None:
+    torch.compiler.reset()
+    model, twin = (make(members=4) for _ in range(2))
+    model(*batch()), twin(*batch())
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for n_samples in (6, 8, 5, 3):
+        modalities = batch(n_samples=n_samples)
+        close(supervised(compiled, modalities), supervised(twin, modalities))
+
+
 @BOTH
 def test_evaluation_is_exported(members: int | None) -> None:
     model = make(members=members)
@@ -450,15 +462,19 @@ def test_modalities_of_token_ids_and_a_mask() -> None:
 
 
 def step(rank: int, folder: Path) -> None:
-    every: tuple[dict[str, Any], ...] = ({}, {"members": 1}, {"members": 1, "checkpoint": True})
+    every: tuple[dict[str, Any], ...] = ({}, {"members": 1}, {"members": 2}, {"members": 2, "checkpoint": True})
+    modalities, target = batch(n_samples=8), (torch.arange(4) % 3).repeat(2)
+    # Members have the same samples of a modality alone, in two processes and in one.
+    in_two, in_one = torch.arange(4), torch.tensor([0, 1, 4, 5, 2, 3, 6, 7])
     for options in every:
         model = DistributedDataParallel(make(**options))
         for _ in range(2):
             model.zero_grad()
-            supervised(model, [x.chunk(2)[rank] for x in batch()]).backward()
+            with mock.patch.object(torch, "randperm", return_value=in_two):
+                supervised(model, [x.chunk(2)[rank] for x in modalities]).backward()
         twin = make(**options)
-        target = (torch.arange(B // 2) % 3).repeat(2)
-        InteractionSupervision(nn.functional.cross_entropy)(twin(*batch()), target).backward()
+        with mock.patch.object(torch, "randperm", return_value=in_one):
+            InteractionSupervision(nn.functional.cross_entropy)(twin(*modalities), target).backward()
         found = {name: parameter.grad for name, parameter in model.module.named_parameters()}
         close(found, {name: parameter.grad for name, parameter in twin.named_parameters()})
         priors = [torch.zeros(3) for _ in range(2)]

@@ -96,9 +96,9 @@ class InteractionSupervision:
         Raises:
             TypeError: if `out` is no output of an `InteractionMoE`.
             ValueError: if the targets have not B rows, or not the predictions' shape where the criterion needs it, or
-                labels are no integers.
-                Also if those of the marginals have not M columns, there are no marginals for them, the criterion
-                returns no scalar, or the target weights do not fit the weights.
+                labels of a cross-entropy are neither classes nor probabilities. Also if those of the marginals have not
+                M columns, there are no marginals for them, the criterion returns no scalar, or the target weights do
+                not fit the weights.
         """
         if not isinstance(out, InteractionOutput):
             raise TypeError(f"out must be what the InteractionMoE returned, however it is a {type(out).__name__}")
@@ -108,7 +108,7 @@ class InteractionSupervision:
         _check_target("target", target, (n_samples,), "(B, ...)")
         if self.criterion in _BY_ELEMENT or isinstance(self.criterion, _BY_ELEMENT_MODULES):
             _check_shape(target, out.prediction)
-        if self.criterion is F.cross_entropy or isinstance(self.criterion, nn.CrossEntropyLoss):
+        if self._is_cross_entropy:
             _check_labels(target, out.prediction)
         experts = _members(out.expert_predictions, out.member_predictions)
         if experts.stride(1) == 0:  # all experts are one network
@@ -136,6 +136,10 @@ class InteractionSupervision:
         self.losses = {name: term.detach() for name, term in (terms | {"supervision": total}).items()}
         return total
 
+    @property
+    def _is_cross_entropy(self) -> bool:
+        return self.criterion is F.cross_entropy or isinstance(self.criterion, nn.CrossEntropyLoss)
+
     def _mean_loss(self, predictions: Tensor, target: Any, *, of_each: bool = False) -> Tensor:
         """Average the losses of predictions (B, X, k, ...) over X and k.
 
@@ -161,8 +165,10 @@ class InteractionSupervision:
     def _loss(self, predictions: Tensor, target: Any) -> Tensor:
         try:
             loss = self.criterion(predictions, target)
-        except IndexError as error:  # of a cross-entropy on the CPU
-            error.add_note(f"predictions have shape {('B', *predictions.shape[1:])}; labels must count classes from 0")
+        except IndexError as error:  # on the CPU
+            if self._is_cross_entropy:
+                shape = ("B", *predictions.shape[1:])
+                error.add_note(f"predictions have shape {shape}; labels must count classes from 0")
             raise
         if loss.ndim:
             raise ValueError(
@@ -181,7 +187,9 @@ def _check_target(name: str, target: Any, shape: tuple[int, ...], axes: str) -> 
         if not isinstance(y, Tensor) or y.shape[: len(shape)] != shape:
             found, cure = f"a value of type {type(y).__name__}", "convert lists and arrays by torch.as_tensor"
             if isinstance(y, Tensor):
-                found, cure = f"one of shape {tuple(y.shape)}", "give those of the samples that the model was called on"
+                found = f"one of shape {tuple(y.shape)}"
+                cure = "give those of the samples that the model was called on"
+                cure += ", one for each modality" if len(shape) > 1 else ""
             raise ValueError(
                 f"{name} must hold tensors {axes} = ({', '.join(map(str, shape))}, ...) of the batch, however it holds "
                 f"{found}; {cure}"

@@ -23,7 +23,8 @@ class TiedExperts(SharedExperts):
 
     From all modalities all experts predict the same, the mean of the members. In evaluation each member predicts from
     each modality alone too. In training the members divide these rows among them, anew at each step: k + M passes over
-    the batch in place of k (M + 1), with the same expected loss and gradient.
+    the batch in place of k (M + 1). A loss that is a mean over samples keeps its expectation, and so its gradient. The
+    auxiliary loss is that of the rows that run.
     """
 
     tied = True
