@@ -40,18 +40,23 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 @BOTH
-def test_the_loss_is_the_formula(members: int | None) -> None:
-    out, target = make(members=members)(*batch()), torch.randint(3, (B,))
+@pytest.mark.parametrize("training", [True, False])
+def test_the_loss_is_the_formula(members: int | None, training: bool) -> None:
+    out, target = make(members=members).train(training)(*batch()), torch.randint(3, (B,))
     supervise = InteractionSupervision(F.cross_entropy)
 
     loss = supervise(out, target)
 
     each = out.expert_predictions.unsqueeze(2) if members is None else out.member_predictions
+    alone = out.marginals.unsqueeze(2) if out.member_marginals is None else out.member_marginals
     assert each is not None
+    assert (out.member_marginals is None) == (training or members is None)
     members_of = range(members or 1)
     expected = {
         "experts": torch.stack([F.cross_entropy(each[:, e, k], target) for e in range(4) for k in members_of]).mean(),
-        "marginals": torch.stack([F.cross_entropy(out.marginals[:, i], target) for i in range(2)]).mean(),
+        "marginals": torch.stack(
+            [F.cross_entropy(one, target) for i in range(2) for one in alone[:, i].unbind(1)]
+        ).mean(),
     }
     torch.testing.assert_close(loss, expected["experts"] + expected["marginals"])
     torch.testing.assert_close(supervise.losses, {**expected, "supervision": loss})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from i2moe.moe.inputs import Arrange
 from i2moe.perturbations import Views
 
 __all__ = ["SharedExperts", "mean_of_members"]
+
+_T = TypeVar("_T")
 
 
 class SharedExperts(nn.Module):
@@ -56,13 +60,9 @@ class SharedExperts(nn.Module):
         """
         n_samples = leaves(views.real)[0].shape[0]
         everyone = [stack_views((views.real, *views.perturbed))] * len(self.names)
-        if alone and not views.perturbed and not self._has_buffers():
-            passes = [self._run_each(arrange, everyone, alone)]
-        else:
-            passes = [self._run_each(arrange, everyone)]
-            if alone:
-                with borrowed_buffers(self.backbone):
-                    passes.append(self._run_each(arrange, alone))
+        passes = self._in_passes(
+            partial(self._run_each, arrange), [everyone], [alone] if alone else [], together=not views.perturbed
+        )
         output, last = split_last(join(passes), len(alone) * self.n_members * n_samples)
 
         members = self._by_input(output.prediction, len(self.names))  # (N, E, k, ...)
@@ -79,7 +79,7 @@ class SharedExperts(nn.Module):
             marginals,
         )
 
-    def _run_each(self, arrange: Arrange, *groups: Sequence[tuple[Modality, ...]]) -> BackboneOutput:
+    def _run_each(self, arrange: Arrange, groups: Sequence[Sequence[tuple[Modality, ...]]]) -> BackboneOutput:
         """Run the members on inputs: each group is for the first experts, an input for each."""
         rows = _repeat([each for group in groups for each in group], self.n_members)
         return self._run(arrange, rows, *(self.n_members * len(group) for group in groups))
@@ -108,9 +108,22 @@ class SharedExperts(nn.Module):
         check_untouched("shared", rows, versions)
         return check_output("shared", output, n_rows)
 
-    def _has_buffers(self) -> bool:
-        """Whether a pass can change something beside the parameters."""
-        return any(True for _ in self.backbone.buffers())
+    def _in_passes(
+        self,
+        run: Callable[[Sequence[_T]], BackboneOutput],
+        whole: Sequence[_T],
+        alone: Sequence[_T],
+        *,
+        together: bool = True,
+    ) -> list[BackboneOutput]:
+        """Run inputs in one pass, or those of one modality alone in a second, where they must not change buffers."""
+        if not alone:
+            return [run(whole)]
+        if together and not any(True for _ in self.backbone.buffers()):
+            return [run([*whole, *alone])]
+        first = run(whole)
+        with borrowed_buffers(self.backbone):
+            return [first, run(alone)]
 
     def _by_input(self, rows: Tensor, n_inputs: int) -> Tensor:
         """Turn (n * k * N, ...) into (N, n, k, ...)."""

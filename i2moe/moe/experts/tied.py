@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
 from i2moe.moe.experts.bank import ExpertOutputs
-from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.experts.rows import mean_aux_loss, stack_views
 from i2moe.moe.experts.shared import SharedExperts, mean_of_members
 from i2moe.moe.inputs import Arrange
@@ -43,14 +43,9 @@ class TiedExperts(SharedExperts):
             n_rows = n_samples + -n_samples % self.n_members  # as many for each; what fills up is not used
             order = torch.randperm(n_rows, device=batch.device)
             part = order % n_samples
-        inputs = [(views.real, None), *((each, part) for each in alone)]
-        if alone and not self._has_buffers():
-            passes = [self._run_members(arrange, inputs)]
-        else:
-            passes = [self._run_members(arrange, inputs[:1])]
-            if alone:
-                with borrowed_buffers(self.backbone):
-                    passes.append(self._run_members(arrange, inputs[1:]))
+        passes = self._in_passes(
+            partial(self._run_members, arrange), [(views.real, None)], [(each, part) for each in alone]
+        )
         each = [output.prediction.unflatten(0, (self.n_members, -1)) for output in passes]
         rows = each[0] if len(each) == 1 else torch.cat(each, dim=1)  # (k, N + M * N', ...)
 

@@ -41,15 +41,14 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
     """
     if not report.computed:
         return []
-    weight = dict(zip(report.interactions, report.overall.mean.tolist(), strict=True))
-    of_modality = {name: weight.get(i, 1.0) for i, name in enumerate(report.modality_names)}
+    weight = dict(zip(report.modality_names, report.overall.mean.tolist(), strict=False))  # uniqueness comes first
     parts = [
         f"{name!r} {found.calibration_error:.2f}"
         for name, found in report.quality_alone.items()
         if found.calibration_error is not None
         and found.calibration_noise is not None
         and found.calibration_error - found.calibration_noise > above
-        and (found.better_than_chance or of_modality[name] > LITTLE)
+        and (found.better_than_chance or weight[name] > LITTLE)
     ]
     if not parts:
         return []
