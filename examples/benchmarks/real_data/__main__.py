@@ -12,8 +12,9 @@ compared with the model's own predictions from one modality alone.
   aurc: error rate averaged over coverages. risk at 80%: error rate among the surest 80%.
 * faithful: rank correlation over the samples of an expert's weight and the share that it names, of the model's own
   predictions: mean over the experts, and the worst expert.
-* stable: rank correlation of the weights of two starts, mean over the experts. two models: the same of the mean weights
-  of two models and of two others, with --starts 4.
+* stable: rank correlation of the weights of two starts, mean over the experts. by weight: each expert counts as much as
+  its mean weight. two models: the same of the mean weights of two models and of two others, with --starts 4.
+* starts differ: how much of a sample's weight is elsewhere in the other start (half L1), mean over the samples.
 * apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each.
 * benefit: how well a score tells on which samples the model does better without a modality (macro AUROC).
 * training: seconds of CPU time. inference: milliseconds of CPU time for 1,000 samples, for the prediction alone, and

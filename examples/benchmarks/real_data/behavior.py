@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from examples.benchmarks.identify import coalitions
+from examples.benchmarks.identify.scores import distance
 from examples.datasets._interface import Split, Task
 from i2moe.interpretation.statistics import rank_correlation
 from i2moe.moe.weights import interaction_shares
 
-__all__ = ["Behavior", "coalition_benefit", "correlations", "observe_behavior", "shares_of"]
+__all__ = ["Behavior", "agreement", "coalition_benefit", "correlations", "observe_behavior", "shares_of"]
 
 Predict = Callable[[Sequence[Tensor], Tensor], Tensor]
 """Maps the modalities (n, ...) and which of them are available, (n, M) bool, to outputs (n, C)."""
@@ -83,6 +85,17 @@ def shares_of(alone: Tensor, full: Tensor, available: Tensor, task: Task) -> Ten
 def correlations(weights: Tensor, others: Tensor) -> list[float]:
     """Return the rank correlation over the samples for each expert, of (n, E) and (n, E); NaN for a constant one."""
     return [rank_correlation(one, other) for one, other in zip(weights.unbind(1), others.unbind(1), strict=True)]
+
+
+def agreement(weights: Tensor, others: Tensor) -> dict[str, float]:
+    """Say how far the weights (n, E) of two models agree, see `examples.benchmarks.real_data`."""
+    by_expert = correlations(weights, others)
+    means = ((weights + others) / 2).mean(0).tolist()
+    return {
+        "stable": fmean(by_expert),
+        "stable, by weight": sum(mean * value for mean, value in zip(means, by_expert, strict=True)),
+        "starts differ": float(distance(weights, others).mean()),
+    }
 
 
 def coalition_benefit(behavior: Behavior, split: Split, weights: Tensor | None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from examples.benchmarks.real_data.behavior import correlations
+from examples.benchmarks.real_data.behavior import agreement, correlations
 from examples.benchmarks.real_data.contenders import CONTENDERS
 from examples.benchmarks.real_data.measuring import mean_shares_apart, run
 from examples.benchmarks.real_data.settings import Settings
@@ -62,7 +62,7 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     values = {key: fmean(one.values[key] for one in found) for key in found[0].values}
     weights = [one.weights for one in found if one.weights is not None]
     if len(weights) > 1:
-        values["stable"] = fmean(correlations(weights[0], weights[1]))
+        values |= agreement(weights[0], weights[1])
     if len(weights) > 3:
         pairs = [(weights[i] + weights[i + 1]) / 2 for i in (0, 2)]
         values["stable, two models"] = fmean(correlations(*pairs))

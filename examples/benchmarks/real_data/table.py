@@ -20,6 +20,8 @@ COLUMNS = {
         "faithful",
         "faithful, worst",
         "stable",
+        "stable, by weight",
+        "starts differ",
         "stable, two models",
         "apart",
         "benefit, weights",
