@@ -8,12 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from examples.benchmarks.identify.computed import Computed
 from examples.benchmarks.identify.networks import accuracy
 from examples.benchmarks.identify.predictors import Predictor
 from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import UNKNOWN, KnownInteractions
+from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["Ceiling", "Exact"]
+__all__ = ["Ceiling", "Exact", "Informed"]
 
 
 class Ceiling:
@@ -52,6 +54,27 @@ class Exact:
     def accuracy(self, test: KnownInteractions) -> float:
         """Return that of the most probable class."""
         return math.nan if test.exact is None else accuracy(test.exact.joint, test.target)
+
+
+class Informed(Computed):
+    """The model of `Computed`, taught the exact posteriors of its training samples; NaN where data has none."""
+
+    def fit(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> None:
+        """Train, stop early and calibrate."""
+        if train.exact is not None:
+            super().fit(train, validation, seed)
+
+    def weights(self, test: KnownInteractions) -> Tensor:
+        """Return the weights."""
+        return Exact().weights(test) if test.exact is None else super().weights(test)
+
+    def accuracy(self, test: KnownInteractions) -> float:
+        """Return that of the model."""
+        return math.nan if test.exact is None else super().accuracy(test)
+
+    def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets:
+        assert train.exact is not None
+        return SoftTargets(train.exact.joint, train.exact.alone)
 
 
 def _ask_type(data: KnownInteractions) -> KnownInteractions:

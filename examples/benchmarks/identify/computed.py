@@ -45,9 +45,13 @@ class Computed:
         """Train, stop early and calibrate."""
         # One unit for a whole modality: that of a feature may be information.
         self._units = [(x.mean(), x.std()) for x in train.modalities]
-        one = partial(self._train, train, validation)
-        soft = soft_targets(partial(one, members=1), self._inputs(train), _target(train), seed)
-        self._model = one(seed, members=MEMBERS, soft=soft)
+        soft = self._targets(train, validation, seed)
+        self._model = self._train(train, validation, seed, members=MEMBERS, soft=soft)
+
+    def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets:
+        """Train teachers, and return what they predict."""
+        teacher = partial(self._train, train, validation, members=1)
+        return soft_targets(teacher, self._inputs(train), _target(train), seed)
 
     def _train(
         self,
