@@ -54,6 +54,7 @@ def fit(
     *,
     lr: float = 2e-3,
     patience: int | None = None,
+    average: Callable[[Tensor, Tensor, Tensor | int], Tensor] | None = None,
     after_epoch: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Train by AdamW, and leave the model at the averaged parameters that lose least on the validation data.
@@ -70,6 +71,7 @@ def fit(
         n_epochs: number of epochs.
         lr: learning rate.
         patience: epochs without a lower loss before training stops; None for no early stop.
+        average: moves an average of the parameters to the newest ones; None for `moving_average`.
         after_epoch: called after each epoch.
 
     Returns:
@@ -84,7 +86,7 @@ def fit(
     """
     with torch.no_grad():
         _call(model.train(), next(iter(train))[0])  # sizes what waits for a first batch
-    averaged = AveragedModel(model, avg_fn=moving_average)
+    averaged = AveragedModel(model, avg_fn=average or moving_average)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
 
     def run_epoch(epoch: int) -> dict[str, float]:

@@ -35,7 +35,7 @@ from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Interac
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["CONTENDERS", "Contender", "Network", "criterion_of", "train"]
+__all__ = ["ABLATIONS", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
@@ -104,12 +104,14 @@ class Contender:
         dropout: the share of so many modalities that is dropped in training.
         taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
             It then has more patience.
+        averaged: whether the model has an average of the parameters, or the last ones.
     """
 
     build: Callable[[MultimodalData], Model]
     loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
     dropout: Callable[[int], float] = lambda n_modalities: 0.0
     taught_by: Contender | None = None
+    averaged: bool = True
 
 
 def _dropout(n_modalities: int) -> float:
@@ -164,6 +166,28 @@ CONTENDERS = MappingProxyType(
 """By name. Ensembles have as many members as there are experts, M + 2."""
 
 
+def _loss_of_mean(criterion: Loss) -> Loss:
+    supervise = InteractionSupervision(criterion)
+    return lambda out, target: supervise(replace(out, member_predictions=None, member_marginals=None), target)
+
+
+def _loss_of_all_modalities(criterion: Loss) -> Loss:
+    supervise = InteractionSupervision(criterion)
+    return lambda out, target: supervise(replace(out, marginals=None), target)
+
+
+ABLATIONS = MappingProxyType(
+    {
+        "no teachers, no dropout": replace(_UNTAUGHT, dropout=lambda n_modalities: 0.0),
+        "no teachers, no average": replace(_UNTAUGHT, averaged=False),
+        "no teachers, loss of the mean": replace(_UNTAUGHT, loss_of=_loss_of_mean),
+        "no teachers, no loss alone": replace(_UNTAUGHT, loss_of=_loss_of_all_modalities),
+    }
+)
+"""By name: experts without teachers that lack one more part of the recipe; the last two change what has a loss: the
+members' mean in place of each, and predictions from all modalities alone."""
+
+
 def train(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Model:
     """Train a model by the recipe; it is returned in evaluation mode."""
     whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
@@ -184,6 +208,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
         patience=settings.patience * (1 if contender.taught_by is None else STUDENT_PATIENCE),
+        average=None if contender.averaged else lambda average, new, n_steps: new,
     )
     return model.eval()
 

@@ -16,7 +16,7 @@ class Settings:
 
     Args:
         data: names of data sets in `examples.datasets` whose modalities are vectors or signals (T, 3).
-        methods: names of contenders; all of them if empty.
+        methods: names of contenders, or of ablations; all contenders if empty.
         splits: number of splits; watch has five.
         starts: trainings of the methods with experts on each split. Two measure stability, four that of two models
             together.
