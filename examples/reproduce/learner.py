@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from examples.reproduce.fusions import FusionName, fusion_factory
 from examples.reproduce.methods import Method, interaction_moe
 from examples.reproduce.settings import Settings
 from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["Answer", "Learner", "build_learner", "task_loss"]
 
@@ -54,20 +55,17 @@ class Learner(nn.Module):
     def forward(
         self,
         modalities: Sequence[Tensor],
-        targets: Tensor | None = None,
+        targets: Tensor | SoftTargets | None = None,
         available: Tensor | None = None,
     ) -> Answer:
         """Predict, and say how wrong that is.
 
         Args:
             modalities: M tensors (B, ...).
-            targets: (B,) classes or (B, C).
+            targets: (B,) classes or (B, C); for computed weights also what teachers predict.
             available: (B, M) bool, which modalities each sample has, for experts; None for all.
         """
-        embeddings = self.encoders(modalities)
-        if not isinstance(self.fusion, InteractionMoE) or self.fusion.fill is None:
-            available = None
-        output = self.fusion(*embeddings) if available is None else self.fusion(*embeddings, available=available)
+        output = self.fuse(modalities, available)
         if isinstance(output, InteractionOutput):
             prediction, each, aux_loss = output.prediction, output.expert_predictions, output.aux_loss
         elif isinstance(output, tuple):
@@ -83,13 +81,22 @@ class Learner(nn.Module):
         if isinstance(output, InteractionOutput):
             parts |= self._losses_of_experts(output, targets)
         else:
+            assert isinstance(targets, Tensor)
             parts["task"] = self._task_loss(prediction, targets) if each is None else self._each_loss(each, targets)
         loss = torch.stack(list(parts.values())).sum()
         return Answer(prediction, loss, {name: part.detach() for name, part in parts.items()})
 
-    def _losses_of_experts(self, output: InteractionOutput, targets: Tensor) -> dict[str, Tensor]:
+    def fuse(self, modalities: Sequence[Tensor], available: Tensor | None = None) -> Any:
+        """Return what the fusion makes of the embeddings."""
+        embeddings = self.encoders(modalities)
+        if available is None or not isinstance(self.fusion, InteractionMoE) or self.fusion.fill is None:
+            return self.fusion(*embeddings)
+        return self.fusion(*embeddings, available=available)
+
+    def _losses_of_experts(self, output: InteractionOutput, targets: Tensor | SoftTargets) -> dict[str, Tensor]:
         if self.supervise is not None:
             return {"supervision": self.supervise(output, targets)}
+        assert isinstance(targets, Tensor)
         s, parts = self.settings, {"task": self._task_loss(output.prediction, targets)}
         if output.interaction_loss is not None:
             parts["interaction"] = s.interaction_weight * output.interaction_loss
@@ -110,7 +117,7 @@ def task_loss(task: Task, prediction: Tensor, targets: Tensor, settings: Setting
     Args:
         task: which task.
         prediction: (B, C).
-        targets: (B,) classes or (B, C).
+        targets: (B,) classes, or (B, C): of classes, probabilities.
         settings: the class weights, and which loss a regression has.
 
     Example:

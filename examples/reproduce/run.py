@@ -30,9 +30,11 @@ from examples.reproduce.folder import claimed
 from examples.reproduce.fusions import FusionName
 from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import Learner, build_learner
+from examples.reproduce.methods import Method
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.results import collect, read_results, summarize
 from examples.reproduce.settings import Settings
+from examples.reproduce.teaching import soft_targets
 from examples.reproduce.training import fit, score, seed_of
 
 __all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
@@ -165,8 +167,7 @@ class Job:
         """
         method = find_method(self.method)
         job = replace(self, settings=method.settings(self.settings))
-        torch.manual_seed(seed_of(self.seed))
-        learner = build_learner(self.dataset, data, self.fusion, method, job.settings)
+        learner = job._build(data, method)
         starts = sorted({module.start for module in learner.modules() if isinstance(module, ScreenEncoder)})
         identity = plain({**asdict(job), "image_encoders": starts, **conditions(accelerator)})
         name = f"{self.method}, seed {self.seed}"
@@ -178,19 +179,33 @@ class Job:
             console.print(f"{name}: {going_on}", highlight=False)
             if "random" in starts:
                 console.print(_RANDOM_START)
-            n_steps = job.settings.epochs * -(-len(data.train) // job.settings.batch_size)
-            with _bar(name, n_steps, console) as after_step:
-                progress = fit(
-                    learner,
-                    data,
-                    job.settings,
-                    seed=self.seed,
-                    accelerator=accelerator,
-                    checkpoint=folder / "checkpoint.pt",
-                    identity=identity,
-                    workers=options.workers,
-                    after_step=after_step,
-                )
+
+            def train(learner: Learner, seed: int, title: str, checkpoint: Path, **arguments: Any) -> Progress:
+                n_steps = job.settings.epochs * -(-len(data.train) // job.settings.batch_size)
+                with _bar(title, n_steps, console) as after_step:
+                    return fit(
+                        learner,
+                        data,
+                        learner.settings,
+                        seed=seed,
+                        checkpoint=checkpoint,
+                        identity=identity,
+                        workers=options.workers,
+                        after_step=after_step,
+                        **arguments,
+                    )
+
+            def teacher(number: int) -> Learner:
+                small = replace(job, seed=seed_of(self.seed, number + 1), settings=replace(job.settings, members=1))
+                learner, checkpoint = small._build(data, method), folder / f"teacher-{number}-checkpoint.pt"
+                title = f"{name}: teacher {number + 1} of {job.settings.teachers}"
+                train(learner, small.seed, title, checkpoint, accelerator=accelerator_of(options))
+                return learner
+
+            soft = None
+            if job.settings.computed and job.settings.teachers:
+                soft = soft_targets(teacher, job.settings.teachers, data.train, folder, identity, accelerator)
+            progress = train(learner, self.seed, name, folder / "checkpoint.pt", accelerator=accelerator, soft=soft)
             parts = ("validation", "test")
             scores = {part: score(learner, data, part, data.metrics, accelerator, options.workers) for part in parts}
             if accelerator.is_main_process:
@@ -198,11 +213,16 @@ class Job:
                 save_checkpoint(folder / "model.pt", learner.state_dict())
                 draw(learner, data, progress.history, folder)
                 write_text(folder / "result.json", json.dumps({**identity, **scores, **_facts(learner, progress)}))
-                (folder / "checkpoint.pt").unlink(missing_ok=True)
+                for unneeded in (folder / "checkpoint.pt", *folder.glob("teacher-*.pt")):
+                    unneeded.unlink(missing_ok=True)
             metric, value = next(iter(scores["test"].items()))
             console.print(
                 f"{name}: test {metric} {value:.3f}, epoch {progress.best_epoch} of {progress.epoch}", highlight=False
             )
+
+    def _build(self, data: MultimodalData, method: Method) -> Learner:
+        torch.manual_seed(seed_of(self.seed))
+        return build_learner(self.dataset, data, self.fusion, method, self.settings)
 
 
 def _check_options(options: Options) -> None:

@@ -34,7 +34,10 @@ class Settings:
         gate_weight: factor of the fusion's own loss.
         experts_weight: factor of the experts' own task losses.
         computed: compute the weights from the model's own predictions; the loss is then that of the experts and of
-            each modality alone, in place of all others but the fusion's own.
+            each modality alone, in place of all others but the fusion's own. Of more than two modalities some are
+            dropped in training.
+        teachers: small models of computed weights that are trained first, and whose predictions the model learns; 0 for
+            none. With less patience than the model.
         members: members of each expert, all experts sharing the weights of one fusion (and, with `own_encoders`, of one
             set of encoders); 0 for experts apart. The fusion must route tokens by sample.
         average: test a moving average of the parameters.
@@ -82,6 +85,7 @@ class Settings:
     gate_weight: float = 0.01
     experts_weight: float = 0.0
     computed: bool = False
+    teachers: int = 8
     members: int = 0
     average: bool = False
     temperature: float = 1.0
@@ -113,6 +117,8 @@ class Settings:
         for name in ("lr", "batch_size", "epochs", "hidden_dim", "n_tokens", "n_layers", "n_heads", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, however it is {getattr(self, name)}")
+        if self.teachers < 0:
+            raise ValueError(f"teachers must be at least 0, however it is {self.teachers}")
 
 
 def preset(dataset: str, fusion: str) -> Settings:
@@ -142,7 +148,7 @@ def preset(dataset: str, fusion: str) -> Settings:
 def smoke(settings: Settings) -> Settings:
     """Return settings that run in seconds, to see that everything works."""
     small = {"hidden_dim": 16, "encoder_dim": 64, "n_tokens": 2, "n_layers": 1, "encoder_layers": 1, "n_experts": 4}
-    limits = small | {"batch_size": 16, "reweighter_dim": 16, "reweighter_layers": 1, "epochs": 2}
+    limits = small | {"batch_size": 16, "reweighter_dim": 16, "reweighter_layers": 1, "epochs": 2, "teachers": 1}
     return replace(settings, **{name: min(limit, getattr(settings, name)) for name, limit in limits.items()})
 
 

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
-from examples.common.recipe import moving_average
+from examples.common.recipe import STUDENT_PATIENCE, dropout_of_three, moving_average
 from examples.datasets._interface import Batch, MultimodalData, Split
 from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
@@ -28,6 +28,9 @@ from examples.reproduce.learner import Learner, task_loss
 from examples.reproduce.metrics import is_better, measure
 from examples.reproduce.settings import Settings
 from i2moe import calibrate
+from i2moe._common.modalities import map_leaves
+from i2moe.missing import ModalityDropout
+from i2moe.moe.teacher import SoftTargets
 
 __all__ = ["epoch_batches", "fit", "predict", "score", "seed_of"]
 
@@ -41,6 +44,7 @@ def fit(
     *,
     seed: int,
     accelerator: Accelerator,
+    soft: SoftTargets | None = None,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] = MappingProxyType({}),
     workers: int = 0,
@@ -54,6 +58,7 @@ def fit(
         settings: how.
         seed: of the order and of everything drawn in training.
         accelerator: the device, the precision and the other processes; a new one for each run.
+        soft: what to learn of the training samples in place of their targets.
         checkpoint: file to save to after each epoch and to go on from.
         identity: what the run's numbers depend on, as JSON holds it; a checkpoint of another one is refused.
         workers: processes that read data.
@@ -85,7 +90,9 @@ def fit(
 
     def run_epoch(epoch: int) -> dict[str, float]:
         when = (seed, epoch)
-        logged = _train_epoch(wrapped, optimizer, data, settings, when, accelerator, workers, after_optimizer_step)
+        logged = _train_epoch(
+            wrapped, optimizer, data, settings, when, accelerator, soft, workers, after_optimizer_step
+        )
         value = score(tested, data, "validation", (metric,), accelerator, workers)[metric]
         return {**logged, f"validation {metric}": value}
 
@@ -99,7 +106,7 @@ def fit(
         run_epoch,
         f"validation {metric}",
         settings.epochs,
-        patience=settings.patience,
+        patience=settings.patience and settings.patience * (1 if soft is None else STUDENT_PATIENCE),
         is_better=partial(is_better, metric),
         progress=progress,
         after_epoch=save,
@@ -173,6 +180,7 @@ def _train_epoch(
     settings: Settings,
     when: tuple[int, int],
     accelerator: Accelerator,
+    soft: SoftTargets | None,
     workers: int,
     after_step: Callable[[], None],
 ) -> Mapping[str, float]:
@@ -182,12 +190,14 @@ def _train_epoch(
     wrapped.train()
     batches = epoch_batches(len(data.train), settings.batch_size, seed_of(*when))
     own = [rows.tensor_split(n_processes)[process] for rows in batches]
+    rate = dropout_of_three(len(data.modality_names)) if settings.computed else 0.0
+    drop = ModalityDropout(rate, rows=0.5) if rate else nn.Identity()
     totals: dict[str, Tensor] = {}
     for whole, (rows, batch) in zip(batches, _load(data.train, own, workers), strict=True):
         modalities = batch.modalities if data.augment is None else data.augment(batch.modalities, None)
         modalities = tuple(x.to(accelerator.device) for x in modalities)
-        targets, available = (x.to(accelerator.device) for x in (batch.targets, batch.available))
-        answer = wrapped(modalities, targets, available)
+        targets = map_leaves(lambda y: y.to(accelerator.device), batch.targets if soft is None else soft.take(rows))
+        answer = wrapped(modalities, targets, drop(batch.available).to(accelerator.device))
         # Processes average their gradients, whatever the size of their parts.
         accelerator.backward(answer.loss * (n_processes * len(rows) / len(whole)))
         accelerator.clip_grad_norm_(wrapped.parameters(), settings.clip_norm)

@@ -22,6 +22,7 @@ import torch
 from examples.datasets import find as find_data
 from examples.datasets._interface import Lazy, Split
 from examples.fixtures.mimic import write as write_mimic
+from examples.reproduce import run, training
 from examples.reproduce.__main__ import main
 from examples.reproduce.identity import checksum
 from examples.reproduce.results import collect, compare, summarize
@@ -387,3 +388,33 @@ def test_a_sweep_goes_on_and_prints_options(tmp_path: Path, capsys: pytest.Captu
         main([*options, "--output", str(tmp_path), "--trials", "4", "--hidden-dim", "8"])
     best = max(trials_done, key=lambda trial: float(trial["validation"]))
     assert f"--lr {best['lr']:.3g} --dropout {best['dropout']:.3g}" in printed
+
+
+def test_teachers_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["synthetic", "--seeds", "0", "--cpu", "--fusion", "lrtf", "--method", "i2moe-computed"]
+    options += ["--epochs", "1", "--hidden-dim", "8", "--teachers", "2", "--output"]
+    trained: list[str] = []
+    fit = training.fit
+
+    def killed_before(name: str) -> Callable[..., Any]:
+        def fit_others(*arguments: Any, checkpoint: Path, **options: Any) -> Any:
+            if checkpoint.name == name:
+                raise InterruptedError
+            trained.append(checkpoint.name)
+            return fit(*arguments, checkpoint=checkpoint, **options)
+
+        return fit_others
+
+    main([*options, str(tmp_path / "whole")])
+    monkeypatch.setattr(run, "fit", killed_before("teacher-1-checkpoint.pt"))
+    with pytest.raises(InterruptedError):
+        main([*options, str(tmp_path / "killed")])
+    monkeypatch.setattr(run, "fit", killed_before("none"))
+    main([*options, str(tmp_path / "killed")])
+
+    assert trained == ["teacher-0-checkpoint.pt", "teacher-1-checkpoint.pt", "checkpoint.pt"]
+    whole, killed = (tmp_path / name / "i2moe-computed/seed-0" for name in ("whole", "killed"))
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    expected = torch.load(whole / "model.pt", weights_only=True)
+    found = torch.load(killed / "model.pt", weights_only=True)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -26,6 +26,7 @@ from examples.reproduce.training import epoch_batches, fit, predict, score
 from i2moe import ComputedReweighter, InteractionMoE
 from i2moe.interpretation import InteractionReport
 from i2moe.moe.experts import ExpertBank
+from i2moe.moe.teacher import SoftTargets
 from tests.covering import in_turn
 
 SETTINGS = Settings(
@@ -185,6 +186,23 @@ def test_computed_weights_are_of_averaged_parameters_and_calibrated() -> None:
     assert any(torch.allclose(found, averages[n], atol=1e-5) for n in (len(steps) // 2 - 1, len(steps) - 1))
     (reweighter,) = (module for module in learner.modules() if isinstance(module, ComputedReweighter))
     assert reweighter.scale.shape == (3,)
+
+
+def test_soft_targets_are_learned_in_place_of_targets() -> None:
+    """Those that are sure of the labels give the same model as the labels, others another one."""
+    data, settings = tiny_data(), METHODS["i2moe-computed"].settings(replace(SETTINGS, epochs=1))
+    sure = torch.eye(2)[data.train.targets]
+
+    def trained_on(soft: SoftTargets | None) -> torch.Tensor:
+        learner = learner_of("i2moe-computed", settings)
+        fit(learner, data, settings, seed=0, accelerator=Accelerator(cpu=True), soft=soft)
+        return parameters_to_vector(learner.parameters()).detach()
+
+    def alike(target: torch.Tensor) -> SoftTargets:
+        return SoftTargets(target, target.unsqueeze(1).repeat(1, 2, 1))
+
+    torch.testing.assert_close(trained_on(alike(sure)), trained_on(None))
+    assert not torch.allclose(trained_on(alike(1 - sure)), trained_on(None), atol=1e-2)
 
 
 class Killed(Exception):  # noqa: N818

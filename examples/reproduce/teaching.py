@@ -1,0 +1,77 @@
+"""What a model with computed weights learns: the mean predictions of small models, each kept in a file once trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from examples.datasets._interface import Split
+from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
+from examples.reproduce.identity import check_same
+from examples.reproduce.learner import Learner
+from i2moe.moe.teacher import SoftTargets, Teacher
+
+__all__ = ["soft_targets"]
+
+_EVALUATION_BATCH = 256
+
+
+def soft_targets(
+    train: Callable[[int], Learner],
+    n_teachers: int,
+    split: Split,
+    folder: Path,
+    identity: Mapping[str, Any],
+    accelerator: Accelerator,
+) -> SoftTargets:
+    """Train teachers, those that a folder does not hold yet, and return what they predict, mixed with the targets.
+
+    Args:
+        train: trains the teacher of a number.
+        n_teachers: how many.
+        split: the training samples.
+        folder: where what each predicts is kept.
+        identity: what the run's numbers depend on; predictions of another one are refused.
+        accelerator: the processes of the run; the main one saves.
+
+    Raises:
+        ValueError: if a file is damaged or another run's.
+    """
+    found = []
+    for number in range(n_teachers):
+        path = folder / f"teacher-{number}.pt"
+        saved = load_checkpoint(path)
+        if saved is None:
+            saved = {"identity": dict(identity), **_predictions(train(number), split, accelerator.device)._asdict()}
+            if accelerator.is_main_process:
+                save_checkpoint(path, saved)
+            accelerator.wait_for_everyone()
+        check_same(saved.get("identity", {}), identity, path)
+        found.append((saved["target"], saved["marginal_target"]))
+    means = (torch.stack(parts).mean(0) for parts in zip(*found, strict=True))
+    return SoftTargets(*means).mixed_with(split.targets)
+
+
+def _predictions(learner: Learner, split: Split, device: torch.device) -> SoftTargets:
+    teacher = Teacher([_Experts(learner)])
+    parts = []
+    for rows in torch.arange(len(split)).split(_EVALUATION_BATCH):
+        batch = split[rows]
+        parts.append(teacher(*(x.to(device) for x in batch.modalities), available=batch.available.to(device)))
+    return SoftTargets(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+
+
+class _Experts(nn.Module):
+    """A learner that returns what its experts do."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, *modalities: Tensor, available: Tensor) -> Any:
+        return self.learner.fuse(modalities, available)
