@@ -14,7 +14,7 @@ from torch import Tensor
 
 from examples.benchmarks.real_data import running
 from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
-from examples.benchmarks.real_data.contenders import ABLATIONS, CONTENDERS, train
+from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS, train
 from examples.benchmarks.real_data.measuring import mean_shares_apart, measure
 from examples.benchmarks.real_data.robustness import MASKED, NOISE, Augmented, robustness
 from examples.benchmarks.real_data.running import run_all
@@ -50,10 +50,10 @@ def data(task: Task) -> MultimodalData:
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize("name", {**CONTENDERS, **ABLATIONS})
+@pytest.mark.parametrize("name", BY_NAME)
 def test_every_method_learns_and_is_measured(name: str, task: Task) -> None:
     problem = data(task)
-    found = measure(train(problem, {**CONTENDERS, **ABLATIONS}[name], 0, SETTINGS), problem, 1)
+    found = measure(train(problem, BY_NAME[name], 0, SETTINGS), problem, 1)
     assert found.values["score"] > (0.5 if name == "late fusion" else 0.7)  # half of the sum is all it can learn
     assert found.values["missing"] < found.values["score"]
     assert (found.weights is None) == (name != "paper" and not name.startswith(("computed", "no teachers")))

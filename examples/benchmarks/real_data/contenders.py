@@ -35,7 +35,7 @@ from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Interac
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["ABLATIONS", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
+__all__ = ["ABLATIONS", "BY_NAME", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
@@ -186,6 +186,9 @@ ABLATIONS = MappingProxyType(
 )
 """By name: experts without teachers that lack one more part of the recipe; the last two change what has a loss: the
 members' mean in place of each, and predictions from all modalities alone."""
+
+BY_NAME = MappingProxyType({**CONTENDERS, **ABLATIONS})
+"""Both."""
 
 
 def train(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Model:

@@ -14,14 +14,12 @@ from typing import Any
 import torch
 
 from examples.benchmarks.real_data.behavior import agreement, correlations
-from examples.benchmarks.real_data.contenders import ABLATIONS, CONTENDERS
+from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS
 from examples.benchmarks.real_data.measuring import mean_shares_apart, run
 from examples.benchmarks.real_data.settings import Settings
 from examples.datasets import find
 
 __all__ = ["Results", "run_all"]
-
-_ALL = {**CONTENDERS, **ABLATIONS}
 
 Results = dict[str, dict[str, dict[int, dict[str, float]]]]
 """Data -> contender -> split -> what was measured, a mean over starts."""
@@ -31,9 +29,9 @@ def run_all(settings: Settings) -> Results:
     """Run what the file of runs does not hold yet, and return all."""
     if settings.quick:
         settings = replace(settings, splits=2, steps=100, noise_draws=1)
-    unknown = [name for name in settings.methods if name not in _ALL]
+    unknown = [name for name in settings.methods if name not in BY_NAME]
     if unknown:
-        raise ValueError(f"methods must be names out of {tuple(_ALL)}, however they hold {unknown[0]!r}")
+        raise ValueError(f"methods must be names out of {tuple(BY_NAME)}, however they hold {unknown[0]!r}")
     torch.set_num_threads(1)
     settings.runs.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(found): found for found in _read(settings)}
@@ -58,9 +56,9 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     name, split, method, settings = job
     torch.set_num_threads(1)
     data = find(name).open(split=split)
-    found = [run(data, _ALL[method], 100 * split, settings)]
+    found = [run(data, BY_NAME[method], 100 * split, settings)]
     if found[0].weights is not None:  # only weights need more than one start
-        found += [run(data, _ALL[method], 100 * split + start, settings) for start in range(1, settings.starts)]
+        found += [run(data, BY_NAME[method], 100 * split + start, settings) for start in range(1, settings.starts)]
     values = {key: fmean(one.values[key] for one in found) for key in found[0].values}
     weights = [one.weights for one in found if one.weights is not None]
     if len(weights) > 1:
