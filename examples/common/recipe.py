@@ -139,7 +139,7 @@ def dropout_of_three(n_modalities: int) -> float:
 
 
 def soft_targets(
-    train: Callable[[int], nn.Module], inputs: Sequence[Tensor], targets: Tensor, seed: int
+    train: Callable[[int], nn.Module], inputs: Sequence[Tensor], targets: Tensor, seed: int, n_teachers: int
 ) -> SoftTargets:
     """Train teachers, and return what they predict of samples on average, moved a tenth of the way to the targets.
 
@@ -148,8 +148,9 @@ def soft_targets(
         inputs: the models' arguments, tensors (N, ...).
         targets: (N,) classes, or (N, C) labels or values.
         seed: of the model that learns from them; theirs follow from it.
+        n_teachers: how many.
     """
-    teacher = Teacher([train(1000 * (seed + 1) + i) for i in range(TEACHERS)])
+    teacher = Teacher([train(1000 * (seed + 1) + i) for i in range(n_teachers)])
     parts = [teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(targets)).split(512)]
     return SoftTargets(*(torch.cat(part) for part in zip(*parts, strict=True))).mixed_with(targets)
 

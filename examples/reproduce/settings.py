@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from examples.common.recipe import TEACHERS
+
 __all__ = ["Settings", "preset", "smoke"]
 
 
@@ -85,7 +87,7 @@ class Settings:
     gate_weight: float = 0.01
     experts_weight: float = 0.0
     computed: bool = False
-    teachers: int = 8
+    teachers: int = TEACHERS
     members: int = 0
     average: bool = False
     temperature: float = 1.0

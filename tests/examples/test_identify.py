@@ -31,18 +31,11 @@ from examples.benchmarks.identify.predictors import Predictor, only, prior_log_l
 from examples.benchmarks.identify.running import run
 from examples.benchmarks.identify.scores import Run, score, type_auroc
 from examples.benchmarks.identify.settings import Settings
-from examples.common import recipe
 from examples.datasets.known import UNKNOWN, KnownInteractions
 from examples.datasets.problems import GROUPS, PROBLEMS, draw
 from tests.covering import in_turn
 
-SMALL = Settings(n_train=600, n_validation=200, n_test=200, epochs=2, processes=1)
-
-
-@pytest.fixture(autouse=True)
-def few_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two teachers do what eight do, sooner."""
-    monkeypatch.setattr(recipe, "TEACHERS", 2)
+SMALL = Settings(n_train=600, n_validation=200, n_test=200, epochs=2, teachers=2, processes=1)
 
 
 def known(interaction: list[int], mix: list[float] | None = None) -> KnownInteractions:

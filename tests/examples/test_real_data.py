@@ -21,16 +21,9 @@ from examples.benchmarks.real_data.running import run_all
 from examples.benchmarks.real_data.scores import likelihood_scores
 from examples.benchmarks.real_data.settings import Settings
 from examples.benchmarks.real_data.table import differences, print_tables
-from examples.common import recipe
 from examples.datasets._interface import MultimodalData, Split, Task
 
-SETTINGS = Settings(steps=60, batch_size=32, splits=1)
-
-
-@pytest.fixture(autouse=True)
-def few_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two teachers do what eight do, sooner."""
-    monkeypatch.setattr(recipe, "TEACHERS", 2)
+SETTINGS = Settings(steps=60, batch_size=32, splits=1, teachers=2)
 
 
 def data(task: Task) -> MultimodalData:
@@ -133,7 +126,7 @@ def test_finished_runs_are_kept_and_not_made_again(
     def measured(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
         name, split, method, settings = job
         calls.append((name, split, method))
-        keys = ["steps", "patience", "batch_size", "augment", "noise_draws", "starts"]
+        keys = ["steps", "patience", "batch_size", "teachers", "augment", "noise_draws", "starts"]
         trained = [getattr(settings, key) for key in keys]
         values = {"score": 0.5 + 0.1 * split + 0.01 * split * (method == "computed")}
         return {

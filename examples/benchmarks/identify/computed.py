@@ -48,10 +48,12 @@ class Computed:
         soft = self._targets(train, validation, seed)
         self._model = self._train(train, validation, seed, members=MEMBERS, soft=soft)
 
-    def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets:
-        """Train teachers, and return what they predict."""
+    def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets | None:
+        """Train teachers, and return what they predict; None for the targets themselves."""
+        if not self.training.teachers:
+            return None
         teacher = partial(self._train, train, validation, members=1)
-        return soft_targets(teacher, self._inputs(train), _target(train), seed)
+        return soft_targets(teacher, self._inputs(train), _target(train), seed, self.training.teachers)
 
     def _train(
         self,

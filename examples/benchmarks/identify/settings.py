@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.common.recipe import TEACHERS
+
 __all__ = ["Settings", "Training"]
 
 
@@ -18,6 +20,7 @@ class Training:
         learning_rate: of Adam.
         hidden_dim: width of the networks' two hidden layers.
         convolutional: whether images are embedded by convolutions; otherwise networks get their pixels.
+        teachers: small models that the model with computed weights learns from; 0 for the targets alone.
     """
 
     epochs: int = 16
@@ -25,6 +28,7 @@ class Training:
     learning_rate: float = 1.5e-3
     hidden_dim: int = 128
     convolutional: bool = False
+    teachers: int = TEACHERS
 
 
 @dataclass(frozen=True)

@@ -197,8 +197,8 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
     targets: Tensor | SoftTargets = whole.targets
     if contender.taught_by is not None:
-        teacher = contender.taught_by
-        targets = soft_targets(lambda each: train(data, teacher, each, settings), inputs, whole.targets, seed)
+        teacher = partial(train, data, contender.taught_by, settings=settings)
+        targets = soft_targets(teacher, inputs, whole.targets, seed, settings.teachers)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches: Iterable[Batch] = Batches(inputs, targets, settings.batch_size, seed)

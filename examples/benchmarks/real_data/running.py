@@ -75,7 +75,8 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
 def _described(name: str, split: int, method: str, settings: Settings) -> dict[str, Any]:
     """Return a run's name and the settings on which its values depend."""
     of_run = {
-        key: getattr(settings, key) for key in ("steps", "patience", "batch_size", "augment", "noise_draws", "starts")
+        key: getattr(settings, key)
+        for key in ("steps", "patience", "batch_size", "teachers", "augment", "noise_draws", "starts")
     }
     return {"data": name, "split": split, "method": method, **of_run}
 

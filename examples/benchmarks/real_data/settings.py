@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from examples.common.recipe import TEACHERS
+
 __all__ = ["DATA", "Settings"]
 
 DATA = ("watch", "support2", "films", "leaves", "houses", "digits", "flights")
@@ -23,6 +25,7 @@ class Settings:
         steps: most steps of training, rounded up to whole epochs.
         patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
+        teachers: small models that each contender with teachers learns from.
         augment: train all contenders with noise or masked entries in one modality of half of the samples.
         noise_draws: draws of the noise at each level of the robustness protocol.
         quick: two splits, 100 steps and one draw, for a first look.
@@ -37,6 +40,7 @@ class Settings:
     steps: int = 1500
     patience: int = 4
     batch_size: int = 128
+    teachers: int = TEACHERS
     augment: bool = False
     noise_draws: int = 3
     quick: bool = False
