@@ -255,7 +255,8 @@ def test_every_method_weighs_every_kind_of_data(method: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "at_least"), [("ceiling", 0.98), ("informed", 0.95), ("pointwise", 0.6), ("intershap", 0.5)]
+    ("method", "at_least"),
+    [("ceiling", 0.98), ("informed", 0.95), ("told", 0.95), ("pointwise", 0.6), ("intershap", 0.5)],
 )
 def test_methods_name_what_is_easy(method: str, at_least: float) -> None:
     settings = replace(SMALL, n_train=3000, n_validation=500, n_test=500, epochs=8)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from examples.benchmarks.identify.computed import Computed
 from examples.benchmarks.identify.networks import accuracy
@@ -14,8 +15,9 @@ from examples.benchmarks.identify.predictors import Predictor
 from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import UNKNOWN, KnownInteractions
 from i2moe.moe.teacher import SoftTargets
+from i2moe.moe.weights import interaction_shares
 
-__all__ = ["Ceiling", "Exact", "Informed"]
+__all__ = ["Ceiling", "Exact", "Informed", "Told"]
 
 
 class Ceiling:
@@ -75,6 +77,23 @@ class Informed(Computed):
     def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets:
         assert train.exact is not None
         return SoftTargets(train.exact.joint, train.exact.alone)
+
+
+class Told(Computed):
+    """The model of `Computed`, told the target: the shares of its predictions from each modality alone in the target.
+
+    What the weights were if the model's predictions from all modalities had no error.
+    """
+
+    def weights(self, test: KnownInteractions) -> Tensor:
+        """Return the shares."""
+        alone, target = self._run(test).marginals, test.target
+        assert alone is not None
+        if test.n_classes is None:
+            joint = target.unsqueeze(1)
+        else:
+            joint, alone = one_hot(target, test.n_classes).float(), alone.softmax(2)
+        return interaction_shares(alone, joint, joint.mean(0))[0]
 
 
 def _ask_type(data: KnownInteractions) -> KnownInteractions:

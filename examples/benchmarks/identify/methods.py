@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from examples.benchmarks.identify.bounds import Ceiling, Exact, Informed
+from examples.benchmarks.identify.bounds import Ceiling, Exact, Informed, Told
 from examples.benchmarks.identify.computed import Computed
 from examples.benchmarks.identify.existing import Existing
 from examples.benchmarks.identify.experts import Experts
@@ -28,6 +28,7 @@ METHODS: Mapping[str, Callable[[Training], Method]] = MappingProxyType(
         "intershap": InterShap,
         "ceiling": Ceiling,
         "informed": Informed,
+        "told": Told,
         "exact": lambda training: Exact(),
     }
 )
