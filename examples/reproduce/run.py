@@ -175,7 +175,7 @@ class Job:
             if done:
                 console.print(f"{name}: done before", highlight=False)
                 return
-            going_on = "goes on after its checkpoint" if (folder / "checkpoint.pt").exists() else "begins"
+            going_on = "goes on after its checkpoint" if any(folder.glob("*.pt")) else "begins"
             console.print(f"{name}: {going_on}", highlight=False)
             if "random" in starts:
                 console.print(_RANDOM_START)

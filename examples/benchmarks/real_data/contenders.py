@@ -35,7 +35,7 @@ from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Interac
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["ABLATIONS", "BY_NAME", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
+__all__ = ["BY_NAME", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
@@ -188,7 +188,7 @@ ABLATIONS = MappingProxyType(
 members' mean in place of each, and predictions from all modalities alone."""
 
 BY_NAME = MappingProxyType({**CONTENDERS, **ABLATIONS})
-"""Both."""
+"""All that a run can name."""
 
 
 def train(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Model:
@@ -196,8 +196,9 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
     inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
     targets: Tensor | SoftTargets = whole.targets
-    if contender.taught_by is not None:
-        teacher = partial(train, data, contender.taught_by, settings=settings)
+    taught_by = contender.taught_by if settings.teachers else None
+    if taught_by is not None:
+        teacher = partial(train, data, taught_by, settings=settings)
         targets = soft_targets(teacher, inputs, whole.targets, seed, settings.teachers)
     torch.manual_seed(seed)
     model = contender.build(data)
@@ -210,7 +211,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
-        patience=settings.patience * (1 if contender.taught_by is None else STUDENT_PATIENCE),
+        patience=settings.patience * (1 if taught_by is None else STUDENT_PATIENCE),
         average=None if contender.averaged else lambda average, new, n_steps: new,
     )
     return model.eval()
