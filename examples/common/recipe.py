@@ -20,6 +20,7 @@ __all__ = [
     "MEMBERS",
     "STUDENT_PATIENCE",
     "TEACHERS",
+    "Average",
     "Batch",
     "Batches",
     "Dropping",
@@ -44,6 +45,14 @@ Batch: TypeAlias = tuple[Any, Any]
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
+Average: TypeAlias = Callable[[Tensor, Tensor, Tensor | int], Tensor]
+"""Maps an average of the parameters, the newest ones and the number of steps to the new average."""
+
+
+def moving_average(average: Tensor, new: Tensor, n_steps: Tensor | int) -> Tensor:
+    """Move an average by 1% to the newest parameters; in the first steps by more, to forget the start."""
+    return average.lerp(new, max(0.01, 9 / (float(n_steps) + 9)))
+
 
 def fit(
     model: nn.Module,
@@ -54,7 +63,7 @@ def fit(
     *,
     lr: float = 2e-3,
     patience: int | None = None,
-    average: Callable[[Tensor, Tensor, Tensor | int], Tensor] | None = None,
+    average: Average = moving_average,
     after_epoch: Callable[[Progress], None] | None = None,
 ) -> Progress:
     """Train by AdamW, and leave the model at the averaged parameters that lose least on the validation data.
@@ -71,7 +80,7 @@ def fit(
         n_epochs: number of epochs.
         lr: learning rate.
         patience: epochs without a lower loss before training stops; None for no early stop.
-        average: moves an average of the parameters to the newest ones; None for `moving_average`.
+        average: moves an average of the parameters to the newest ones.
         after_epoch: called after each epoch.
 
     Returns:
@@ -86,7 +95,7 @@ def fit(
     """
     with torch.no_grad():
         _call(model.train(), next(iter(train))[0])  # sizes what waits for a first batch
-    averaged = AveragedModel(model, avg_fn=average or moving_average)
+    averaged = AveragedModel(model, avg_fn=average)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
 
     def run_epoch(epoch: int) -> dict[str, float]:
@@ -112,11 +121,6 @@ def fit(
     if any(isinstance(module, ComputedReweighter) for module in model.modules()):
         calibrate(model, validation)
     return progress
-
-
-def moving_average(average: Tensor, new: Tensor, n_steps: Tensor | int) -> Tensor:
-    """Move an average by 1% to the newest parameters; in the first steps by more, to forget the start."""
-    return average.lerp(new, max(0.01, 9 / (float(n_steps) + 9)))
 
 
 def paper_objective(criterion: Criterion) -> Callable[[InteractionOutput, Tensor], Tensor]:

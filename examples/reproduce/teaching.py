@@ -14,11 +14,10 @@ from examples.datasets._interface import Split
 from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
 from examples.reproduce.learner import Learner
+from examples.reproduce.training import EVALUATION_BATCH
 from i2moe.moe.teacher import SoftTargets, Teacher
 
 __all__ = ["soft_targets"]
-
-_EVALUATION_BATCH = 256
 
 
 def soft_targets(
@@ -60,7 +59,7 @@ def soft_targets(
 def _predictions(learner: Learner, split: Split, device: torch.device) -> SoftTargets:
     teacher = Teacher([_Experts(learner)])
     parts = []
-    for rows in torch.arange(len(split)).split(_EVALUATION_BATCH):
+    for rows in torch.arange(len(split)).split(EVALUATION_BATCH):
         batch = split[rows]
         parts.append(teacher(*(x.to(device) for x in batch.modalities), available=batch.available.to(device)))
     return SoftTargets(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))

@@ -32,9 +32,10 @@ from i2moe._common.modalities import map_leaves
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["epoch_batches", "fit", "predict", "score", "seed_of"]
+__all__ = ["EVALUATION_BATCH", "epoch_batches", "fit", "predict", "score", "seed_of"]
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
+"""Samples a pass without gradient."""
 
 
 def fit(
@@ -115,7 +116,7 @@ def fit(
     if averaged is not None:
         learner.load_state_dict(tested.state_dict())
     if settings.computed:
-        batches = (data.validation[rows] for rows in torch.arange(len(data.validation)).split(_EVALUATION_BATCH))
+        batches = (data.validation[rows] for rows in torch.arange(len(data.validation)).split(EVALUATION_BATCH))
         held_out = (((batch.modalities, batch.available), batch.targets) for batch in batches)
         calibrate(learner, held_out, call=lambda model, inputs: model(inputs[0], available=inputs[1]))
     return progress
@@ -127,7 +128,7 @@ def predict(learner: Learner, split: Split, accelerator: Accelerator, workers: i
     own = torch.arange(len(split)).tensor_split(accelerator.num_processes)[accelerator.process_index]
     outputs = []
     with torch.no_grad():
-        for _, batch in _load(split, list(own.split(_EVALUATION_BATCH)), workers):
+        for _, batch in _load(split, list(own.split(EVALUATION_BATCH)), workers):
             modalities = [x.to(accelerator.device) for x in batch.modalities]
             answer = learner(modalities, available=batch.available.to(accelerator.device))
             outputs.append(answer.prediction.float().cpu())

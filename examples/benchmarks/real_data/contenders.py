@@ -21,11 +21,13 @@ from examples.common.recipe import (
     DROPOUT,
     MEMBERS,
     STUDENT_PATIENCE,
+    Average,
     Batch,
     Batches,
     Dropping,
     dropout_of_three,
     fit,
+    moving_average,
     paper_objective,
     soft_targets,
 )
@@ -104,14 +106,14 @@ class Contender:
         dropout: the share of so many modalities that is dropped in training.
         taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
             It then has more patience.
-        averaged: whether the model has an average of the parameters, or the last ones.
+        average: moves an average of the parameters to the newest ones.
     """
 
     build: Callable[[MultimodalData], Model]
     loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
     dropout: Callable[[int], float] = lambda n_modalities: 0.0
     taught_by: Contender | None = None
-    averaged: bool = True
+    average: Average = moving_average
 
 
 def _dropout(n_modalities: int) -> float:
@@ -179,7 +181,7 @@ def _loss_of_all_modalities(criterion: Loss) -> Loss:
 ABLATIONS = MappingProxyType(
     {
         "no teachers, no dropout": replace(_UNTAUGHT, dropout=lambda n_modalities: 0.0),
-        "no teachers, no average": replace(_UNTAUGHT, averaged=False),
+        "no teachers, no average": replace(_UNTAUGHT, average=lambda average, new, n_steps: new),
         "no teachers, loss of the mean": replace(_UNTAUGHT, loss_of=_loss_of_mean),
         "no teachers, no loss alone": replace(_UNTAUGHT, loss_of=_loss_of_all_modalities),
     }
@@ -212,7 +214,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
         patience=settings.patience * (1 if taught_by is None else STUDENT_PATIENCE),
-        average=None if contender.averaged else lambda average, new, n_steps: new,
+        average=contender.average,
     )
     return model.eval()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from examples.benchmarks.identify.scores import distance
 from examples.benchmarks.real_data.behavior import agreement, correlations
 from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS
 from examples.benchmarks.real_data.measuring import mean_shares_apart, run
@@ -68,7 +69,7 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
         values["stable, two models"] = fmean(correlations(*pairs))
     if weights:
         apart = mean_shares_apart(data, split, settings)
-        values["apart"] = fmean(float((each.mean(0) - apart).abs().sum()) / 2 for each in weights)
+        values["apart"] = fmean(float(distance(each.mean(0), apart)) for each in weights)
     return {**_described(name, split, method, settings), "values": values}
 
 
