@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher
 from i2moe._common.tasks import Task
+from i2moe.moe.teacher import SoftTargets
 
 B, C = 6, 3
 CRITERIA: dict[Task, Any] = {
@@ -92,7 +93,7 @@ def test_targets_mixed_with_labels_give_the_mean_of_both_losses(task: Task) -> N
         found: Tensor = torch.autograd.grad(loss, out.member_predictions, retain_graph=True)[0]
         return found
 
-    loss = 0.9 * supervise(out, soft) + 0.1 * supervise(out, hard)
+    loss = 0.8 * supervise(out, soft) + 0.2 * supervise(out, hard)
     torch.testing.assert_close(gradient(supervise(out, soft.mixed_with(y))), gradient(loss))
     torch.testing.assert_close(soft.mixed_with(y, 0.0), soft)
 
@@ -121,9 +122,11 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
     assert distance(trained(teacher), trained(teacher)) < distance(trained(), trained())
 
 
-def test_a_batch_takes_its_rows() -> None:
+def test_batches_take_their_rows_and_are_joined_again() -> None:
     soft = Teacher([make()])(*batch())
-    torch.testing.assert_close(soft.take(torch.tensor([4, 1])).marginal_target, soft.marginal_target[[4, 1]])
+    parts = [soft.take(rows) for rows in torch.arange(B).split(3)]
+    torch.testing.assert_close(parts[1].marginal_target, soft.marginal_target[3:6])
+    torch.testing.assert_close(SoftTargets.cat(parts), soft)
 
 
 def test_a_single_model_is_no_list() -> None:

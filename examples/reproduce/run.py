@@ -196,10 +196,10 @@ class Job:
                     )
 
             def teacher(number: int) -> Learner:
-                small = replace(job, seed=seed_of(self.seed, number + 1), settings=replace(job.settings, members=1))
-                learner, checkpoint = small._build(data, method), folder / f"teacher-{number}-checkpoint.pt"
+                other = replace(job, seed=seed_of(self.seed, number + 1))
+                learner, checkpoint = other._build(data, method), folder / f"teacher-{number}-checkpoint.pt"
                 title = f"{name}: teacher {number + 1} of {job.settings.teachers}"
-                train(learner, small.seed, title, checkpoint, accelerator=accelerator_of(options))
+                train(learner, other.seed, title, checkpoint, accelerator=accelerator_of(options))
                 return learner
 
             soft = None

@@ -38,7 +38,7 @@ class Settings:
         computed: compute the weights from the model's own predictions; the loss is then that of the experts and of
             each modality alone, in place of all others but the fusion's own. Of more than two modalities some are
             dropped in training.
-        teachers: small models of computed weights that are trained first, and whose predictions the model learns; 0 for
+        teachers: models of the same kind that are trained first, and whose predictions the model learns; 0 for
             none. With less patience than the model.
         members: members of each expert, all experts sharing the weights of one fusion (and, with `own_encoders`, of one
             set of encoders); 0 for experts apart. The fusion must route tokens by sample.

@@ -1,4 +1,4 @@
-"""What a model with computed weights learns: the mean predictions of small models, each kept in a file once trained."""
+"""What a model with computed weights learns: the mean predictions of others, each kept in a file once trained."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def soft_targets(
 
 def _predictions(learner: Learner, split: Split, device: torch.device) -> SoftTargets:
     teacher = Teacher([_Experts(learner)])
-    parts = []
-    for rows in torch.arange(len(split)).split(EVALUATION_BATCH):
-        batch = split[rows]
-        parts.append(teacher(*(x.to(device) for x in batch.modalities), available=batch.available.to(device)))
-    return SoftTargets(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+    batches = (split[rows] for rows in torch.arange(len(split)).split(EVALUATION_BATCH))
+    soft = SoftTargets.cat(
+        teacher(*(x.to(device) for x in batch.modalities), available=batch.available.to(device)) for batch in batches
+    )
+    return SoftTargets(soft.target.cpu(), soft.marginal_target.cpu())
 
 
 class _Experts(nn.Module):

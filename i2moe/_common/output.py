@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -82,7 +83,7 @@ class SoftTargets(NamedTuple):
     Example:
         >>> soft = SoftTargets(torch.tensor([[0.5, 0.5]]), torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]))
         >>> soft.mixed_with(torch.tensor([0])).target
-        tensor([[0.5500, 0.4500]])
+        tensor([[0.6000, 0.4000]])
     """
 
     target: Tensor
@@ -92,7 +93,12 @@ class SoftTargets(NamedTuple):
         """Return the targets of some rows, for a batch."""
         return SoftTargets(self.target[rows], self.marginal_target[rows])
 
-    def mixed_with(self, labels: Tensor, share: float = 0.1) -> SoftTargets:
+    @classmethod
+    def cat(cls, parts: Iterable[SoftTargets]) -> SoftTargets:
+        """Join the targets of batches."""
+        return cls(*map(torch.cat, zip(*parts, strict=True)))
+
+    def mixed_with(self, labels: Tensor, share: float = 0.2) -> SoftTargets:
         """Return the targets moved towards the labels, those of each modality alone too.
 
         A model that learns a teacher's predictions alone is smoother than the teacher, and predicts a little worse

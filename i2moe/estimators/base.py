@@ -41,7 +41,7 @@ class InteractionEstimator(BaseEstimator, ABC):
     modality_names: Sequence[str] | None = None
     hidden_dim: int = 64
     members: int | None = 4
-    n_teachers: int = 8
+    n_teachers: int = 4
     dropout: float = 0.1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -92,11 +92,10 @@ class InteractionEstimator(BaseEstimator, ABC):
             data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
             with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
                 train = partial(self._train, data, device, after_epoch)
-                small = None if self.members is None else 1
                 # Each holds out other samples, so that their mean depends less on which.
                 others = [split(target, self.validation_fraction) for _ in range(self.n_teachers)]
-                teachers = [train(each, small)[0] for each in others]
-                self.model_, losses = train(rows, self.members, Teacher(teachers) if teachers else None)
+                teachers = [train(each)[0] for each in others]
+                self.model_, losses = train(rows, Teacher(teachers) if teachers else None)
         self.modality_names_ = self.model_.modality_names
         self.expert_names_ = self.model_.expert_names
         self.held_out_losses_ = losses
@@ -223,17 +222,16 @@ class InteractionEstimator(BaseEstimator, ABC):
         device: torch.device,
         after_epoch: Callable[[float], None],
         rows: tuple[Tensor, Tensor],
-        members: int | None,
         teacher: Teacher | None = None,
     ) -> tuple[InteractionMoE, list[float]]:
         """Train a model on some rows, stop and calibrate it by others, and return the losses on these."""
         train, held_out = (data.take(each, torch.device("cpu")) for each in rows)
-        model = self._make_model(train, members).to(device)
+        model = self._make_model(train).to(device)
         if teacher is not None:
             train = train.taught_by(teacher, device)
         return model, fit(model, self._loss(), train, held_out, self._recipe(device), after_epoch)
 
-    def _make_model(self, train: Rows, members: int | None) -> InteractionMoE:
+    def _make_model(self, train: Rows) -> InteractionMoE:
         names = self.inputs_.names
         sample = tuple(modality[:2] for modality in train.modalities)
         encoders = choose_encoders(self.encoders, names)
@@ -253,7 +251,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             len(names),
             modality_names=names,
             reweighter=ComputedReweighter(self._task),
-            members=members,
+            members=self.members,
         )
         with torch.no_grad():
             shape = model.eval()(*sample).prediction.shape

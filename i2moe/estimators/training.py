@@ -16,7 +16,7 @@ from i2moe.interpretation.calibration import calibrate
 from i2moe.losses import InteractionSupervision
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE, InteractionOutput
-from i2moe.moe.teacher import Teacher
+from i2moe.moe.teacher import SoftTargets, Teacher
 
 __all__ = ["Recipe", "Rows", "SampleLoss", "call", "fit", "seeded", "split"]
 
@@ -54,9 +54,8 @@ class Rows(NamedTuple):
     def taught_by(self, teacher: Teacher, device: torch.device) -> Rows:
         """Return the same samples with a teacher's predictions, mixed with the targets, as targets."""
         batches = self.batches(_ROWS_OF_EVALUATION, device)
-        parts = [teacher(*b.modalities, available=b.available).mixed_with(b.target) for b in batches]
-        target, marginal_target = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-        return self._replace(target=target, marginal_target=marginal_target)
+        soft = SoftTargets.cat(teacher(*b.modalities, available=b.available).mixed_with(b.target) for b in batches)
+        return self._replace(target=soft.target.cpu(), marginal_target=soft.marginal_target.cpu())
 
     def batches(self, size: int, device: torch.device, *, shuffle: bool = False) -> Iterator[Rows]:
         """Yield batches of at most `size` rows, of about the same size."""

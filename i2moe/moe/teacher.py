@@ -21,8 +21,8 @@ class Teacher(nn.Module):
 
     Two models trained on the same data differ by their random start, by the order of the samples and by dropout.
     Weights computed from their predictions differ more. The mean of several models has less of this noise. A model that
-    learns the mean's predictions, from all modalities and from each alone, keeps most of that, at the size of one. The
-    teachers can be small: eight with `members=1`, say.
+    learns the mean's predictions, from all modalities and from each alone, keeps most of that, at the size of one. Four
+    are enough if each has four `members`.
 
     Args:
         models: trained models, an `InteractionMoE` with computed weights each, or modules that hold one and return its

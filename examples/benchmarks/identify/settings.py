@@ -20,7 +20,7 @@ class Training:
         learning_rate: of Adam.
         hidden_dim: width of the networks' two hidden layers.
         convolutional: whether images are embedded by convolutions; otherwise networks get their pixels.
-        teachers: small models that the model with computed weights learns from; 0 for the targets alone.
+        teachers: models of its kind that the model with computed weights learns from; 0 for the targets alone.
     """
 
     epochs: int = 16

@@ -147,7 +147,7 @@ def _computed(data: MultimodalData, members: int) -> Model:
 
 
 _UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, dropout_of_three)
-_TEACHER = replace(_UNTAUGHT, build=partial(_computed, members=1))
+_ONE_MEMBER = replace(_UNTAUGHT, build=partial(_computed, members=1))
 
 CONTENDERS = MappingProxyType(
     {
@@ -161,8 +161,8 @@ CONTENDERS = MappingProxyType(
         ),
         "paper": Contender(_paper, paper_objective),
         "computed, no teachers": _UNTAUGHT,
-        "computed, one member": replace(_TEACHER, taught_by=_TEACHER),
-        "computed": replace(_UNTAUGHT, taught_by=_TEACHER),
+        "computed, one member": replace(_ONE_MEMBER, taught_by=_ONE_MEMBER),
+        "computed": replace(_UNTAUGHT, taught_by=_UNTAUGHT),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""

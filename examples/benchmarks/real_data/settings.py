@@ -25,7 +25,7 @@ class Settings:
         steps: most steps of training, rounded up to whole epochs.
         patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
-        teachers: small models that each contender with teachers learns from; 0 for the targets alone.
+        teachers: models of its kind that each contender with teachers learns from; 0 for the targets alone.
         augment: train all contenders with noise or masked entries in one modality of half of the samples.
         noise_draws: draws of the noise at each level of the robustness protocol.
         quick: two splits, 100 steps and one draw, for a first look.
