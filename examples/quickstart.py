@@ -10,7 +10,7 @@ small network names the exercise. It is trained
 A weight is true if it says what the model does. So each model is asked what it predicts from one sensor alone. All
 numbers are of people that the model has never seen.
 
-    python examples/quickstart.py            # one and a half minutes
+    python examples/quickstart.py            # half a minute
     python examples/quickstart.py --folds 5  # everybody is left out once
 """
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision, Reweighter
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision, Reweighter, explain
 from i2moe._common.tasks import Task
 from i2moe.missing import ZeroFill
 from i2moe.moe.experts import Execution
@@ -562,3 +562,10 @@ def test_experts_that_are_one_network_stay_so() -> None:
 def test_a_mistake_in_the_options_is_refused(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_report_is_of_the_task_that_the_weights_are_computed_for() -> None:
+    model = InteractionMoE(lambda: nn.Bilinear(3, 3, 2), 2, reweighter="computed")
+    data = [((torch.randn(4, 3), torch.randn(4, 3)), torch.randn(4, 2))]
+    with pytest.raises(ValueError, match=r"task must be 'classification', .* reweighter=ComputedReweighter\('regr"):
+        explain(model, data, task="regression")

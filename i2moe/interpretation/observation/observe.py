@@ -81,15 +81,20 @@ def find_moe(model: nn.Module) -> InteractionMoE:
 
 
 def task_of(moe: InteractionMoE, task: Task | None) -> Task:
-    """Return the task that was asked for, else that of computed weights, else classification.
+    """Return that of computed weights, else the task that was asked for, else classification.
 
     Raises:
-        ValueError: if the task is unknown.
+        ValueError: if the task is unknown, or not that of computed weights.
     """
     if task is not None:
         check_task(task)
-        return task
-    return moe.reweighter.task if isinstance(moe.reweighter, ComputedReweighter) else "classification"
+    computed = moe.reweighter.task if isinstance(moe.reweighter, ComputedReweighter) else None
+    if None not in (task, computed) and task != computed:
+        raise ValueError(
+            f"task must be {computed!r}, for which the weights are computed, however it is {task!r}; "
+            f"build the model with reweighter=ComputedReweighter({task!r})"
+        )
+    return task or computed or "classification"
 
 
 def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
