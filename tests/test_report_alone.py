@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2moe import BackboneOutput, InteractionMoE, InteractionSupervision, Reweighter, interactions
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision, Reweighter, interactions
 from i2moe._common.tasks import Task
 from i2moe.interpretation import InteractionReport, explain, stability
 from i2moe.interpretation.existing import Fitted
@@ -37,9 +37,9 @@ class Fusion(nn.Module):
         return output
 
 
-def make(n_modalities: int = 2, n_outputs: int = 2, **options: Any) -> InteractionMoE:
+def make(n_modalities: int = 2, n_outputs: int = 2, *, task: Task = "classification", **options: Any) -> InteractionMoE:
     torch.manual_seed(0)
-    options = COMPUTED | options
+    options = COMPUTED | {"reweighter": ComputedReweighter(task)} | options
     names = NAMES[:n_modalities]
     return InteractionMoE(lambda: Fusion(n_modalities, n_outputs), n_modalities, modality_names=names, **options)
 
@@ -156,7 +156,7 @@ class TestFields:
 
     @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
     def test_a_report_with_marginals_is_saved_and_loaded(self, tmp_path: Path, task: Task) -> None:
-        model = make(3, members=2)
+        model = make(3, task=task, members=2)
         report = explain(model, batches(3, task=task), task=task, n_draws=1)
         report.save(tmp_path / "report.pt")
         loaded = InteractionReport.load(tmp_path / "report.pt")
@@ -390,7 +390,7 @@ class TestSample:
 
     @pytest.mark.parametrize("task", ["multilabel", "regression"])
     def test_a_sample_of_any_task_is_described(self, task: Task) -> None:
-        report = explain(make(3), batches(3, task=task), task=task, n_draws=0)
+        report = explain(make(3, task=task), batches(3, task=task), task=task, n_draws=0)
         for index in range(len(report)):
             assert report.sample(index).count("Without") == 3
         assert "Members of the model differ by up to" in report.sample(-1)
@@ -402,7 +402,7 @@ class TestSample:
 
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_intervals_of_a_score_stay_in_its_range(task: Task) -> None:
-    report = explain(make(3), batches(3, n=6, task=task), task=task, n_draws=0)
+    report = explain(make(3, task=task), batches(3, n=6, task=task), task=task, n_draws=0)
     other = replace(report, prediction=-report.prediction)
     for each in (report.quality, other.quality, *report.quality_alone.values()):
         assert 0 <= each.low <= each.score <= each.high <= 1

@@ -65,7 +65,7 @@ def sections(page: Page) -> list[str]:
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 @pytest.mark.parametrize("n_draws", [0, 1])
 def test_the_page_has_all_sections(tmp_path: Path, task: Task, n_draws: int) -> None:
-    report = explain(make(3), batches(3, task=task), task=task, n_draws=n_draws)
+    report = explain(make(3, task=task), batches(3, task=task), task=task, n_draws=n_draws)
     page = page_of(report, tmp_path)
     assert sections(page) == ["good", "drives", "without", "sure", "samples", "words"]
     links = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
