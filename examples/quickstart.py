@@ -32,7 +32,7 @@ from rich.table import Table
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
-from examples.common.recipe import Batches, fit, paper_objective
+from examples.common.recipe import paper_objective
 from examples.common.statistics import mean_and_deviation, paired_difference
 from examples.datasets.watch import CLASS_NAMES, MODALITY_NAMES, N_FOLDS, Windows, load_watch
 from i2moe import InteractionMoE, InteractionOutput, InteractionSupervision, Reweighter, explain
@@ -40,6 +40,7 @@ from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.plots import plot_classes, plot_sample, plot_weights
 from i2moe.interpretation.statistics import rank_correlation
 from i2moe.moe.weights import interaction_shares
+from i2moe.training import Batches, fit
 
 WIDTH = 64
 """Width of an embedding."""

@@ -26,7 +26,7 @@ from i2moe import __main__ as command_line
 from i2moe.__main__ import main
 from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
 from i2moe.estimators.inputs import Standardizer
-from i2moe.estimators.training import split
+from i2moe.estimators.rows import split
 
 QUICK: dict[str, Any] = {"hidden_dim": 16, "members": 1, "n_teachers": 0, "max_epochs": 3, "random_state": 0}
 LEARNING: dict[str, Any] = {

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from examples.common.recipe import Batches, fit
 from examples.datasets.watch import load_watch
 from examples.quickstart import computed
 from i2moe import InteractionSupervision
+from i2moe.training import Batches, fit
 
 __all__ = ["load_model", "train"]
 
@@ -47,7 +47,7 @@ def train(n_epochs: int = 8) -> nn.Module:
     batches = Batches(data.train.modalities, data.train.labels, batch_size=64, seed=0)
     validation = [(data.validation.modalities, data.validation.labels)]
     fit(model, batches, validation, InteractionSupervision(F.cross_entropy), n_epochs)
-    return model.eval()
+    return model
 
 
 if __name__ == "__main__":

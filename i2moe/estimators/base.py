@@ -22,14 +22,19 @@ from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.retraining import retraining
-from i2moe.estimators.training import Recipe, Rows, SampleLoss, call, fit, seeded, split
+from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, seeded, split, weighted
 from i2moe.interpretation import InteractionReport, explain
-from i2moe.interpretation.observation.observe import checksum
+from i2moe.interpretation.observation.observe import checksum, move
+from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE
 from i2moe.moe.teacher import Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
+from i2moe.training import fit
 
 __all__ = ["InteractionEstimator"]
+
+_MIN_DELTA = 1e-3
+"""By how much a held-out loss must be lower, to train on."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -151,7 +156,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         data = Rows(modalities, available, target, torch.ones(len(target)))
         found = explain(
             self.model_,
-            data.for_reports(torch.device(self.device)),
+            data.for_reports(),
             task=self._task,
             class_names=self._output_names(),
             call=call,
@@ -213,8 +218,9 @@ class InteractionEstimator(BaseEstimator, ABC):
         nothing = torch.zeros(len(available))
         with torch.no_grad():
             self.model_.eval()
-            batches = Rows(modalities, available, nothing, nothing).for_reports(torch.device(self.device))
-            return torch.cat([function(*inputs).cpu().double() for inputs, _ in batches])
+            batches = Rows(modalities, available, nothing, nothing).for_reports()
+            device = torch.device(self.device)
+            return torch.cat([function(*move(inputs, device)).cpu().double() for inputs, _ in batches])
 
     def _train(
         self,
@@ -225,11 +231,25 @@ class InteractionEstimator(BaseEstimator, ABC):
         teacher: Teacher | None = None,
     ) -> tuple[InteractionMoE, list[float]]:
         """Train a model on some rows, stop and calibrate it by others, and return the losses on these."""
-        train, held_out = (data.take(each, torch.device("cpu")) for each in rows)
+        train, held_out = map(data.take, rows)
         model = self._make_model(train).to(device)
         if teacher is not None:
             train = train.taught_by(teacher, device)
-        return model, fit(model, self._loss(), train, held_out, self._recipe(device), after_epoch)
+        drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
+        progress = fit(
+            model,
+            Shuffled(train, self.batch_size, drop),
+            [batch.for_training() for batch in held_out.batches()],
+            weighted(self._loss()),
+            self.max_epochs,
+            optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
+            patience=self.patience,
+            min_delta=_MIN_DELTA,
+            calibrate_on=list(held_out.for_reports()),
+            call=call,
+            after_epoch=lambda progress: after_epoch(progress.history[-1]["held-out loss"]),
+        )
+        return model, [epoch["held-out loss"] for epoch in progress.history]
 
     def _make_model(self, train: Rows) -> InteractionMoE:
         names = self.inputs_.names
@@ -261,14 +281,3 @@ class InteractionEstimator(BaseEstimator, ABC):
                 f"{tuple(shape)} for B = {len(sample[0])}"
             )
         return model
-
-    def _recipe(self, device: torch.device) -> Recipe:
-        return Recipe(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            max_epochs=self.max_epochs,
-            patience=self.patience,
-            modality_dropout=self.modality_dropout,
-            device=device,
-        )

@@ -18,7 +18,7 @@ from torch import Tensor
 from i2moe._common.tasks import Task
 from i2moe.estimators.base import InteractionEstimator
 from i2moe.estimators.inputs import ModalityArrays
-from i2moe.estimators.training import SampleLoss
+from i2moe.estimators.rows import SampleLoss
 
 __all__ = ["InteractionClassifier"]
 

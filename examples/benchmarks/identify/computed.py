@@ -15,15 +15,14 @@ from examples.common.modules import Model
 from examples.common.recipe import (
     MEMBERS,
     STUDENT_PATIENCE,
-    Batches,
     Dropping,
     dropout_of_three,
-    fit,
     soft_targets,
 )
 from examples.datasets.known import KnownInteractions
 from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision
 from i2moe.moe.teacher import SoftTargets
+from i2moe.training import Batches, fit
 
 __all__ = ["Computed"]
 
@@ -81,10 +80,10 @@ class Computed:
             [(self._inputs(validation), _target(validation))],
             InteractionSupervision(F.mse_loss if train.n_classes is None else F.cross_entropy),
             8 * self.training.epochs,
-            lr=self.training.learning_rate,
+            optimizer=partial(torch.optim.AdamW, lr=self.training.learning_rate),
             patience=PATIENCE * (1 if soft is None else STUDENT_PATIENCE),
         )
-        return model.eval()
+        return model
 
     def weights(self, test: KnownInteractions) -> Tensor:
         """Return the weights."""

@@ -21,13 +21,9 @@ from examples.common.recipe import (
     DROPOUT,
     MEMBERS,
     STUDENT_PATIENCE,
-    Average,
     Batch,
-    Batches,
     Dropping,
     dropout_of_three,
-    fit,
-    moving_average,
     paper_objective,
     soft_targets,
 )
@@ -36,6 +32,8 @@ from examples.quickstart import WIDTH, Encoder
 from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
+from i2moe.training import Batches, fit
+from i2moe.training.recipe import Average, moving_average
 
 __all__ = ["BY_NAME", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
@@ -216,7 +214,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         patience=settings.patience * (1 if taught_by is None else STUDENT_PATIENCE),
         average=contender.average,
     )
-    return model.eval()
+    return model
 
 
 def criterion_of(data: MultimodalData) -> Callable[[Tensor, Tensor], Tensor]:

@@ -19,7 +19,7 @@ from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader", "check_batches", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
+__all__ = ["BatchReader", "check_batch", "check_batches", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def check_batches(data: Any, source: str = "data") -> None:
         raise TypeError(f"{source} must be batches (modalities, target), however {found}; give a list: [((a, b), y)]")
 
 
-def split_batch(batch: Any) -> tuple[Any, Tensor]:
-    """Take a batch apart, or say how to regroup it."""
+def check_batch(batch: Any) -> None:
+    """Raise a ValueError that says how to regroup a batch, unless it is a pair."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
         keys = f" with the keys {tuple(batch)}" if isinstance(batch, Mapping) else ""
@@ -109,6 +109,11 @@ def split_batch(batch: Any) -> tuple[Any, Tensor]:
             f"a batch must be (modalities, target), however it is a {found}{keys}; "
             "regroup the batches: `(((a, b), y) for a, b, y in loader)`"
         )
+
+
+def split_batch(batch: Any) -> tuple[Any, Tensor]:
+    """Take a batch apart, or say how to regroup it."""
+    check_batch(batch)
     modalities, target = batch
     try:
         return modalities, torch.as_tensor(as_tensor(target))
