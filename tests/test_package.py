@@ -22,7 +22,7 @@ import i2moe
 ROOT = Path(__file__).parent.parent
 CORE = ("_common", "losses", "missing", "moe", "perturbations")
 """The rooms that `import i2moe` brings."""
-PACKAGES = (*CORE, "backbones", "categorization", "interpretation", "mmoe", "pid")
+PACKAGES = (*CORE, "backbones", "categorization", "interpretation", "mmoe", "pid", "training")
 PUBLIC_MODULES = [
     "interpretation",
     "interpretation.calibration",
@@ -39,6 +39,7 @@ PUBLIC_MODULES = [
     "moe.teacher",
     "moe.weights",
     "perturbations",
+    "training",
 ]
 
 

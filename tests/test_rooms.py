@@ -20,6 +20,7 @@ FLOORS: tuple[set[str], ...] = (
     {"losses", "perturbations", "missing", "categorization", "pid"},
     {"moe"},
     {"backbones", "interpretation", "mmoe"},
+    {"training"},
     {"estimators"},
     {"__init__", "__main__"},
 )
@@ -65,7 +66,7 @@ def test_every_room_has_a_floor() -> None:
 def test_a_folder_has_few_entries() -> None:
     for folder in (PACKAGE, *(path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__")):
         entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
-        assert len(entries) <= (11 if folder == PACKAGE else 9), f"{folder.name} has {len(entries)} entries"
+        assert len(entries) <= (12 if folder == PACKAGE else 9), f"{folder.name} has {len(entries)} entries"
 
 
 def test_imports_form_no_circle() -> None:

@@ -11,7 +11,7 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
-from examples.guides.plain_loop import make_model, train
+from examples.guides.plain_loop import batches, train
 from examples.guides.task import NAMES, load
 from i2moe import InteractionMoE
 
@@ -43,8 +43,7 @@ def attribute(model: InteractionMoE, modalities: tuple[Tensor, ...], y: Tensor, 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    model = make_model()
-    train(model, load(4_000, seed=0), n_epochs=12)
+    model = train(load(4_000, seed=0), held_out=batches(1_000, seed=2), n_epochs=12)
 
     a, b, y = load(200, seed=1)[:]
     attributions = attribute(model, (a, b), y)  # (B, E, M)
