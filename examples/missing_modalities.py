@@ -25,13 +25,13 @@ from rich.table import Table
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import Tensor
 
+from examples.common.best_epoch import train_to_best_epoch
 from examples.common.modules import Fusion
 from examples.common.statistics import mean_and_deviation
 from examples.datasets import find
 from examples.datasets._interface import MultimodalData, Split
 from i2moe import InteractionMoE, InteractionOutput, Reweighter
 from i2moe.missing import ModalityDropout
-from i2moe.training.best_epoch import train_to_best_epoch
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Probabilities with which a modality is taken away in the test."""

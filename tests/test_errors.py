@@ -246,7 +246,7 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "unknown keyword": (
         lambda: make(**NAMED)(text=x(), audio=y()),
         ValueError,
-        r"must be the modalities \('text', 'image'\), however \['image'\] are missing and \['audio'\] unknown; set",
+        r"must be the modalities \('text', 'image'\), however \['image'\] are missing and \['audio'\] are unknown; set",
     ),
     "missing key": (
         lambda: make(**NAMED)({"text": x()}),

@@ -4,67 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader
 
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher
-from i2moe.training import Batches, Progress, fit
-from i2moe.training.best_epoch import train_to_best_epoch
-from i2moe.training.recipe import moving_average
-
-
-class Counter(nn.Module):
-    """Its state is the number of epochs it was trained for."""
-
-    epochs: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("epochs", torch.zeros(()))
-
-
-@pytest.mark.parametrize(
-    ("scores", "patience", "n_epochs", "best_epoch"),
-    [
-        ([0.5, 0.9, 0.7], None, 3, 2),
-        ([0.5, 0.5, 0.5], None, 3, 1),
-        ([0.9, 0.5, 0.5, 1.0], 2, 3, 1),
-        ([math.nan, 0.1, math.nan], None, 3, 2),
-        ([math.nan, math.nan], None, 2, 0),
-    ],
-)
-def test_training_ends_at_its_best_epoch(
-    scores: list[float], patience: int | None, n_epochs: int, best_epoch: int
-) -> None:
-    model = Counter()
-
-    def run_epoch(epoch: int) -> dict[str, float]:
-        model.epochs += 1
-        return {"loss": 1.0, "score": scores[epoch]}
-
-    progress = train_to_best_epoch(model, run_epoch, "score", len(scores), patience=patience)
-    assert (progress.epoch, progress.best_epoch, int(model.epochs)) == (n_epochs, best_epoch, best_epoch)
-    assert [entry["epoch"] for entry in progress.history] == list(range(1, n_epochs + 1))
-
-
-def test_a_lower_score_may_be_better_and_training_goes_on_from_its_progress() -> None:
-    model = Counter()
-    seen: list[Progress] = []
-    progress = Progress(epoch=1, best_epoch=1, best_score=0.3, best_state={"epochs": torch.tensor(1.0)})
-
-    def lower(value: float, best: float | None) -> bool:
-        return best is None or value < best
-
-    def run_epoch(epoch: int) -> dict[str, float]:
-        return {"loss": 0.4 + epoch}
-
-    train_to_best_epoch(model, run_epoch, "loss", 3, is_better=lower, progress=progress, after_epoch=seen.append)
-    assert (progress.epoch, progress.best_epoch, int(model.epochs)) == (3, 1, 1)
-    assert seen == [progress, progress]
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher, calibrate
+from i2moe.missing import ModalityDropout
+from i2moe.training import Batches, fit
 
 
 def test_batches_are_a_new_partition_each_epoch() -> None:
@@ -73,6 +25,32 @@ def test_batches_are_a_new_partition_each_epoch() -> None:
     assert [sorted(epoch) for epoch in epochs] == [list(range(7))] * 2
     assert epochs[0] != epochs[1]
     assert all(torch.equal(modalities[0], target) for modalities, target in batches)
+
+
+def test_batches_that_are_not_shuffled_keep_the_order() -> None:
+    batches = Batches({"a": torch.arange(5)}, (torch.arange(5), torch.arange(5)), batch_size=2, shuffle=False)
+    assert len(batches) == 3
+    for _ in range(2):
+        assert torch.cat([modalities["a"] for modalities, _ in batches]).tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("modalities", "target", "batch_size", "kind", "message"),
+    [
+        ((torch.zeros(5, 2),), torch.zeros(4), 2, ValueError, "row for each sample"),
+        ((torch.zeros(0, 2),), torch.zeros(0), 2, ValueError, "row for each sample"),
+        ((torch.zeros(5, 2),), torch.tensor(1), 2, ValueError, "row for each sample"),
+        ((torch.zeros(5, 2),), torch.zeros(5), 0, ValueError, "batch_size must be at least 1"),
+        (torch.zeros(5, 5), torch.zeros(5), 2, TypeError, "tuple or a dict"),
+        ((torch.zeros(2, 2),), [0, 1], 2, TypeError, "however they hold int; convert"),
+        ((torch.zeros(2, 2),), np.array(["a", "b"]), 2, TypeError, "however they hold ndarray"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(
+    modalities: Any, target: Any, batch_size: int, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        Batches(modalities, target, batch_size)
 
 
 class Bias(nn.Module):
@@ -86,31 +64,67 @@ class Bias(nn.Module):
         return x + self.bias
 
 
-def test_the_recipe_ends_at_the_average_that_loses_least() -> None:
-    """Trained towards 10 and tested at 0.5, a bias passes by on its way."""
-    model, averages = Bias(), [0.0]
-    steps: list[float] = []
+def towards(value: float, n: int = 4) -> tuple[tuple[torch.Tensor], torch.Tensor]:
+    """One batch; a bias that learns it moves towards the value."""
+    return (torch.zeros(n),), torch.full((n,), value)
+
+
+def by_hand(lr: float, n_epochs: int, decay: float) -> list[float]:
+    """Average a bias that moves towards 10, after each of so many steps of AdamW without weight decay."""
+    bias = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.AdamW([bias], lr=lr, weight_decay=0)
+    averages: list[float] = []
+    for n in range(n_epochs):
+        optimizer.zero_grad()
+        (bias - 10).square().mean().backward()
+        optimizer.step()
+        share = max(1 - decay, 9 / (n + 9)) if n else 1.0
+        averages.append((1 - share) * (averages or [0.0])[-1] + share * bias.item())
+    return averages
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.0])
+def test_the_model_ends_at_the_average_that_loses_least(decay: float) -> None:
+    """Trained towards 10 and tested at 0.5, and at 0.8 three times as much, a bias passes by on its way."""
+    model, seen = Bias(), list[float]()
+    held_out = [towards(0.5, n=2), towards(0.8, n=6)]
+    adam = partial(torch.optim.AdamW, lr=0.1, weight_decay=0)
+    losses = fit(model, [towards(10)], held_out, mse_loss, 20, optimizer=adam, decay=decay, after_epoch=seen.append)
+    averages = by_hand(0.1, 20, decay)
+    assert losses == seen == pytest.approx([((b - 0.5) ** 2 + 3 * (b - 0.8) ** 2) / 4 for b in averages], abs=1e-4)
+    best = losses.index(min(losses))
+    assert 0 < best < 19
+    assert model.bias.item() == pytest.approx(averages[best], abs=1e-5)
+    assert not model.training
+
+
+def test_training_stops_where_the_loss_falls_too_little_and_keeps_the_lowest() -> None:
+    """The loss falls towards 0, in the end by less than 0.1 an epoch."""
+    model = Bias()
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    losses = fit(model, [towards(1)], [towards(1)], mse_loss, 200, optimizer=sgd, decay=0, min_delta=0.1, patience=3)
+    assert losses == sorted(losses, reverse=True)
+    falls = [earlier - later for earlier, later in pairwise([1.0, *losses])]
+    assert len(losses) < 40
+    assert falls[-4] < 0.1 <= falls[0]
+    assert (model.bias.item() - 1) ** 2 == pytest.approx(losses[-1])
+
+
+def test_without_patience_all_epochs_are_run() -> None:
+    assert len(fit(Bias(), [towards(10)], [towards(0)], mse_loss, 12)) == 12
+    assert len(fit(Bias(), [towards(10)], [towards(0)], mse_loss, 12, patience=2)) == 3
+
+
+def test_a_divergence_is_warned_of_and_the_best_epoch_kept() -> None:
+    model, losses = Bias(), iter([9.0, 1.0, 0.5, math.nan])  # the first is tried before training
 
     def loss_of(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        if model.training and out.requires_grad:
-            steps.append(float(model.bias.detach()))
-        return (out - target).square().mean()
+        return out.mean() if out.requires_grad else torch.tensor(next(losses))
 
-    train, validation = (([((torch.zeros(4),), torch.full((4,), value))]) for value in (10.0, 0.5))
-    progress = fit(model, train, validation, loss_of, n_epochs=20, optimizer=partial(torch.optim.AdamW, lr=0.1))
-    assert 1 < progress.best_epoch < 20
-    for n, step in enumerate(steps[1:]):
-        averages.append(float(moving_average(torch.tensor(averages[-1]), torch.tensor(step), n)) if n else step)
-    closest = min(averages, key=lambda average: abs(average - 0.5))
-    assert float(model.bias.detach()) == pytest.approx(closest, abs=1e-4)
-
-
-def test_the_recipe_calibrates_computed_weights() -> None:
-    model = InteractionMoE(lambda: nn.Bilinear(3, 2, 2), 2, reweighter=ComputedReweighter())
-    batches = Batches((torch.randn(32, 3), torch.randn(32, 2)), torch.arange(32) % 2, batch_size=16, seed=0)
-    fit(model, batches, list(batches), InteractionSupervision(cross_entropy), n_epochs=1)
-    (reweighter,) = (module for module in model.modules() if isinstance(module, ComputedReweighter))
-    assert reweighter.scale.shape == (3,)
+    with pytest.warns(UserWarning, match=r"became nan in epoch 3: .* lower the learning rate"):
+        found = fit(model, [towards(1)], [towards(1)], loss_of, 5, optimizer=partial(torch.optim.SGD, lr=1), decay=0)
+    assert len(found) == 3
+    assert model.bias.item() == -2
 
 
 def make(**options: Any) -> InteractionMoE:
@@ -121,68 +135,86 @@ def samples(n: int = 32) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tenso
     return (torch.randn(n, 3), torch.randn(n, 2)), torch.arange(n) % 2
 
 
-def test_a_model_learns_from_teachers_of_its_kind() -> None:
-    modalities, label = samples()
+def test_a_model_with_computed_weights_is_calibrated_on_held_out_data() -> None:
     supervise = InteractionSupervision(cross_entropy)
-    teacher, student = make(), make()
-    fit(teacher, Batches(modalities, label, 8), [(modalities, label)], supervise, n_epochs=2)
-    soft = Teacher([teacher])(*modalities).mixed_with(label)
-    batches = Batches(modalities, soft, 8)
-    fit(student, batches, [(modalities, label)], supervise, n_epochs=2)
-    assert not student.training
-    assert isinstance(student.reweighter, ComputedReweighter)
-    assert student.reweighter.scale.shape == (3,)
-    assert len(batches) == len(list(batches)) == 4
+    held_out, others = ([samples(n)] for n in (40, 50))
+    for data, calibrate_on in ((held_out, None), (others, others)):
+        model = make()
+        train = Batches(*samples(), batch_size=16)
+        fit(model, train, held_out, supervise, n_epochs=1, calibrate_on=calibrate_on)
+        assert isinstance(model.reweighter, ComputedReweighter)
+        scale = model.reweighter.scale.clone()
+        torch.testing.assert_close(calibrate(model, data), scale)
 
 
-def test_batches_of_named_modalities_are_called_by_name() -> None:
+def test_a_model_learns_what_its_teachers_say() -> None:
+    """The teacher was taught the opposite of the labels."""
+    modalities = (torch.randn(64, 3), torch.randn(64, 2))
+    label = (modalities[0][:, 0] * modalities[1][:, 0] > 0).long()
+    supervise = InteractionSupervision(cross_entropy)
+    adam = partial(torch.optim.AdamW, lr=0.05)
+
+    def trained(target: Any) -> InteractionMoE:
+        model, held_out = make(), [(modalities, 1 - label)]
+        fit(model, Batches(modalities, target, 16), held_out, supervise, n_epochs=40, optimizer=adam, decay=0.5)
+        return model
+
+    soft = Teacher([trained(1 - label)])(*modalities).mixed_with(label)
+    student = trained(soft)
+    assert (student.predict(*modalities).argmax(1) == 1 - label).double().mean() > 0.75
+
+
+def test_batches_of_a_loader_are_called_by_position_and_of_dicts_by_name() -> None:
     (a, b), label = samples()
-    model = make(modality_names=("input1", "input2"))
-    batches = Batches({"input1": a, "input2": b}, label, 16)
-    assert fit(model, batches, list(batches), InteractionSupervision(cross_entropy), n_epochs=1).epoch == 1
+    supervise = InteractionSupervision(cross_entropy)
+    pairs: Any = [((a[i], b[i]), int(label[i])) for i in range(32)]
+    loader = DataLoader(pairs, batch_size=16)
+    named = Batches({"input1": a.numpy(), "input2": b}, label.numpy(), 16, shuffle=False)
+    first, second = make(), make(modality_names=("input1", "input2"))
+    second.load_state_dict(first.state_dict())
+    assert fit(first, loader, loader, supervise, 2) == pytest.approx(fit(second, named, named, supervise, 2), abs=1e-6)
 
 
-def test_an_optimizer_a_least_gain_and_a_call_of_ones_own() -> None:
-    model, calls = Bias(), []
+def test_a_call_of_ones_own_drops_modalities_in_training() -> None:
+    (a, b), label = samples()
+    drop, seen = ModalityDropout(0.5), list[bool]()
 
-    def call(model: nn.Module, x: torch.Tensor) -> object:
-        calls.append(model.training)
-        return model(x)
+    def call(model: nn.Module, inputs: Any) -> Any:
+        available = torch.ones(len(label), 2, dtype=torch.bool)
+        seen.append(model.training)
+        return model(*inputs, available=drop(available) if model.training else available)
 
-    data = [(torch.zeros(4), torch.ones(4))]
-    progress = fit(
-        model,
-        data,
-        data,
-        mse_loss,
-        n_epochs=50,
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-        min_delta=0.1,
-        patience=2,
-        call=call,
-    )
-    losses = [epoch["held-out loss"] for epoch in progress.history]
-    assert progress.epoch == len(losses) < 50
-    assert losses[progress.best_epoch - 1] == progress.best_score
-    assert min(losses) > progress.best_score - 0.1
-    assert set(calls) == {True, False}
+    data = [((a, b), label)]
+    fit(make(), data, data, InteractionSupervision(cross_entropy), n_epochs=1, call=call)
+    assert set(seen) == {True, False}
 
 
-WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
-    "one batch": ((torch.zeros(4), torch.zeros(4)), {}, TypeError, "train must be batches"),
-    "an iterator": (iter([(torch.zeros(4), torch.zeros(4))]), {}, TypeError, "again in each epoch"),
-    "no batch": ([], {}, ValueError, "train must yield at least one batch"),
-    "no pair": ([(torch.zeros(4), torch.zeros(4), torch.zeros(4))], {}, ValueError, "regroup the batches"),
-    "no epoch": ([(torch.zeros(4), torch.zeros(4))], {"n_epochs": 0}, ValueError, "n_epochs must be at least 1"),
-    "diverged": ([(torch.zeros(4), torch.full((4,), math.nan))], {}, ValueError, "held-out loss must be finite"),
+BATCH = towards(0)
+SGD = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "one batch": ({"train": BATCH}, TypeError, "train must be batches"),
+    "an iterator": ({"train": iter([BATCH])}, TypeError, "train must give its batches again in each epoch"),
+    "no batch": ({"held_out": []}, ValueError, "held_out must yield at least one batch"),
+    "no pair": ({"train": [(*BATCH, BATCH[1])]}, ValueError, "batch 0 of train: .* or use `Batches`"),
+    "a list of labels": ({"held_out": [(BATCH[0], [0.0, 1.0])]}, ValueError, "of held_out: .* torch.as_tensor"),
+    "no epoch": ({"n_epochs": 0}, ValueError, "n_epochs must be at least 1"),
+    "no patience": ({"patience": 0}, ValueError, "patience must be at least 1"),
+    "an average of nothing": ({"decay": 1.0}, ValueError, "decay must lie in"),
+    "an optimizer": ({"optimizer": SGD}, TypeError, "optimizer must be a function, however it is a SGD"),
+    "no loss": ({"loss_of": None}, TypeError, "loss_of must be a function"),
+    "nothing to calibrate": ({"calibrate_on": [BATCH]}, ValueError, "calibrate_on must come with computed weights"),
+    "a loss of each sample": ({"loss_of": partial(mse_loss, reduction="none")}, ValueError, "must return a scalar"),
+    "a function": ({"model": Bias}, TypeError, "model must be a module"),
+    "no finite loss": ({"held_out": [towards(math.nan)]}, ValueError, "held-out loss must be finite"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_trained_on_is_refused(case: str) -> None:
-    train, options, kind, message = WRONG[case]
+    wrong, kind, message = WRONG[case]
+    right: dict[str, Any] = {"model": Bias(), "train": [BATCH], "held_out": [BATCH], "loss_of": mse_loss, "n_epochs": 1}
     with pytest.raises(kind, match=message):
-        fit(Bias(), train, [(torch.zeros(4), torch.zeros(4))], mse_loss, **{"n_epochs": 1, **options})
+        fit(**(right | wrong))
 
 
 def test_a_task_that_the_weights_are_not_for_is_refused_before_training() -> None:
@@ -192,13 +224,12 @@ def test_a_task_that_the_weights_are_not_for_is_refused_before_training() -> Non
     def loss_of(out: Any, target: torch.Tensor) -> torch.Tensor:
         raise AssertionError("nothing is trained")
 
-    with pytest.raises(ValueError, match="batch 0"):
+    with pytest.raises(ValueError, match=r"batch 0 .* with ComputedReweighter\(task\)"):
         fit(make(), data, data, loss_of, n_epochs=1)
 
 
-@pytest.mark.parametrize(
-    ("target", "batch_size", "message"), [(torch.zeros(4), 2, "of the same samples"), (torch.zeros(5), 0, "batch_size")]
-)
-def test_batches_that_do_not_fit_are_refused(target: torch.Tensor, batch_size: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Batches((torch.zeros(5, 2),), target, batch_size)
+def test_a_criterion_in_place_of_a_loss_is_noted() -> None:
+    data = [samples()]
+    with pytest.raises(TypeError) as caught:
+        fit(make(), data, data, cross_entropy, n_epochs=1)
+    assert "InteractionSupervision(criterion)" in "".join(caught.value.__notes__)

@@ -214,14 +214,14 @@ def test_text_page_and_file_have_both(tmp_path: Path) -> None:
     report = retrained("duplicated")
     sentence = (
         "image and text are redundant, they partly replace each other: on the 200 samples that have both, the accuracy "
-        "falls by 0.005 without image"
+        "does not change without image, does not change without text, and falls by 0.540 without both"
     )
     summary = report.summary()
     assert "trained anew" in summary
     assert sentence in summary
     page = page_of(report, tmp_path)
     assert "trained anew falls by" in page.text
-    assert sentence.replace("0.005", "0.5 pp") in page.text
+    assert sentence.replace("0.540", "54.0 pp") in page.text
     report.save(tmp_path / "report.pt")
     assert InteractionReport.load(tmp_path / "report.pt").to_dict() == report.to_dict()
     plain = report.to_dict()

@@ -34,10 +34,11 @@ def train(data: TensorDataset, held_out: Sequence[tuple[tuple[Tensor, ...], Tens
             loss.backward()
             optimizer.step()
             average.update_parameters(model)
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in supervise.losses.items())
         average.eval()
         with torch.no_grad():
             losses = [supervise(average.module(*modalities), y).item() for modalities, y in held_out]
-        print(f"epoch {epoch}", *(f"{name} {value:.3f}" for name, value in supervise.losses.items()), sep="  ")
+        print(f"epoch {epoch}  {terms}  held-out {sum(losses) / len(losses):.3f}")
         if sum(losses) < lowest:
             best, lowest = copy.deepcopy(average.module.state_dict()), sum(losses)
     model.load_state_dict(best)

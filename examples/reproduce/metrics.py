@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from examples.common.best_epoch import higher
 from examples.datasets._interface import Task
 from i2moe._common.tasks import decide, probabilities
-from i2moe.training.best_epoch import higher
 
 __all__ = ["is_better", "measure"]
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from examples import fixtures
+from examples.common.best_epoch import Progress
 from examples.datasets import find as find_data
 from examples.datasets._interface import MultimodalData, Source, Split
 from examples.reproduce.checkpoint import file_name, save_checkpoint, write_text
@@ -35,7 +36,6 @@ from examples.reproduce.results import collect, read_results, summarize
 from examples.reproduce.settings import Settings
 from examples.reproduce.teaching import soft_targets
 from examples.reproduce.training import fit, score, seed_of
-from i2moe.training.best_epoch import Progress
 
 __all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from examples.common.best_epoch import Progress, train_to_best_epoch
 from examples.common.recipe import STUDENT_PATIENCE, dropout_of_three
 from examples.datasets._interface import Batch, MultimodalData, Split
 from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
@@ -30,7 +31,6 @@ from i2moe import calibrate
 from i2moe._common.modalities import map_leaves
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
-from i2moe.training.best_epoch import Progress, train_to_best_epoch
 from i2moe.training.recipe import moving_average
 
 __all__ = ["EVALUATION_BATCH", "epoch_batches", "fit", "predict", "score", "seed_of"]
@@ -229,7 +229,7 @@ def _averaged(learner: Learner, data: MultimodalData) -> AveragedModel:
     batch = data.train[range(min(2, len(data.train)))]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         learner.train()(batch.modalities, available=batch.available)
-    return AveragedModel(learner, avg_fn=moving_average)
+    return AveragedModel(learner, multi_avg_fn=moving_average())
 
 
 def _state(

@@ -33,9 +33,6 @@ from i2moe.training import fit
 
 __all__ = ["InteractionEstimator"]
 
-_MIN_DELTA = 1e-3
-"""By how much a held-out loss must be lower, to train on."""
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class InteractionEstimator(BaseEstimator, ABC):
@@ -236,20 +233,21 @@ class InteractionEstimator(BaseEstimator, ABC):
         if teacher is not None:
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
-        progress = fit(
+        tests = [batch.for_training() for batch in held_out.batches()]
+        losses = fit(
             model,
             Shuffled(train, self.batch_size, drop),
-            [batch.for_training() for batch in held_out.batches()],
+            tests,
             weighted(self._loss()),
             self.max_epochs,
             optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
             patience=self.patience,
-            min_delta=_MIN_DELTA,
-            calibrate_on=list(held_out.for_reports()),
+            min_delta=1e-3,
+            calibrate_on=[(inputs, target[0]) for inputs, target in tests],
             call=call,
-            after_epoch=lambda progress: after_epoch(progress.history[-1]["held-out loss"]),
+            after_epoch=after_epoch,
         )
-        return model, [epoch["held-out loss"] for epoch in progress.history]
+        return model, losses
 
     def _make_model(self, train: Rows) -> InteractionMoE:
         names = self.inputs_.names

@@ -110,11 +110,13 @@ def _rows(
     outputs = outputs.reshape(*outputs.shape[:2], -1)
     check_finite("predictions", outputs)
     several = out.available.sum(1, keepdim=True) > 1
-    return (
-        outputs,
-        check_target(task, target.cpu(), outputs[:, -1].shape, outputs.dtype),
-        torch.cat((out.available, several), dim=1).cpu(),
-    )
+    try:
+        target = check_target(task, target.cpu(), outputs[:, -1].shape, outputs.dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. The weights are for {task}: for another task, build the model with ComputedReweighter(task)"
+        ) from error
+    return outputs, target, torch.cat((out.available, several), dim=1).cpu()
 
 
 def _best_scale(task: Task, outputs: Tensor, target: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class InteractionSupervision:
         n_samples = out.prediction.shape[0]
         _check_target("target", target, (n_samples,), "(B, ...)")
         if self.criterion in _BY_ELEMENT or isinstance(self.criterion, _BY_ELEMENT_MODULES):
-            _check_shape(target, out.prediction)
+            _check_values(target, out.prediction)
         if self._is_cross_entropy:
             _check_labels(target, out.prediction)
         experts = _members(out.expert_predictions, out.member_predictions)
@@ -196,8 +196,13 @@ def _check_target(name: str, target: Any, shape: tuple[int, ...], axes: str) -> 
             )
 
 
-def _check_shape(target: Any, prediction: Tensor) -> None:
-    """Check what torch would repeat, (B,) against (B, 1) to (B, B)."""
+def _check_values(target: Any, prediction: Tensor) -> None:
+    """Check what torch would repeat, (B,) against (B, 1) to (B, B), and the type, which it refuses without a cure."""
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        raise ValueError(
+            f"the target must be floating-point, as the predictions are, however its type is {target.dtype}; convert "
+            "it: y.float()"
+        )
     if isinstance(target, Tensor) and target.shape != prediction.shape:
         raise ValueError(
             f"the target must have the prediction's shape {tuple(prediction.shape)}, however its shape is "

@@ -132,8 +132,11 @@ def _by_name(names: tuple[str, ...], given: Mapping[str, Modality], optional: bo
     missing = [name for name in names if name not in given and not optional]
     unknown = [name for name in given if name not in names]
     if missing or unknown:
+        found = " and ".join(
+            f"{some} are {what}" for some, what in ((missing, "missing"), (unknown, "unknown")) if some
+        )
         raise ValueError(
-            f"inputs by name must be the modalities {names}, however {missing} are missing and {unknown} unknown; "
+            f"inputs by name must be the modalities {names}, however {found}; "
             "set modality_names to the names of the call"
         )
     return tuple(given.get(name) for name in names)

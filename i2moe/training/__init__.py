@@ -1,7 +1,6 @@
 """Training by the recommended recipe, for models that have no loop of their own."""
 
 from i2moe.training.batches import Batches
-from i2moe.training.best_epoch import Progress
 from i2moe.training.recipe import fit
 
-__all__ = ["Batches", "Progress", "fit"]
+__all__ = ["Batches", "fit"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from math import isfinite
 from typing import Any, TypeAlias
 
 import torch
@@ -12,23 +14,29 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from i2moe._common.checks import check_at_least_one
+from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.modalities import leaves
 from i2moe.interpretation.calibration import calibrate
-from i2moe.interpretation.observation.batches import check_batch, check_batches
+from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
 from i2moe.interpretation.observation.observe import call_by_signature, move
 from i2moe.moe.weights.computed import ComputedReweighter
-from i2moe.training.best_epoch import Progress, train_to_best_epoch
 
-__all__ = ["Average", "fit", "moving_average"]
+__all__ = ["fit", "moving_average"]
 
-Average: TypeAlias = Callable[[Tensor, Tensor, Tensor | int], Tensor]
-"""Maps an average of the parameters, the newest ones and the number of steps to the new average."""
+_CURE = "return ((a, b), y) from the data set, or use `Batches`"
+Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
-def moving_average(average: Tensor, new: Tensor, n_steps: Tensor | int) -> Tensor:
-    """Move an average by 1% to the newest parameters; in the first steps by more, to forget the start."""
-    return average.lerp(new, max(0.01, 9 / (float(n_steps) + 9)))
+def moving_average(decay: float = 0.99) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Return how an `AveragedModel` moves its parameters to the newest ones: by 1 - decay, at first by more.
+
+    In the first steps it forgets the start sooner.
+    """
+
+    def move_averages(averages: Tensors, newest: Tensors, n_steps: Tensor | int) -> None:
+        torch._foreach_lerp_(averages, newest, max(1 - decay, 9 / (float(n_steps) + 9)))
+
+    return move_averages
 
 
 def fit(
@@ -41,11 +49,11 @@ def fit(
     optimizer: Callable[[Iterator[nn.Parameter]], Optimizer] | None = None,
     patience: int | None = None,
     min_delta: float = 0.0,
-    average: Average = moving_average,
+    decay: float = 0.99,
     calibrate_on: Iterable[Any] | None = None,
     call: Callable[[nn.Module, Any], object] | None = None,
-    after_epoch: Callable[[Progress], None] | None = None,
-) -> Progress:
+    after_epoch: Callable[[float], None] | None = None,
+) -> list[float]:
     """Train a model, and leave it at the averaged parameters that lose least on held-out data, in evaluation mode.
 
     Computed weights are as good as the model's predictions, from all modalities and from each alone. An average of the
@@ -53,98 +61,162 @@ def fit(
     with computed weights is calibrated at the end.
 
     Args:
-        model: an `InteractionMoE`, or any module that holds one. On a GPU, batches follow it there.
+        model: an `InteractionMoE`, or any module that holds one. Batches are moved to its device.
         train: the batches `(modalities, target)` of an epoch, each time it is iterated over: a `Batches`, or a
             `DataLoader`.
         held_out: batches that the model is not trained on.
-        loss_of: maps what the model returns and the targets to the loss, in training and on the held-out data: an
+        loss_of: maps what the model returns and the target to the loss, in training and on the held-out data: an
             `InteractionSupervision`, say, which takes the `SoftTargets` of a `Teacher` too.
         n_epochs: most epochs.
         optimizer: makes the optimizer of the model's parameters; None for AdamW with a learning rate of 0.002.
         patience: epochs without a lower held-out loss before training stops; None for no early stop.
-        min_delta: by how much a held-out loss must be lower to count as such.
-        average: moves an average of the parameters to the newest ones.
+        min_delta: by how much the loss must be lower for that.
+        decay: of the average; 0 for the last parameters. Buffers, as those of a BatchNorm, are always the last.
         calibrate_on: what to `calibrate` on in place of the held-out batches, where their targets are no plain labels.
         call: how to call the model with the modalities of a batch, as for `explain`.
-        after_epoch: called after each epoch, to show it: `progress.history[-1]`.
+        after_epoch: called with the held-out loss after each epoch.
 
     Returns:
-        What happened.
+        The held-out loss of each epoch.
 
     Raises:
-        TypeError: if the data are no batches, or can be iterated over only once.
-        ValueError: if there is no batch, or the held-out loss is never finite. Also if `calibrate` refuses something.
+        TypeError: if the data are no batches or can be iterated over only once, or a function is none.
+        ValueError: if there is no batch, a number is out of range, or no held-out loss is finite. Also, before it
+            trains, if the first batch does not fit, or `calibrate` refuses it.
+
+    Warns:
+        UserWarning: if a later held-out loss is not finite. Training stops, and the best epoch before is kept.
 
     Example:
         >>> from i2moe import InteractionMoE, InteractionSupervision
         >>> from i2moe.training import Batches, fit
         >>> model = InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
-        >>> train, held_out = (
-        ...     Batches((torch.randn(48, 8), torch.randn(48, 4)), torch.randint(3, (48,)), batch_size=16)
-        ...     for _ in range(2)
-        ... )
-        >>> fit(model, train, held_out, InteractionSupervision(nn.functional.cross_entropy), n_epochs=2).epoch
+        >>> train = Batches((torch.randn(48, 8), torch.randn(48, 4)), torch.randint(3, (48,)), batch_size=16)
+        >>> held_out = [((torch.randn(16, 8), torch.randn(16, 4)), torch.randint(3, (16,)))]
+        >>> len(fit(model, train, held_out, InteractionSupervision(nn.functional.cross_entropy), n_epochs=2))
         2
     """
-    check_at_least_one(n_epochs=n_epochs)
-    first = _first("train", train)
-    _first("held_out", held_out)
-    calibrated = held_out if calibrate_on is None else calibrate_on
+    check_at_least_one(n_epochs=n_epochs, patience=1 if patience is None else patience)
+    check_rate(decay=decay)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, however it is a {type(model).__name__}; call what builds it")
+    _check_functions(loss_of=loss_of, optimizer=AdamW if optimizer is None else optimizer)
+    first, first_held_out = _first("train", train), _first("held_out", held_out)
+    computes_weights = any(isinstance(module, ComputedReweighter) for module in model.modules())
+    if calibrate_on is not None and not computes_weights:
+        raise ValueError(
+            "calibrate_on must come with computed weights, however the model has none; build it with "
+            "reweighter='computed'"
+        )
     call = call_by_signature if call is None else call
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
 
     def loss_on(model: nn.Module, batch: Any) -> Tensor:
+        check_batch(batch, _CURE)
         modalities, target = move(batch, device, arrays=True)
         return loss_of(call(model, modalities), target)
 
     with torch.no_grad():
         call(model.train(), move(first[0], device, arrays=True))  # sizes what waits for a first batch
-    averaged = AveragedModel(model, avg_fn=average)
-    computes_weights = any(isinstance(module, ComputedReweighter) for module in model.modules())
-    if computes_weights:  # what it refuses, it shall refuse before all the work
-        calibrate(copy.deepcopy(model), [_first("calibrate_on", calibrated)], call=call)
-    steps = AdamW(model.parameters(), lr=2e-3) if optimizer is None else optimizer(model.parameters())
-
-    def run_epoch(epoch: int) -> dict[str, float]:
+    if computes_weights:  # what it refuses, it shall refuse before the work
+        tried = first_held_out if calibrate_on is None else _first("calibrate_on", calibrate_on)
+        calibrate(copy.deepcopy(model), [tried], call=call)
+    _try_loss(model, first_held_out, loss_on)
+    averaged = AveragedModel(model, multi_avg_fn=moving_average(decay))
+    optim = AdamW(model.parameters(), lr=2e-3) if optimizer is None else optimizer(model.parameters())
+    losses: list[float] = []
+    best: dict[str, Any] = {}
+    lowest = reference = float("inf")
+    n_waited = 0
+    for _ in range(n_epochs):
         model.train()
         for batch in train:
             loss = loss_on(model, batch)
-            steps.zero_grad()
+            optim.zero_grad()
             loss.backward()
-            steps.step()
+            optim.step()
             averaged.update_parameters(model)
-        averaged.eval()
-        with torch.no_grad():
-            losses = [(float(loss_on(averaged.module, batch)), len(leaves(batch[1])[0])) for batch in held_out]
-        return {"held-out loss": sum(loss * n for loss, n in losses) / sum(n for _, n in losses)}
-
-    progress = train_to_best_epoch(
-        averaged.module,
-        run_epoch,
-        "held-out loss",
-        n_epochs,
-        patience=patience,
-        is_better=lambda loss, best: loss < (float("inf") if best is None else best - min_delta),
-        after_epoch=after_epoch,
-    )
-    if not progress.best_epoch:
-        raise ValueError(
-            f"the held-out loss must be finite, however it is {progress.history[-1]['held-out loss']}; "
-            "lower the learning rate, or look at the data"
-        )
-    model.load_state_dict(averaged.module.state_dict())
+        found = _mean_loss(averaged.module, held_out, loss_on)
+        losses.append(found)
+        if after_epoch is not None:
+            after_epoch(found)
+        if not isfinite(found):
+            _report_divergence(losses)
+            break
+        if found < lowest:
+            lowest, best = found, copy.deepcopy(averaged.module.state_dict())
+        n_waited += 1
+        if found < reference - min_delta:
+            reference, n_waited = found, 0
+        if n_waited == patience:
+            break
+    model.load_state_dict(best)
+    model.zero_grad()
     model.eval()
     if computes_weights:
-        calibrate(model, calibrated, call=call)
-    return progress
+        calibrate(model, held_out if calibrate_on is None else calibrate_on, call=call)
+    return losses
+
+
+@torch.no_grad()
+def _try_loss(model: nn.Module, batch: Any, loss_on: Callable[[nn.Module, Any], Tensor]) -> None:
+    """Compute the loss of a held-out batch, so that what is wrong with it is found before training."""
+    try:
+        loss = loss_on(model.eval(), batch)
+    except (AttributeError, TypeError) as error:
+        error.add_note(
+            "loss_of is called with what the model returns and the targets, held-out ones too; "
+            "InteractionSupervision(criterion) makes such a loss of a criterion"
+        )
+        raise
+    if not isinstance(loss, Tensor) or loss.ndim:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"loss_of must return a scalar tensor, however it returned {found}; take the mean")
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, data: Iterable[Any], loss_on: Callable[[nn.Module, Any], Tensor]) -> float:
+    model.eval()
+    losses = [(float(loss_on(model, batch)), len(leaves(batch[1])[0])) for batch in data]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 
 def _first(name: str, data: Any) -> Any:
-    """Return the first batch, and check that there will be more of them in each epoch."""
+    """Return the first batch, and check its form and that each epoch will have batches."""
     check_batches(data, name)
     if isinstance(data, Iterator):
-        raise TypeError(f"{name} must give its batches again in each epoch, however it is an iterator; give a list")
+        raise TypeError(
+            f"{name} must give its batches again in each epoch, however it is an iterator; give a list, a `Batches`, "
+            "or a DataLoader of a data set that returns ((a, b), y)"
+        )
     for batch in data:
-        check_batch(batch)
+        with in_batch(0, name):
+            check_batch(batch, _CURE)
+            if not all(hasattr(y, "shape") for y in leaves(batch[1])):
+                raise ValueError(
+                    "a batch's target must be a tensor (B, ...), or a tuple or dict of such, however it is a "
+                    f"{type(batch[1]).__name__} of other values; convert lists by torch.as_tensor"
+                )
         return batch
-    raise ValueError(f"{name} must yield at least one batch, however it is empty")
+    raise ValueError(f"{name} must yield at least one batch, however it is empty; give it data")
+
+
+def _check_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            cure = {"optimizer": "functools.partial(torch.optim.AdamW, lr=1e-3)", "loss_of": "InteractionSupervision"}
+            raise TypeError(
+                f"{name} must be a function, however it is a {type(function).__name__}; give {cure[name]}, say"
+            )
+
+
+def _report_divergence(losses: list[float]) -> None:
+    """Raise, or where an epoch before is left, warn."""
+    cure = "lower the learning rate, or look at the data"
+    if len(losses) == 1:
+        raise ValueError(f"the held-out loss must be finite, however it is {losses[0]} after one epoch; {cure}")
+    warnings.warn(
+        f"the held-out loss became {losses[-1]} in epoch {len(losses)}: training stopped, and the best epoch before is "
+        f"kept; {cure}",
+        stacklevel=3,
+    )

@@ -33,7 +33,6 @@ from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, Interac
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
-from i2moe.training.recipe import Average, moving_average
 
 __all__ = ["BY_NAME", "CONTENDERS", "Contender", "Network", "criterion_of", "train"]
 
@@ -104,14 +103,14 @@ class Contender:
         dropout: the share of so many modalities that is dropped in training.
         taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
             It then has more patience.
-        average: moves an average of the parameters to the newest ones.
+        decay: of the average of the parameters; 0 for the last ones.
     """
 
     build: Callable[[MultimodalData], Model]
     loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
     dropout: Callable[[int], float] = lambda n_modalities: 0.0
     taught_by: Contender | None = None
-    average: Average = moving_average
+    decay: float = 0.99
 
 
 def _dropout(n_modalities: int) -> float:
@@ -179,7 +178,7 @@ def _loss_of_all_modalities(criterion: Loss) -> Loss:
 ABLATIONS = MappingProxyType(
     {
         "no teachers, no dropout": replace(_UNTAUGHT, dropout=lambda n_modalities: 0.0),
-        "no teachers, no average": replace(_UNTAUGHT, average=lambda average, new, n_steps: new),
+        "no teachers, no average": replace(_UNTAUGHT, decay=0.0),
         "no teachers, loss of the mean": replace(_UNTAUGHT, loss_of=_loss_of_mean),
         "no teachers, no loss alone": replace(_UNTAUGHT, loss_of=_loss_of_all_modalities),
     }
@@ -212,7 +211,7 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         contender.loss_of(criterion_of(data)),
         ceil(settings.steps * settings.batch_size / len(data.train)),
         patience=settings.patience * (1 if taught_by is None else STUDENT_PATIENCE),
-        average=contender.average,
+        decay=contender.decay,
     )
     return model
 

@@ -100,15 +100,12 @@ def check_batches(data: Any, source: str = "data") -> None:
         raise TypeError(f"{source} must be batches (modalities, target), however {found}; give a list: [((a, b), y)]")
 
 
-def check_batch(batch: Any) -> None:
-    """Raise a ValueError that says how to regroup a batch, unless it is a pair."""
+def check_batch(batch: Any, cure: str = "regroup the batches: `(((a, b), y) for a, b, y in loader)`") -> None:
+    """Raise a ValueError unless a batch is a pair."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         found = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else type(batch).__name__
         keys = f" with the keys {tuple(batch)}" if isinstance(batch, Mapping) else ""
-        raise ValueError(
-            f"a batch must be (modalities, target), however it is a {found}{keys}; "
-            "regroup the batches: `(((a, b), y) for a, b, y in loader)`"
-        )
+        raise ValueError(f"a batch must be (modalities, target), however it is a {found}{keys}; {cure}")
 
 
 def split_batch(batch: Any) -> tuple[Any, Tensor]:
