@@ -122,8 +122,40 @@ def fit(
         tried = first_held_out if calibrate_on is None else _first("calibrate_on", calibrate_on)
         calibrate(copy.deepcopy(model), [tried], call=call)
     _try_loss(model, first_held_out, loss_on)
+    losses = _train_to_best(
+        model,
+        train,
+        AdamW(model.parameters(), lr=2e-3) if optimizer is None else optimizer(model.parameters()),
+        loss_on,
+        lambda averaged: _mean_loss(averaged, held_out, loss_on),
+        decay=decay,
+        n_epochs=n_epochs,
+        patience=patience,
+        min_delta=min_delta,
+        after_epoch=after_epoch,
+    )
+    model.zero_grad()
+    model.eval()
+    if computes_weights:
+        calibrate(model, held_out if calibrate_on is None else calibrate_on, call=call)
+    return losses
+
+
+def _train_to_best(
+    model: nn.Module,
+    train: Iterable[Any],
+    optimizer: Optimizer,
+    loss_on: Callable[[nn.Module, Any], Tensor],
+    held_out_loss: Callable[[nn.Module], float],
+    *,
+    decay: float,
+    n_epochs: int,
+    patience: int | None,
+    min_delta: float,
+    after_epoch: Callable[[float], None] | None,
+) -> list[float]:
+    """Train, leave the model at the averages of the epoch with the lowest loss, and return the losses."""
     averaged = AveragedModel(model, multi_avg_fn=moving_average(decay))
-    optim = AdamW(model.parameters(), lr=2e-3) if optimizer is None else optimizer(model.parameters())
     losses: list[float] = []
     best: dict[str, Any] = {}
     lowest = reference = float("inf")
@@ -132,11 +164,11 @@ def fit(
         model.train()
         for batch in train:
             loss = loss_on(model, batch)
-            optim.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optim.step()
+            optimizer.step()
             averaged.update_parameters(model)
-        found = _mean_loss(averaged.module, held_out, loss_on)
+        found = held_out_loss(averaged.module)
         losses.append(found)
         if after_epoch is not None:
             after_epoch(found)
@@ -151,10 +183,6 @@ def fit(
         if n_waited == patience:
             break
     model.load_state_dict(best)
-    model.zero_grad()
-    model.eval()
-    if computes_weights:
-        calibrate(model, held_out if calibrate_on is None else calibrate_on, call=call)
     return losses
 
 
@@ -218,5 +246,5 @@ def _report_divergence(losses: list[float]) -> None:
     warnings.warn(
         f"the held-out loss became {losses[-1]} in epoch {len(losses)}: training stopped, and the best epoch before is "
         f"kept; {cure}",
-        stacklevel=3,
+        stacklevel=4,
     )
