@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher, calibrate
 from i2moe.missing import ModalityDropout
+from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
 
 
@@ -161,6 +162,10 @@ def test_a_model_learns_what_its_teachers_say() -> None:
 
     soft = Teacher([trained(1 - label)])(*modalities).mixed_with(label)
     student = trained(soft)
+    pairs: Any = [((modalities[0][i], modalities[1][i]), soft.take(i)) for i in range(64)]
+    (target,) = (target for _, target in DataLoader(pairs, batch_size=64))
+    torch.testing.assert_close(target, soft)
+    assert isinstance(target, SoftTargets)
     assert (student.predict(*modalities).argmax(1) == 1 - label).double().mean() > 0.75
 
 

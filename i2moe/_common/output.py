@@ -89,8 +89,8 @@ class SoftTargets(NamedTuple):
     target: Tensor
     marginal_target: Tensor
 
-    def take(self, rows: Tensor) -> SoftTargets:
-        """Return the targets of some rows, for a batch."""
+    def take(self, rows: Tensor | int) -> SoftTargets:
+        """Return the targets of some rows, for a batch, or of one, for a data set."""
         return SoftTargets(self.target[rows], self.marginal_target[rows])
 
     @classmethod
