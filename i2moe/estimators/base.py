@@ -233,17 +233,17 @@ class InteractionEstimator(BaseEstimator, ABC):
         if teacher is not None:
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
-        tests = [batch.for_training() for batch in held_out.batches()]
+        held_out_batches = [batch.for_training() for batch in held_out.batches()]
         losses = fit(
             model,
             Shuffled(train, self.batch_size, drop),
-            tests,
+            held_out_batches,
             weighted(self._loss()),
             self.max_epochs,
             optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
             patience=self.patience,
             min_delta=1e-3,
-            calibrate_on=[(inputs, target[0]) for inputs, target in tests],
+            calibrate_on=[(inputs, target[0]) for inputs, target in held_out_batches],
             call=call,
             after_epoch=after_epoch,
         )

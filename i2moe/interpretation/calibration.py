@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from i2moe._common.tasks import Task, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
+    device_of,
     find_moe,
     generators_of,
     move,
@@ -74,7 +74,7 @@ def calibrate(
             "calibrate must be given a model with computed weights, however its weights come from a "
             f"{type(reweighter).__name__}; build it with reweighter='computed'"
         )
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+    device = device_of(model)
     call = call_by_signature if call is None else call
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -16,6 +15,7 @@ from i2moe._common.tasks import Task
 from i2moe.interpretation.observation.batches import BatchReader, check_batches
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
+    device_of,
     find_moe,
     generators_of,
     preserve_state,
@@ -124,7 +124,7 @@ def explain(
         model=model,
         moe=moe,
         call=call if call is not None else call_by_signature,
-        device=next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None),
+        device=device_of(model),
         task=task,
         perturbation=_choose_perturbation(moe, perturbation),
         n_draws=n_draws,

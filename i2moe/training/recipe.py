@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -18,7 +17,7 @@ from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.modalities import leaves
 from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
-from i2moe.interpretation.observation.observe import call_by_signature, move
+from i2moe.interpretation.observation.observe import call_by_signature, device_of, move
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["fit", "moving_average"]
@@ -100,7 +99,9 @@ def fit(
     check_rate(decay=decay)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, however it is a {type(model).__name__}; call what builds it")
-    _check_functions(loss_of=loss_of, optimizer=AdamW if optimizer is None else optimizer)
+    _check_callable("loss_of", loss_of, "InteractionSupervision(criterion)")
+    if optimizer is not None:
+        _check_callable("optimizer", optimizer, "functools.partial(torch.optim.AdamW, lr=1e-3)")
     first, first_held_out = _first("train", train), _first("held_out", held_out)
     computes_weights = any(isinstance(module, ComputedReweighter) for module in model.modules())
     if calibrate_on is not None and not computes_weights:
@@ -109,7 +110,7 @@ def fit(
             "reweighter='computed'"
         )
     call = call_by_signature if call is None else call
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+    device = device_of(model)
 
     def loss_on(model: nn.Module, batch: Any) -> Tensor:
         check_batch(batch, _CURE)
@@ -229,13 +230,9 @@ def _first(name: str, data: Any) -> Any:
     raise ValueError(f"{name} must yield at least one batch, however it is empty; give it data")
 
 
-def _check_functions(**functions: Any) -> None:
-    for name, function in functions.items():
-        if not callable(function):
-            cure = {"optimizer": "functools.partial(torch.optim.AdamW, lr=1e-3)", "loss_of": "InteractionSupervision"}
-            raise TypeError(
-                f"{name} must be a function, however it is a {type(function).__name__}; give {cure[name]}, say"
-            )
+def _check_callable(name: str, value: Any, example: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, however it is a {type(value).__name__}; give {example}, say")
 
 
 def _report_divergence(losses: list[float]) -> None:

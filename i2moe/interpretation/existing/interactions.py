@@ -17,7 +17,7 @@ from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, M
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
-from i2moe.interpretation.observation.observe import checksum, generators_of, preserve_state, unwrap
+from i2moe.interpretation.observation.observe import checksum, device_of, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.record import dropped_subsets
 from i2moe.interpretation.statistics import check_confidence
@@ -126,7 +126,7 @@ def interactions(
             "which reports its own weights"
         )
     module = model if isinstance(model, nn.Module) else nn.Module()
-    device = next((tensor.device for tensor in chain(module.parameters(), module.buffers())), None)
+    device = device_of(module)
 
     with preserve_state(module, device, generators_of(data, background), seed):
         known = [_read("background", index, batch) for index, batch in enumerate(background)]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ __all__ = [
     "Observation",
     "call_by_signature",
     "checksum",
+    "device_of",
     "find_moe",
     "generators_of",
     "move",
@@ -184,6 +185,11 @@ def call_by_signature(model: Any, modalities: Any) -> object:
         spread = fits or any(p.kind is p.VAR_POSITIONAL for p in parameters)
         return model(*modalities) if spread else model(modalities)
     return model(modalities)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return where a model is, by its first parameter or buffer; None if it has neither."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
 
 
 def move(value: Any, device: torch.device | None, *, arrays: bool = False) -> Any:
