@@ -218,6 +218,15 @@ def test_predictions_without_information_share_evenly() -> None:
     assert torch.equal(model(*batch()).weights, torch.full((B, 4), 0.25))
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_prediction_that_is_not_finite_has_no_weights(value: float) -> None:
+    model, modalities = make().eval(), batch()
+    whole = model(*modalities).weights
+    modalities[0][1] = value
+    found = model(*modalities).weights
+    assert found[1].isnan().all() and torch.equal(found[2:], whole[2:])
+
+
 def test_the_prior_is_the_running_mean_of_the_joint_predictions() -> None:
     model = make()
     reweighter = model.reweighter

@@ -51,13 +51,13 @@ def interaction_shares(unimodal: Tensor, joint: Tensor, prior: Tensor) -> tuple[
     length = along[:, -1]
     # A way within the rounding of its ends is none. Relative to them, so that the unit of a regression does not matter.
     ends = (joint.square() + prior.square()).sum(-1)
-    known = length > (4 * torch.finfo(length.dtype).eps) ** 2 * ends
+    nowhere = length <= (4 * torch.finfo(length.dtype).eps) ** 2 * ends  # false for NaN, which stays NaN
 
-    covered = (along[:, :-1] / torch.where(known, length, 1).unsqueeze(-1)).clamp(0, 1)
+    covered = (along[:, :-1] / torch.where(nowhere, 1, length).unsqueeze(-1)).clamp(0, 1)
     covered = (covered.pow(3) * ((6 * covered - 15) * covered + 10)).clamp(max=1)  # rounding can exceed 1
     first, second = covered.topk(2).values.split(1, dim=-1)
     shares = torch.cat(((covered - second).clamp(min=0), 1 - first, second), dim=-1)  # unique is what no other covers
-    return torch.where(known.unsqueeze(-1), shares, 1 / shares.shape[-1]), length
+    return torch.where(nowhere.unsqueeze(-1), 1 / shares.shape[-1], shares), length
 
 
 def columns(interactions: Sequence[Interaction], n_modalities: int) -> list[int]:
