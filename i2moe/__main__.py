@@ -122,6 +122,11 @@ def _report(options: argparse.Namespace) -> InteractionReport:
             stratify=y if classes else None,
         )
     except ValueError as error:
+        if not classes:
+            raise ValueError(
+                f"samples must be enough to hold some out, however there are {len(y)}, of which --test-fraction "
+                f"{options.test_fraction} is held out; give more"
+            ) from error
         counts = Counter(y.flatten().tolist())
         raise ValueError(
             f"samples must be enough to hold some of each class out, however the rarest of {len(counts)} classes has "

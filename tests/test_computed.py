@@ -218,13 +218,15 @@ def test_predictions_without_information_share_evenly() -> None:
     assert torch.equal(model(*batch()).weights, torch.full((B, 4), 0.25))
 
 
+@pytest.mark.parametrize("available", [None, torch.ones(B, 2, dtype=torch.bool)])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_a_prediction_that_is_not_finite_has_no_weights(value: float) -> None:
+def test_a_prediction_that_is_not_finite_has_no_weights(value: float, available: Tensor | None) -> None:
     model, modalities = make().eval(), batch()
-    whole = model(*modalities).weights
+    whole = model(*modalities, available=available).weights
     modalities[0][1] = value
-    found = model(*modalities).weights
-    assert found[1].isnan().all() and torch.equal(found[2:], whole[2:])
+    found = model(*modalities, available=available).weights
+    assert found[1].isnan().all()
+    assert torch.equal(found[2:], whole[2:])
 
 
 def test_the_prior_is_the_running_mean_of_the_joint_predictions() -> None:

@@ -73,7 +73,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "modalities that are no number": (
         lambda: make(n_modalities="2"),
         TypeError,
-        "n_modalities must be an int, however it is '2'",
+        "n_modalities must be an integer, however it is '2'",
     ),
     "one width": (
         lambda: make(feature_dims=8),

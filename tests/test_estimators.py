@@ -455,6 +455,15 @@ def test_modalities_show_their_names_and_shapes() -> None:
     assert repr(Modalities({"a": A, "b": B})) == "Modalities({'a': (40, 4), 'b': (40, 3)})"
     with pytest.raises(ValueError, match="names must be those of the 2 modalities"):
         Modalities([A, B], names=["a"])
+    with pytest.raises(ValueError, match="names must be left out with a dict"):
+        Modalities({"a": A, "b": B}, names=["x", "y"])
+
+
+def test_values_far_off_those_of_fit_are_refused() -> None:
+    estimator = InteractionClassifier(**QUICK).fit([A, B], Y)
+    far = np.where(np.arange(40)[:, None] == 3, 1e300, A)
+    with pytest.raises(ValueError, match=r"modality '0' must have values in the range .* 1 rows \(3\)"):
+        estimator.predict([far, B])
 
 
 @pytest.mark.parametrize("weight", [[1.0], np.full(40, -1.0), np.zeros(40), np.full(40, np.nan), ["a"] * 40])

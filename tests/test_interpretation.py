@@ -751,6 +751,8 @@ class TestStability:
     def test_stability_needs_two_reports(self) -> None:
         with pytest.raises(ValueError, match="at least two reports, however it has 1"):
             stability([InteractionReport.example()])
+        with pytest.raises(TypeError, match="report 0 must be a report, however it is a int"):
+            stability([3, InteractionReport.example()])  # type: ignore[list-item]
 
     def test_reports_of_different_experts_have_no_stability(self) -> None:
         a = explain(make_model(), make_batches())

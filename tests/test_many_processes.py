@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from i2moe import InteractionMoE
 from i2moe.moe.experts import Execution
+from i2moe.moe.pruning import prune
 from tests.processes import N_PROCESSES, needs_gloo, together
 
 pytestmark = [pytest.mark.slow, needs_gloo]
@@ -116,8 +118,10 @@ def run_on_one(rank: int, folder: Path) -> None:
         expected = loss_of(model.interaction_views, *batch(), available=AVAILABLE)
         model.process_group = groups[rank]
         model.train().reweighter.eval()  # type: ignore[attr-defined]
-        loss = loss_of(model, *batch(), available=AVAILABLE)
-        torch.testing.assert_close(loss, expected)
+        for alone in (model, copy.deepcopy(model)):
+            loss = loss_of(alone, *batch(), available=AVAILABLE)
+            torch.testing.assert_close(loss, expected)
+        assert prune(model, ("synergy",)).process_group is groups[rank]
 
 
 def test_evaluation_and_a_model_of_one_process_wait_for_no_other(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from graphlib import TopologicalSorter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -911,6 +912,7 @@ def test_bad_values_are_refused(change: Callable[[], Any], message: str) -> None
     ("change", "message"),
     [
         (lambda: MMoE(Fusion(), 2, 2), "baseline must be a function"),
+        (lambda: MMoE(Fusion, 2, "classification"), "objective must be the number of classes"),  # type: ignore[arg-type]
         (lambda: build(unimodal=[nn.Linear(4, 2)] * 2), "unimodal\\[0\\] must be a function"),
         (lambda: build(experts=Fusion()), "experts must be a function"),
         (lambda: MMoE(lambda: 3, 2, 2), "what baseline builds must be a torch.nn.Module"),
@@ -923,6 +925,18 @@ def test_bad_values_are_refused(change: Callable[[], Any], message: str) -> None
 def test_bad_types_are_refused(change: Callable[[], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         change()
+
+
+def test_modules_that_return_logits_are_as_those_that_return_a_tensor() -> None:
+    class Named(Fusion):
+        def forward(self, *modalities: Tensor) -> Any:
+            return SimpleNamespace(logits=super().forward(*modalities))
+
+    x, found = (torch.randn(5, 8),), []
+    for kind in (Fusion, Named):
+        torch.manual_seed(0)
+        found.append(as_predictor(kind().eval(), Classification(2), "it")(x))
+    assert torch.equal(*found)
 
 
 # Both systems together

@@ -55,6 +55,9 @@ def test_a_monitor_starts_anew_after_each_epoch() -> None:
     found = monitor.finish()
     assert found.n_samples == 7
     assert found.mean["synergy"] == pytest.approx(weights[:, 2].mean().item(), abs=1e-6)
+    monitor(output(weights * torch.nan))
+    with pytest.raises(ValueError, match="weights must be finite"):
+        monitor.finish()
     with pytest.raises(RuntimeError, match="must have seen weights"):
         monitor.finish()
 

@@ -69,7 +69,8 @@ def test_classes_show_mean_weights_and_say_where_there_are_no_samples() -> None:
 
 
 def test_bars_of_a_sample_end_at_its_contributions() -> None:
-    ax: Any = plot_sample(EXAMPLE, 1)
+    ax: Any = plot_sample(EXAMPLE, 1 - len(EXAMPLE))
+    assert ax.get_title().startswith("Sample 1:")
     contributions = EXAMPLE.contributions[1]
     contributions = contributions - contributions.mean(1, keepdim=True)
     widths = torch.tensor([[bar.get_width() for bar in container] for container in ax.containers])

@@ -30,9 +30,18 @@ def test_batches_are_a_new_partition_each_epoch() -> None:
 
 def test_batches_that_are_not_shuffled_keep_the_order() -> None:
     batches = Batches({"a": torch.arange(5)}, (torch.arange(5), torch.arange(5)), batch_size=2, shuffle=False)
-    assert len(batches) == 3
     for _ in range(2):
         assert torch.cat([modalities["a"] for modalities, _ in batches]).tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "sizes"),
+    [(1, 4, [1]), (4, 4, [4]), (5, 4, [5]), (6, 4, [4, 2]), (9, 4, [4, 5]), (3, 1, [1, 1, 1]), (2, 8, [2])],
+)
+def test_no_batch_but_the_only_one_is_of_a_sample_alone(n: int, size: int, sizes: list[int]) -> None:
+    batches = Batches((torch.arange(n),), torch.arange(n), batch_size=size)
+    assert [len(target) for _, target in batches] == sizes
+    assert len(batches) == len(sizes)
 
 
 @pytest.mark.parametrize(

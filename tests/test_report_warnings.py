@@ -228,5 +228,5 @@ class TestBehavior:
             checksums=torch.zeros(50),
         )
         assert report.gain.abs().max() < 1e-5
-        assert not report.is_above_chance
+        assert report.quality.better_than_chance is False
         assert report.behavior[0].isnan().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -254,7 +255,7 @@ def test_the_largest_weight_names_the_interaction(kind: str, schedule: str, inte
     assert weights.max() > 0.6
 
 
-@pytest.mark.parametrize("criterion", [F.mse_loss, nn.L1Loss()])
+@pytest.mark.parametrize("criterion", [F.mse_loss, nn.L1Loss(), partial(F.huber_loss, delta=0.5)])
 def test_a_target_that_torch_would_repeat_is_refused(criterion: Any) -> None:
     out, y = make(1, reweighter=ComputedReweighter("regression"))(*batch()), torch.randn(B)
     with pytest.raises(ValueError, match=r"prediction's shape \(6, 1\), however its shape is \(6,\); reshape it"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor
 from i2moe._common.modalities import Modality
 
 __all__ = [
+    "ProcessGroupAttribute",
     "expand_to_rows",
     "joined_processes",
     "mean",
@@ -71,6 +73,22 @@ def scaled_to_all(
         dist.all_reduce(counts, group=group)
         every, n_rows = counts.tensor_split([len(interactions)])
     return losses * ((some * n_rows).to(losses.dtype) / (every * len(drawn)).clamp(min=1).to(losses.dtype))
+
+
+class ProcessGroupAttribute:
+    """A module's attribute that holds a group of processes, None at first. Copies of the module have the same group."""
+
+    def __get__(self, module: Any, owner: type) -> dist.ProcessGroup | None:
+        found: dist.ProcessGroup | None = vars(module).get("_group", (None,))[0]
+        return found
+
+    def __set__(self, module: Any, group: dist.ProcessGroup | None) -> None:
+        vars(module)["_group"] = _Uncopied((group,))
+
+
+class _Uncopied(tuple[Any, ...]):
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
 
 
 def joined_processes(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
@@ -137,8 +155,9 @@ def renormalized(weights: Tensor, counts: Tensor) -> Tensor:
     """
     counted = weights * counts
     total = counted.sum(1, keepdim=True)
+    none_left = total == 0  # false for NaN, which stays NaN
     even = counts / counts.sum(1, keepdim=True)
-    return torch.where(total > 0, counted / torch.where(total > 0, total, 1), even.to(counted.dtype))
+    return torch.where(none_left, even.to(counted.dtype), counted / torch.where(none_left, 1, total))
 
 
 def pool_tokens(modality: Modality) -> list[Tensor]:

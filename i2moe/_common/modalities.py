@@ -12,7 +12,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Array", "BackboneOutput", "Modality", "Nested", "as_tensor", "leaves", "map_leaves", "sequence_like"]
+__all__ = [
+    "Array",
+    "BackboneOutput",
+    "Modality",
+    "Nested",
+    "as_backbone_output",
+    "as_tensor",
+    "leaves",
+    "map_leaves",
+    "sequence_like",
+]
 
 Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
 """A tensor with a leading batch axis, or a nested tuple, list or dict of them (features and a mask, say)."""
@@ -50,6 +60,28 @@ class BackboneOutput:
 
 
 torch.export.register_dataclass(BackboneOutput, serialized_type_name="i2moe.BackboneOutput")
+
+
+def as_backbone_output(output: object, what: str) -> BackboneOutput:
+    """Return what a backbone returned as a `BackboneOutput`.
+
+    Args:
+        output: what it returned.
+        what: names the backbone, for errors.
+
+    Raises:
+        TypeError: if it is neither a tensor, nor a `BackboneOutput` of tensors, nor holds `logits`.
+    """
+    if isinstance(output, Tensor):
+        return BackboneOutput(output)
+    if isinstance(getattr(output, "logits", None), Tensor):  # as models of Hugging Face return them
+        return BackboneOutput(output.logits)  # type: ignore[attr-defined]
+    if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
+        raise TypeError(
+            f"a backbone must return a tensor or a BackboneOutput, however {what} returned a "
+            f"{type(output).__name__}; wrap several results as BackboneOutput(prediction, aux_loss, latent)"
+        )
+    return output
 
 
 def map_leaves(function: Callable[..., Any], modality: Any, *others: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from i2moe._common.checks import check_at_least_one
+
 __all__ = [
     "INK",
     "REDUNDANCY",
@@ -52,11 +54,10 @@ def check_modality_names(n_modalities: int, names: Sequence[str] | Mapping[str, 
     """Return the names of M modalities, a mapping's keys; their numbers where none are given.
 
     Raises:
-        TypeError: if `n_modalities` is no int.
+        TypeError: if `n_modalities` is no integer.
         ValueError: if there are fewer than two modalities, or the names do not fit.
     """
-    if not isinstance(n_modalities, int):
-        raise TypeError(f"n_modalities must be an int, however it is {n_modalities!r}")
+    check_at_least_one(n_modalities=n_modalities)
     if n_modalities < 2:
         raise ValueError(f"n_modalities must be at least 2 for modalities to interact, however it is {n_modalities}")
     if names is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import Array
 from i2moe.categorization.categories import categorize
 from i2moe.categorization.checks import read_predictions
@@ -38,6 +39,7 @@ def fit_threshold(
     Raises:
         ValueError: as `categorize`.
     """
+    check_at_least_one(n_candidates=n_candidates)
     truth = categorize(unimodal, multimodal, target).category
     there = torch.bincount(truth) > 0
 

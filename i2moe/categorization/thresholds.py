@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from numbers import Real
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -71,8 +72,12 @@ def value_of(threshold: float | Quantile | Halfway, given: Predictions, distance
         return _halfway(given, distance)
     if isinstance(threshold, Quantile):
         return float(quantile(distances.flatten().double(), torch.tensor([threshold.q], dtype=torch.float64)))
-    if not (threshold >= 0 and threshold < float("inf")):
-        raise ValueError(f"threshold must be finite and not negative, however it is {threshold}")
+    number: Any = threshold
+    if not isinstance(number, Real) or not 0 <= float(number) < float("inf"):
+        raise ValueError(
+            "threshold must be a finite number that is not negative, Quantile(q) or Halfway(), however it is "
+            f"{threshold!r}"
+        )
     return float(threshold)
 
 

@@ -22,9 +22,9 @@ from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.retraining import retraining
-from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, seeded, split, weighted
+from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, split, weighted
 from i2moe.interpretation import InteractionReport, explain
-from i2moe.interpretation.observation.observe import checksum, move
+from i2moe.interpretation.observation.observe import checksum, device_of, move, seeded
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE
 from i2moe.moe.teacher import Teacher
@@ -216,7 +216,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         with torch.no_grad():
             self.model_.eval()
             batches = Rows(modalities, available, nothing, nothing).for_reports()
-            device = torch.device(self.device)
+            device = device_of(self.model_)
             return torch.cat([function(*move(inputs, device)).cpu().double() for inputs, _ in batches])
 
     def _train(

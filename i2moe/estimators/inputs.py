@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2moe._common.names import check_names
 
-__all__ = ["Modalities", "ModalityArrays", "Standardizer", "as_numpy"]
+__all__ = ["Modalities", "ModalityArrays", "Standardizer", "as_numpy", "moments"]
 
 
 class Modalities:
@@ -52,6 +52,8 @@ class Modalities:
             self.names = modalities.names if names is None else self.names
             columns, modalities = modalities.columns, modalities.arrays
         elif isinstance(modalities, Mapping):
+            if names is not None:
+                raise ValueError(f"names must be left out with a dict, which has them, however they are {names}")
             self.names = tuple(modalities)
             modalities = list(modalities.values())
         elif not isinstance(modalities, list | tuple):
@@ -176,9 +178,7 @@ class Standardizer:
     def fit(cls, modalities: Modalities) -> Self:
         """Measure means and deviations of what is there."""
         assert modalities.names is not None
-        with np.errstate(over="ignore"):
-            moments = [_moments(array) for array in modalities.arrays]
-        means, deviations = zip(*moments, strict=True)
+        means, deviations = zip(*map(moments, modalities.arrays), strict=True)
         for name, deviation in zip(modalities.names, deviations, strict=True):
             if not np.isfinite(deviation).all():
                 raise ValueError(
@@ -211,11 +211,8 @@ class Standardizer:
                     f"fit had {then!r}; order them: X[fitted_columns]"
                 )
         available = torch.from_numpy(modalities.available())
-        tensors = (
-            torch.from_numpy(np.nan_to_num((array - mean) / deviation).astype(np.float32))
-            for array, mean, deviation in zip(modalities.arrays, self.means, self.deviations, strict=True)
-        )
-        return tuple(tensors), available
+        arrays = zip(self.names, modalities.arrays, self.means, self.deviations, strict=True)
+        return tuple(_scaled(name, array - mean, deviation) for name, array, mean, deviation in arrays), available
 
 
 def _as_array(modality: Any, name: object) -> np.ndarray:
@@ -228,7 +225,7 @@ def _as_array(modality: Any, name: object) -> np.ndarray:
         array = as_numpy(modality)
         if array.dtype.kind in "cMm":
             raise TypeError(f"its dtype is {array.dtype}")
-        array = array if array.dtype == np.float32 else array.astype(np.float64)
+        array = array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"modality {name!r} must be an array of numbers (N, D) or (N, T, D), however it cannot be read as one "
@@ -265,15 +262,29 @@ def as_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each feature, in float64, with the axes kept."""
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each feature, in float64, with the axes kept; a constant one's deviation is 1."""
     others = tuple(axis for axis in range(x.ndim) if axis != _feature_axis(x))
     known = ~np.isnan(x)
     count = np.maximum(known.sum(others, keepdims=True), 1)
     mean = np.where(known, x, 0).sum(others, keepdims=True, dtype=np.float64) / count
-    deviation = np.sqrt((np.where(known, x - mean, 0) ** 2).sum(others, keepdims=True) / count)
+    with np.errstate(over="ignore"):
+        deviation = np.sqrt((np.where(known, x - mean, 0) ** 2).sum(others, keepdims=True) / count)
     rounding = 10 * np.finfo(x.dtype).eps * np.abs(mean)
     return mean, np.where(deviation > rounding, deviation, 1.0)
+
+
+def _scaled(name: str, centered: np.ndarray, deviation: np.ndarray) -> Tensor:
+    """Divide by the deviation, in float32; NaN becomes 0."""
+    with np.errstate(over="ignore"):
+        scaled = np.nan_to_num((centered / deviation).astype(np.float32), posinf=np.inf, neginf=np.inf)
+    infinite = np.isinf(scaled).reshape(len(scaled), -1).any(1)
+    if infinite.any():
+        raise ValueError(
+            f"modality {name!r} must have values in the range of those in fit, however they are too large in "
+            f"{_some(infinite)}; look at these rows"
+        )
+    return torch.from_numpy(scaled)
 
 
 def _feature_axis(x: np.ndarray) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2moe._common.tasks import Task
 from i2moe.estimators.base import InteractionEstimator
-from i2moe.estimators.inputs import ModalityArrays
+from i2moe.estimators.inputs import ModalityArrays, moments
 from i2moe.estimators.rows import SampleLoss
 from i2moe.interpretation import InteractionReport
 
@@ -76,15 +76,13 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
 
     def _learn_target(self, y: np.ndarray, weight: np.ndarray) -> tuple[Tensor, np.ndarray]:
         values = _as_values(y)
-        self.target_mean_ = values.mean(0)
-        with np.errstate(over="ignore"):
-            deviation = values.std(0)
+        mean, deviation = moments(values)
         if not np.isfinite(deviation).all():
             raise ValueError(
                 "y must have values whose deviation is finite, however they lie in "
                 f"[{values.min():g}, {values.max():g}]; divide them"
             )
-        self.target_scale_ = np.where(deviation > 0, deviation, 1.0)
+        self.target_mean_, self.target_scale_ = mean[0], deviation[0]
         self.target_ndim_ = y.ndim
         return self._code_target(y), weight
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from i2moe.losses import InteractionSupervision
 from i2moe.moe import InteractionOutput
 from i2moe.moe.teacher import SoftTargets, Teacher
 
-__all__ = ["Rows", "SampleLoss", "Shuffled", "call", "seeded", "split", "weighted"]
+__all__ = ["Rows", "SampleLoss", "Shuffled", "call", "split", "weighted"]
 
 SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions (B, C) and targets (B, ...) to the loss of each sample (B,)."""
@@ -102,18 +101,6 @@ def call(model: nn.Module, inputs: tuple[tuple[Tensor, ...], Tensor]) -> Interac
     modalities, available = inputs
     output: InteractionOutput = model(*modalities, available=available)
     return output
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw torch's random numbers from a seed, then put its random state back."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

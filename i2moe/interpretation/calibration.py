@@ -77,7 +77,7 @@ def calibrate(
     device = device_of(model)
     call = call_by_signature if call is None else call
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    with preserve_state(model, device, generators_of(data, getattr(data, "sampler", None)), seed=0):
+    with preserve_state(model, device, generators_of(data), seed=0):
         reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
         for index, batch in enumerate(data):
             with in_batch(index):

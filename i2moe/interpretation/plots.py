@@ -1,7 +1,8 @@
 """Figures of reports and of training; needs matplotlib: `pip install "i2moe[plot]"`.
 
 Each function draws on `ax`, or on a new figure, and returns the Axes for the caller to change, combine or save:
-`plot_weights(report).figure.savefig("weights.png")`. Experts keep their color in all figures.
+`plot_weights(report).figure.savefig("weights.png")`. Experts keep their color in all figures of a
+model that has all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from i2moe._common.names import INK, expert_colors
 from i2moe.interpretation.report import InteractionReport
+from i2moe.interpretation.report.record import position
 from i2moe.interpretation.statistics import ranks
 
 if TYPE_CHECKING:
@@ -124,8 +126,7 @@ def plot_sample(report: InteractionReport, index: int, *, n_outputs: int = 5, ax
         >>> ax.get_title()
         'Sample 2: predicted dog (0.98), true dog'
     """
-    if not -len(report) <= index < len(report):
-        raise IndexError(f"index must be one of {len(report)} samples, however it is {index}")
+    index = position(report, index)
     contributions = report.contributions[index].double()  # (E, C)
     if report.task == "classification":
         contributions = contributions - contributions.mean(1, keepdim=True)

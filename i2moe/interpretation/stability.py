@@ -144,7 +144,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
     reports = list(reports)
     if len(reports) < 2:
         raise ValueError(f"stability must have at least two reports, however it has {len(reports)}")
-    for index, report in enumerate(reports[1:], start=1):
+    for index, report in enumerate(reports):
         check_same_samples(reports[0], report, index)
 
     pairs = tuple(combinations(range(len(reports)), 2))

@@ -106,7 +106,7 @@ class InteractionSupervision:
             target, marginal_target = target
         n_samples = out.prediction.shape[0]
         _check_target("target", target, (n_samples,), "(B, ...)")
-        if self.criterion in _BY_ELEMENT or isinstance(self.criterion, _BY_ELEMENT_MODULES):
+        if self._function in _BY_ELEMENT or isinstance(self._function, _BY_ELEMENT_MODULES):
             _check_values(target, out.prediction)
         if self._is_cross_entropy:
             _check_labels(target, out.prediction)
@@ -137,8 +137,12 @@ class InteractionSupervision:
         return total
 
     @property
+    def _function(self) -> Callable[..., Tensor]:
+        return self.criterion.func if isinstance(self.criterion, functools.partial) else self.criterion
+
+    @property
     def _is_cross_entropy(self) -> bool:
-        return self.criterion is F.cross_entropy or isinstance(self.criterion, nn.CrossEntropyLoss)
+        return self._function is F.cross_entropy or isinstance(self._function, nn.CrossEntropyLoss)
 
     def _mean_loss(self, predictions: Tensor, target: Any, *, of_each: bool = False) -> Tensor:
         """Average the losses of predictions (B, X, k, ...) over X and k.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Self, cast
 
 import torch
@@ -27,6 +28,18 @@ from i2moe.moe import InteractionMoE, InteractionOutput
 __all__ = ["MMoE"]
 
 
+def _as_objective(objective: Any) -> Objective:
+    if isinstance(objective, Integral):
+        return Classification(int(objective))
+    if isinstance(objective, type) or not hasattr(objective, "check_target"):
+        raise TypeError(
+            "objective must be the number of classes, Classification(n_classes) or Regression(n_outputs), however it "
+            f"is {objective!r}"
+        )
+    found: Objective = objective
+    return found
+
+
 class MMoE(Parts):
     r"""Categorize samples by their interaction, train an expert for each category, and route between them.
 
@@ -38,8 +51,8 @@ class MMoE(Parts):
     With router weights $w$ and experts' predictions $p_k$, the default aggregation is $p(x) = \sum_k w_k(x)\, p_k(x)$.
 
     `fit` does all of it. Calling the model is differentiable, and its parts are usable one by one, for a loop of your
-    own: `categorize`, `i2moe.mmoe.cross_predict`, `focal_loss`, `train_router`, the aggregations. Wherever tensors are
-    taken, arrays of numpy and series and data frames of pandas are taken too.
+    own: `categorize`, `i2moe.mmoe.cross_predict`, `focal_loss`, `train_router`, the aggregations. The model's methods
+    take arrays of numpy and series and data frames of pandas too.
 
     Source: Yu et al., MMoE: Enhancing Multimodal Models with Mixtures of Multimodal Interaction Experts, EMNLP 2024.
     Here for any number of modalities, any architecture, and with categories from predictions on held-out folds.
@@ -107,11 +120,10 @@ class MMoE(Parts):
         category_names: Sequence[str] | None = None,
     ) -> None:
         names = check_modality_names(n_modalities, modality_names)
-        objective = Classification(objective) if isinstance(objective, int) else objective
         categories = interaction_names(names)
         if category_names is not None:
             categories = check_names("category_names", category_names, max(len(category_names), 2))
-        factories = Factories(objective, categories, baseline, tuple(unimodal or ()), experts, router)
+        factories = Factories(_as_objective(objective), categories, baseline, tuple(unimodal or ()), experts, router)
         super().__init__(check_factories(factories, n_modalities), names, categorizer)
         self.aggregation: Aggregation = as_aggregation(aggregation)
 
@@ -212,9 +224,11 @@ class MMoE(Parts):
         if not bool(self.fitted):
             raise ValueError("an MMoE must be fitted first, however it is not; call fit, or load a fitted state_dict")
         bound = self.bind((modalities,))
+        training = self.training
         self.eval()
         with torch.no_grad():
             outputs = [self(batch) for batch in in_batches(bound, batch_size)]
+            self.train(training)
             predictions = torch.cat([output.expert_predictions for output in outputs])
             return self._output(predictions, torch.cat([output.weights for output in outputs]))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_shape
 from i2moe._common.lazy import sizes_parameters
-from i2moe._common.means import joined_processes, scaled_to_all, weighted_sum
+from i2moe._common.means import ProcessGroupAttribute, joined_processes, scaled_to_all, weighted_sum
 from i2moe._common.modalities import Modality, leaves
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
@@ -111,7 +110,7 @@ class InteractionMoE(nn.Module):
     accepts_loss_kwargs = False
     """For the Hugging Face Trainer, which takes `**kwargs` for a loss that is divided already."""
 
-    process_group: dist.ProcessGroup | None = None
+    process_group = ProcessGroupAttribute()
     """The processes whose rows are one batch in training; None for all, where torch.distributed is in use."""
 
     modality_names: tuple[str, ...]
@@ -348,7 +347,7 @@ def _with_defaults(reweighter: Any, perturbation: Any, fill: Any) -> tuple[Any, 
 def _check_widths(n_modalities: int, feature_dims: Sequence[int] | None, *, needed: bool) -> None:
     if feature_dims is None:
         return
-    if not isinstance(feature_dims, Sequence) or len(feature_dims) != n_modalities:
+    if not hasattr(feature_dims, "__len__") or len(feature_dims) != n_modalities:
         raise ValueError(
             f"feature_dims must give one width for each of {n_modalities} modalities, however it is {feature_dims}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.modalities import Modality, map_leaves
@@ -99,7 +100,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         execution=bank.execution,
         checkpoint=bank.checkpoint,
     )
-    smaller.fill = model.fill
+    smaller.fill, smaller.process_group = model.fill, model.process_group
     return smaller.train(model.training)
 
 
@@ -135,7 +136,8 @@ class TopExperts(nn.Module):
                 "predictions; use prune"
             )
         n_experts = len(model.expert_names)
-        if not 1 <= k <= n_experts:
+        check_at_least_one(k=k)
+        if k > n_experts:
             raise ValueError(f"k must lie between 1 and the number of experts {n_experts}, however it is {k}")
         self.model = model
         self.k = k

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
@@ -131,7 +131,7 @@ def checked_labels(labels: Values, name: str) -> Tensor:
 
 def checked_counts(n_clusters: int | Sequence[int], n_samples: int) -> tuple[int, ...]:
     """Numbers of clusters that this many samples allow."""
-    counts = (n_clusters,) if isinstance(n_clusters, int) else tuple(n_clusters)
+    counts = tuple(n_clusters) if isinstance(n_clusters, Iterable) else (n_clusters,)
     if not counts or not all(2 <= count <= n_samples for count in counts):
         raise ValueError(
             f"`n_clusters` must be numbers in 2..n, however: {counts} for {n_samples} samples; "

@@ -21,7 +21,8 @@ class Batches:
     Args:
         modalities: M tensors or arrays (N, ...), or a dict of such by the names of the model's arguments.
         target: (N, ...), or the `SoftTargets` of a `Teacher`, or a tuple or dict of such.
-        batch_size: samples in a batch; the last one may have fewer.
+        batch_size: samples in a batch. The last one may have fewer, or one more: a sample alone is no batch for a
+            BatchNorm.
         seed: of the orders.
         shuffle: False for the same order each time, as reports need it.
 
@@ -33,7 +34,7 @@ class Batches:
     Example:
         >>> batches = Batches((torch.randn(5, 8), torch.randn(5, 4)), torch.arange(5), batch_size=2, seed=0)
         >>> [len(target) for modalities, target in batches]
-        [2, 2, 1]
+        [2, 3]
     """
 
     def __init__(
@@ -68,10 +69,11 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        n = self.n_samples
+        n, size = self.n_samples, self.batch_size
         order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
-        for rows in order.split(self.batch_size):
+        for rows in order.tensor_split(tuple(range(size, size * len(self), size))):
             yield map_leaves(lambda x, rows=rows: x[rows], (self.modalities, self.target))
 
     def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
+        n_full, n_left = divmod(self.n_samples, self.batch_size)
+        return max(n_full + (n_left > 1), 1)

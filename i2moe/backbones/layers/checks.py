@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ __all__ = ["check_heads", "check_inputs", "per_modality", "widths"]
 
 def widths(feature_dims: Sequence[int]) -> tuple[int, ...]:
     """The width of each modality, as a checked tuple."""
-    if isinstance(feature_dims, int):
+    if isinstance(feature_dims, Integral):
         raise TypeError(
             f"feature_dims must hold one width per modality, however it is the number {feature_dims}; "
             f"write feature_dims=({feature_dims}, {feature_dims}) for two modalities of that width"
@@ -29,7 +30,7 @@ def widths(feature_dims: Sequence[int]) -> tuple[int, ...]:
 
 def per_modality(n_tokens: int | Sequence[int], n_modalities: int) -> tuple[int, ...]:
     """One number of tokens per modality; a single number holds for all of them."""
-    counts = (n_tokens,) * n_modalities if isinstance(n_tokens, int) else tuple(n_tokens)
+    counts = tuple(n_tokens) if isinstance(n_tokens, Iterable) else (n_tokens,) * n_modalities
     if len(counts) != n_modalities or min(counts) < 1:
         raise ValueError(
             f"n_tokens must be positive, one number or one per modality, however it is {n_tokens} for "

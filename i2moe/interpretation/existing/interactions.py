@@ -16,7 +16,7 @@ from i2moe.interpretation.existing.calling import Form, Predictor, Returns, func
 from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
-from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
+from i2moe.interpretation.observation.batches import check_batches, in_batch, noted, split_batch
 from i2moe.interpretation.observation.observe import checksum, device_of, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.record import dropped_subsets
@@ -226,16 +226,12 @@ def _predict(
     source: str, index: int, predict: Predictor, held: Any, target: Tensor
 ) -> tuple[list[Any], Tensor, Tensor]:
     """Return the M modalities of a batch, the prediction from all of them (B, C), and the checked target."""
-    try:
-        with in_batch(index, source):
-            modalities = predict.form.split(held)
-            _check_rows(predict.form.names, modalities, len(target) if target.ndim else 0)
-            predicted = predict(modalities)
-            outputs = raw_outputs(predict.task, predicted)
-            return modalities, predicted, check_target(predict.task, target.cpu(), outputs.shape, outputs.dtype)
-    except Exception as error:
-        error.add_note(f"in batch {index} of {source}, which must yield (modalities, target)")
-        raise
+    with noted(index, source), in_batch(index, source):
+        modalities = predict.form.split(held)
+        _check_rows(predict.form.names, modalities, len(target) if target.ndim else 0)
+        predicted = predict(modalities)
+        outputs = raw_outputs(predict.task, predicted)
+        return modalities, predicted, check_target(predict.task, target.cpu(), outputs.shape, outputs.dtype)
 
 
 def _check_rows(names: Sequence[str], modalities: Sequence[Any], n_samples: int) -> None:

@@ -134,35 +134,36 @@ class WeightMonitor:
         """
         if not self._sums:
             raise RuntimeError("a monitor must have seen weights, however it was not called; call it with each output")
-        mean, square, largest, entropy = (torch.stack(self._sums).cpu().double().sum(0) / self._n_samples).tolist()
+        sums, n_samples = self._sums, self._n_samples
+        self._sums, self._n_samples = [], 0
+        mean, square, largest, entropy = (torch.stack(sums).cpu().double().sum(0) / n_samples).tolist()
         spread = max(max(s - m * m, 0.0) ** 0.5 for s, m in zip(square, mean, strict=True))
         if not all(math.isfinite(value) for value in mean):
             raise ValueError(
                 "weights must be finite, however some of the last ones were NaN or infinite; look for NaN in the "
                 "inputs, or for a diverged training"
             )
-        found = self._find(mean, largest, spread)
+        found = self._find(mean, largest, spread if n_samples > 1 else None)
         health = WeightHealth(
-            self._n_samples,
+            n_samples,
             dict(zip(self.expert_names, mean, strict=True)),
             dict(zip(self.expert_names, largest, strict=True)),
             entropy[0],
             spread,
             tuple(found.values()),
         )
-        self._sums, self._n_samples = [], 0
         self._in_a_row = {kind: self._in_a_row.get(kind, 0) + 1 for kind in found}
         for kind, sentence in found.items():
             if self._in_a_row[kind] == self.patience:
                 warnings.warn(sentence, stacklevel=2)
         return health
 
-    def _find(self, mean: list[float], largest: list[float], spread: float) -> dict[str, str]:
+    def _find(self, mean: list[float], largest: list[float], spread: float | None) -> dict[str, str]:
         """What is suspicious: kind -> sentence."""
         if len(mean) == 1:
             return {}
         names = self.expert_names
         unused = find_unused(names, mean, [share > 0 for share in largest], self.unused_below)
         collapsed = find_collapsed(names, mean, self.collapsed_above)
-        constant = find_constant(spread, self.constant_below) if self._n_samples > 1 else {}
+        constant = {} if spread is None else find_constant(spread, self.constant_below)
         return {**unused, **collapsed, **constant}

@@ -19,7 +19,16 @@ from i2moe.interpretation.report.measures.faithfulness import score_drops
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.perturbations import Perturbation
 
-__all__ = ["BatchReader", "check_batch", "check_batches", "checked_rows", "in_batch", "marginal_rows", "split_batch"]
+__all__ = [
+    "BatchReader",
+    "check_batch",
+    "check_batches",
+    "checked_rows",
+    "in_batch",
+    "marginal_rows",
+    "noted",
+    "split_batch",
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class BatchReader:
         """Return the rows of batch number `index`, on the CPU."""
         with in_batch(index):
             modalities, target = split_batch(batch)
-        with _noted(index):
+        with noted(index):
             inputs = move(modalities, self.device, arrays=True)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with in_batch(index):
@@ -60,7 +69,7 @@ class BatchReader:
             rows["target"] = check_target(
                 self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
             )
-        with _noted(index):
+        with noted(index):
             rows["checksums"] = checksum(inputs, len(target))
             if seen.available is not None:
                 rows["available"] = seen.available.cpu()
@@ -178,10 +187,10 @@ def in_batch(index: int, source: str = "data") -> Iterator[None]:
 
 
 @contextmanager
-def _noted(index: int) -> Iterator[None]:
+def noted(index: int, source: str = "data") -> Iterator[None]:
     """Note the batch on errors of the model, whose type and message are not ours to change."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"in batch {index} of data, which must yield (modalities, target)")
+        error.add_note(f"in batch {index} of {source}, which must yield (modalities, target)")
         raise

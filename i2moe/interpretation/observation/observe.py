@@ -32,6 +32,7 @@ __all__ = [
     "move",
     "observe",
     "preserve_state",
+    "seeded",
     "task_of",
     "unwrap",
 ]
@@ -125,27 +126,29 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
+    """Draw torch's random numbers from a seed, then put its random state back."""
+    on_cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def preserve_state(
     model: nn.Module, device: torch.device | None, generators: Iterable[torch.Generator], seed: int
 ) -> Iterator[None]:
     """Evaluate without gradient on a seeded random state, then put back modes, buffers and random states."""
     modes = [(module, module.training) for module in model.modules()]
     states = [(generator, generator.get_state()) for generator in generators]
-    on_cuda = device is not None and device.type == "cuda"
     # no_grad, not inference_mode: a tensor that a module keeps (a cached mask) must stay usable in training.
     # Eager, as compiled modules may ignore the hook that observes them; asking for it imports the compiler (seconds),
     # so only where it has been imported already.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with (
-        torch.random.fork_rng(devices=[device] if on_cuda else []),
-        torch.no_grad(),
-        eager,
-        borrowed_buffers(model),
-    ):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with seeded(seed, device), torch.no_grad(), eager, borrowed_buffers(model):
         try:
             model.eval()
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,7 +13,7 @@ from i2moe._common.tasks import Task, check_target, check_task
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.losses import Interaction
 
-__all__ = ["ReportRecord", "dropped_subsets"]
+__all__ = ["ReportRecord", "dropped_subsets", "position"]
 
 _MAY_BE_NONE = frozenset(
     {
@@ -144,3 +145,15 @@ def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if not right:
         kind = "bool" if name == "available" else "floating-point"
         raise ValueError(f"{name} must be {kind}, however it is {tensor.dtype}")
+
+
+def position(report: ReportRecord, index: int) -> int:
+    """Return a sample's position, counted from the start.
+
+    Raises:
+        IndexError: if there is no such sample.
+    """
+    index = operator.index(index)
+    if not -len(report) <= index < len(report):
+        raise IndexError(f"index must be one of {len(report)} samples, however it is {index}")
+    return index % len(report)

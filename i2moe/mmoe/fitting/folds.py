@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_at_least_one
 from i2moe._common.modalities import Modality
 from i2moe.mmoe.parts.predictors import Predictor, predict
 from i2moe.mmoe.parts.training import OnEpoch, Training, select
@@ -44,8 +45,10 @@ def cross_predict(
         The predictor, and predictions (N, C).
 
     Raises:
+        TypeError: if the number of folds is no integer.
         ValueError: if there are fewer samples or groups than folds.
     """
+    check_at_least_one(n_folds=n_folds)
     folds = _folds(len(target), n_folds, groups, generator)
     held_out = None
     for k in range(n_folds if n_folds > 1 else 0):

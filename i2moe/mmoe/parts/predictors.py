@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.modalities import BackboneOutput, Modality, leaves
+from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
 from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
 
@@ -82,8 +82,7 @@ class ModulePredictor(Predictor):
         return loss if output.aux_loss is None else loss + 0.01 * output.aux_loss
 
     def _run(self, modalities: tuple[Modality, ...]) -> BackboneOutput:
-        output = self.module(*modalities)
-        return output if isinstance(output, BackboneOutput) else BackboneOutput(output)
+        return as_backbone_output(self.module(*modalities), f"a {type(self.module).__name__}")
 
 
 class EstimatorPredictor(Predictor):

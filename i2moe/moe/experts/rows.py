@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
+from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves, map_leaves
 from i2moe.perturbations import Views
 
 __all__ = ["check_output", "join", "mean_aux_loss", "shapes_of", "split_last", "split_views", "stack_views"]
@@ -62,15 +62,7 @@ def check_output(name: str, output: object, n_rows: int) -> BackboneOutput:
         TypeError: if it is neither a tensor nor a `BackboneOutput` of tensors.
         ValueError: if a shape is wrong.
     """
-    if isinstance(output, Tensor):
-        output = BackboneOutput(output)
-    elif isinstance(getattr(output, "logits", None), Tensor):  # as models of Hugging Face return them
-        output = BackboneOutput(output.logits)  # type: ignore[attr-defined]
-    if not isinstance(output, BackboneOutput) or not isinstance(output.prediction, Tensor):
-        raise TypeError(
-            f"a backbone must return a tensor or a BackboneOutput, however expert {name!r} returned a "
-            f"{type(output).__name__}; wrap several results as BackboneOutput(prediction, aux_loss, latent)"
-        )
+    output = as_backbone_output(output, f"expert {name!r}")
     for what, tensor in (("prediction", output.prediction), ("latent", output.latent)):
         if tensor is not None and (tensor.ndim == 0 or tensor.shape[0] != n_rows):
             raise ValueError(

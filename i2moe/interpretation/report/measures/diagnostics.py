@@ -13,7 +13,7 @@ from i2moe._common.tasks import Task, decide, distances, is_correct, probabiliti
 from i2moe.interpretation.report.measures.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
 from i2moe.interpretation.report.measures.quality import Quality, quality
 from i2moe.interpretation.report.record import ReportRecord
-from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics, group_statistics
+from i2moe.interpretation.statistics import WeightStatistics, group_statistics
 from i2moe.moe.weights.shares import columns, interaction_shares
 
 __all__ = ["Diagnostics", "group_by_availability"]
@@ -49,12 +49,6 @@ class Diagnostics(ReportRecord):
         """(N,), how much better the score is than without any modality, by the mean of the targets alone."""
         prior = prior_outputs(self.task, self.target, self.prediction.shape[1])
         return self.score - score(self.task, prior.expand_as(self.prediction), self.target)
-
-    @cached_property
-    def is_above_chance(self) -> bool:
-        """Whether the mean gain is positive by more than two of its standard errors."""
-        error = self.gain.std(correction=0) / max(1, len(self) - 1) ** 0.5
-        return bool(self.gain.mean() > 2 * error)
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -202,7 +196,7 @@ class Diagnostics(ReportRecord):
         To compare with the mean weights: `i2moe.interpretation.report.measures.faithfulness.behavior_bounds`. NaN where
         faithfulness was not measured, of fewer than 20 samples, and where predictions are not above chance.
         """
-        if self.sufficiency is None or len(self) < FEW_SAMPLES or not self.is_above_chance:
+        if self.sufficiency is None or not self.quality.better_than_chance:
             unknown = torch.full((len(self.expert_names),), torch.nan, dtype=torch.float64)
             return unknown, unknown
         return behavior_bounds(self.gain, self.sufficiency, self.interactions)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import Tensor
 
 from i2moe._common.tasks import decide, probabilities
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
-from i2moe.interpretation.report.record import dropped_subsets
+from i2moe.interpretation.report.record import dropped_subsets, position
 from i2moe.losses import Interaction
 
 __all__ = ["in_words", "meaning", "sample"]
@@ -38,10 +36,7 @@ def sample(report: Diagnostics, index: int) -> str:
         alike (redundancy), 30% on what text alone says (uniqueness/text), 10% on what image alone says
         (uniqueness/image).
     """
-    index = operator.index(index)
-    if not -len(report) <= index < len(report):
-        raise IndexError(f"index must be one of {len(report)} samples, however it is {index}")
-    index %= len(report)
+    index = position(report, index)
     sentences = [
         f"Sample {index}: the model predicts {in_words(report, report.prediction[index])}, {_truth(report, index)}.",
         f"{_weights(report, index)}.",

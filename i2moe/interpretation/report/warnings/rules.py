@@ -139,7 +139,7 @@ def find_constant(spread: float, below: float) -> dict[str, str]:
 
 
 def _find_chance(report: Diagnostics) -> list[str]:
-    if len(report) < FEW_SAMPLES or report.is_above_chance:
+    if report.quality.better_than_chance is not False:
         return []
     return ["the predictions are no better than without any modality: there is nothing to interpret"]
 
