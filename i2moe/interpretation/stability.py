@@ -12,7 +12,7 @@ from torch import Tensor
 
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.measures.comparison import check_same_samples
-from i2moe.interpretation.report.text.columns import table
+from i2moe.interpretation.report.text.columns import number, table
 from i2moe.interpretation.statistics import correlation, plain
 
 __all__ = ["Stability", "stability"]
@@ -106,7 +106,7 @@ class Stability:
             f"{self.distances.max():.3f}; up to 0.1 stable, above 0.2 unstable)\n\n"
         ) + table(
             ["expert", "correlation", "lowest", "global weight", "spread"],
-            [[name, *("-" if value.isnan() else f"{value:.3f}" for value in values)] for name, *values in rows],
+            [[name, *map(number, values)] for name, *values in rows],
         )
 
     def to_dict(self) -> dict[str, Any]:

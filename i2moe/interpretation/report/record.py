@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 
 import torch
@@ -14,18 +14,6 @@ from i2moe.interpretation.statistics import check_confidence
 from i2moe.losses import Interaction
 
 __all__ = ["ReportRecord", "dropped_subsets", "position"]
-
-_MAY_BE_NONE = frozenset(
-    {
-        "comprehensiveness",
-        "sufficiency",
-        "available",
-        "marginals",
-        "weight_spread",
-        "predictions_without",
-        "predictions_retrained",
-    }
-)
 
 
 def dropped_subsets(n_modalities: int) -> tuple[tuple[int, ...], ...]:
@@ -124,8 +112,9 @@ class ReportRecord:
             "predictions_without": (n, len(dropped_subsets(m)), c),
             "predictions_retrained": (n, len(dropped_subsets(m)), c),
         }
+        may_be_none = {field.name for field in fields(ReportRecord) if str(field.type).endswith("| None")}
         for name, shape in shapes.items():
-            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+            if getattr(self, name) is not None or name not in may_be_none:
                 _check_tensor(name, getattr(self, name), shape)
         check_target(self.task, self.target, self.prediction.shape)
 

@@ -84,9 +84,11 @@ def _predictor_stage(
 
 def _categories_stage(parts: Parts, data: TrainingData) -> Stage:
     def run(on_epoch: OnEpoch, generator: torch.Generator) -> dict[str, Any]:
-        categories = _categorize(parts, data) if data.categories is None else data.categories
-        check_categories(categories, len(data.target), parts.expert_names)
-        check_some_unambiguous(categories)
+        categories = data.categories
+        if categories is None:
+            categories = _categorize(parts, data)
+            check_categories(categories, len(data.target), parts.expert_names)
+            check_some_unambiguous(categories)
         install(categories)
         return dict(vars(categories))
 

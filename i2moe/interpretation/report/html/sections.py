@@ -13,13 +13,13 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
 from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.measures.quality import Quality, chance
+from i2moe.interpretation.report.text.columns import MOST_ROWS
 from i2moe.interpretation.report.text.samples import meaning
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
 __all__ = ["asked", "headline", "how_good", "how_sure", "what_drives", "without_a_modality", "words"]
 
-_MOST_ROWS = 30
 _SCORE = {
     "classification": ("accuracy", "the share of samples whose class is predicted right"),
     "multilabel": ("share of labels right", "of the labels of all samples, how many are predicted right"),
@@ -86,15 +86,15 @@ def what_drives(report: Diagnostics) -> str:
         [name, f"{overall.mean[e]:.1%}", _interval(overall, e), f"{overall.std[e]:.1%}"] for e, name in enumerate(names)
     ]
     classes = sorted(report.per_class.items(), key=lambda item: -item[1].n_samples)
-    n_more = len(classes) - _MOST_ROWS
+    n_more = len(classes) - MOST_ROWS
     kind = "label" if report.task == "multilabel" else "class"
     by_class = [
         f"<h3>By {kind}</h3>",
         paragraph(f"The same for the samples of each true {kind}."),
-        _chart(dict(classes[:_MOST_ROWS]), report),
+        _chart(dict(classes[:MOST_ROWS]), report),
         paragraph(f"{n_more} smaller ones are left out.", "note") if n_more > 0 else "",
     ]
-    available = dict(list(report.by_availability.items())[:_MOST_ROWS])
+    available = dict(list(report.by_availability.items())[:MOST_ROWS])
     outcome = "Lower and higher error" if report.task == "regression" else "Right and wrong predictions"
     return section(
         "drives",
@@ -130,7 +130,7 @@ def without_a_modality(report: Diagnostics) -> str:
     if report.predictions_without is None:
         return ""
     name, _ = _SCORE[report.task]
-    costs = list(cost_of_dropping(report).items())[:_MOST_ROWS]
+    costs = list(cost_of_dropping(report).items())[:MOST_ROWS]
     rows = [
         Bar(f"without {subset.replace('+', ' and ')}", cost.cost, cost.low, cost.high, _points(report, cost.cost))
         for subset, cost in costs
@@ -153,7 +153,7 @@ def without_a_modality(report: Diagnostics) -> str:
         header += ["trained anew falls by", f"{report.confidence:.0%} interval"]
         anew = "what one loses that is trained without the modality stands beside it (trained anew)."
     how = "Predictions are made as said at the top" if report.basis else "This model is asked to do without"
-    pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
+    pairs = list(pair_interactions(report).values())[:MOST_ROWS]
     return section(
         "without",
         "What happens when a modality is missing?",

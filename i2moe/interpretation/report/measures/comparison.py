@@ -11,7 +11,7 @@ from torch import Tensor
 from i2moe._common.tasks import difference_bounds, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import Quality, points
-from i2moe.interpretation.report.text.columns import table
+from i2moe.interpretation.report.text.columns import number, table
 from i2moe.interpretation.statistics import mean_interval, plain, rank_correlation
 
 __all__ = ["Comparison", "check_same_samples", "compare"]
@@ -77,7 +77,7 @@ class Comparison:
             f"{self.distance:.3f} of 1\n\n"
         ) + table(
             ["expert", "weight", "other's", "rank correlation"],
-            [[name, *("-" if value.isnan() else f"{value:.3f}" for value in values)] for name, *values in rows],
+            [[name, *map(number, values)] for name, *values in rows],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-__all__ = ["interval", "number", "table"]
+__all__ = ["MOST_ROWS", "interval", "number", "table"]
+
+MOST_ROWS = 30
+"""Rows that a table shows at most; it says how many more there are."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

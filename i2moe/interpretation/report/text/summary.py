@@ -12,13 +12,11 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics, group_
 from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
 from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.record import dropped_subsets
-from i2moe.interpretation.report.text.columns import interval, number, table
+from i2moe.interpretation.report.text.columns import MOST_ROWS, interval, number, table
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
 __all__ = ["summary"]
-
-_MOST_ROWS = 30
 
 
 def summary(report: Diagnostics) -> str:
@@ -99,11 +97,11 @@ def _largest(report: Diagnostics) -> Tensor:
 def _groups(report: Diagnostics) -> str:
     """Mean weights by outcome and by class; the largest classes only where there are many."""
     classes = list(report.per_class.items())
-    if len(classes) > _MOST_ROWS:
+    if len(classes) > MOST_ROWS:
         classes.sort(key=lambda item: -item[1].n_samples)
     header = ["mean weight", "samples", *report.expert_names]
-    text = table(header, [_group_row(*item) for item in (*report.by_outcome.items(), *classes[:_MOST_ROWS])])
-    n_more = len(classes) - _MOST_ROWS
+    text = table(header, [_group_row(*item) for item in (*report.by_outcome.items(), *classes[:MOST_ROWS])])
+    n_more = len(classes) - MOST_ROWS
     return text if n_more <= 0 else f"{text}\n... and {n_more} smaller classes: see per_class"
 
 
@@ -134,14 +132,14 @@ def _alone(report: Diagnostics) -> str:
 def _dropping(report: Diagnostics) -> str:
     """What dropping modalities costs, and which pairs of them are redundant or synergistic."""
     found = cost_of_dropping(report)
-    costs = list(found.items())[:_MOST_ROWS]
+    costs = list(found.items())[:MOST_ROWS]
     header = ["without", "samples", score_name[report.task], "falls by", f"{report.confidence:.0%} interval"]
     rows = [[name, str(cost.n_samples), number(cost.score), *_fall(cost)] for name, cost in costs]
     if report.predictions_retrained is not None:
         header += ["trained anew", f"{report.confidence:.0%} interval"]
         rows = [[*row, *_fall(cost.retrained)] for row, (_, cost) in zip(rows, costs, strict=True)]
     text = table(header, rows) + "".join(f"\n{note}" for note in _left_out(report, found))
-    pairs = list(pair_interactions(report).values())[:_MOST_ROWS]
+    pairs = list(pair_interactions(report).values())[:MOST_ROWS]
     return "\n\n".join([text, *(["\n".join(pair.sentence() for pair in pairs)] if pairs else [])])
 
 
@@ -171,9 +169,9 @@ def _availability(report: Diagnostics, available: Tensor) -> str:
     header = ["available", "samples", "squared error" if regression else "correct", *report.expert_names]
     rows = [
         [name, _size(group), number(quality[names.index(name)] / group.n_samples), *map(number, group.mean)]
-        for name, group in patterns[:_MOST_ROWS]
+        for name, group in patterns[:MOST_ROWS]
     ]
-    n_more = len(patterns) - _MOST_ROWS
+    n_more = len(patterns) - MOST_ROWS
     return table(header, rows) + (f"\n... and {n_more} rarer patterns: see by_availability" if n_more > 0 else "")
 
 
