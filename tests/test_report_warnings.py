@@ -230,3 +230,34 @@ class TestBehavior:
         assert report.gain.abs().max() < 1e-5
         assert report.quality.better_than_chance is False
         assert report.behavior[0].isnan().all()
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize(("share", "n_without", "warned"), [(0.9, 100, True), (0.52, 100, False), (0.9, 10, False)])
+def test_predictions_that_are_off_where_a_modality_is_missing(
+    task: Any, share: float, n_without: int, warned: bool
+) -> None:
+    """The model says one half of all samples; without text, the target is 1 for a share of them."""
+    n = 300
+    without = torch.arange(n) < n_without
+    is_one = torch.where(without, torch.arange(n) < share * n_without, torch.arange(n) % 2 == 1)
+    n_outputs = 2 if task == "classification" else 1
+    half = torch.full((n, n_outputs), 0.5 if task == "regression" else 0.0)
+    report = replace(
+        InteractionReport.example(),
+        task=task,
+        output_names=tuple("ab"[:n_outputs]),
+        weights=torch.full((n, 4), 0.25),
+        expert_predictions=half.unsqueeze(1).expand(n, 4, n_outputs),
+        prediction=half,
+        target=is_one.long() if task == "classification" else is_one.float().unsqueeze(1),
+        available=torch.stack([torch.ones(n, dtype=torch.bool), ~without], dim=1),
+        comprehensiveness=None,
+        sufficiency=None,
+        checksums=torch.zeros(n),
+    )
+    found = [warning for warning in report.warnings() if "are off" in warning]
+    assert len(found) == warned
+    for warning in found:
+        assert "the 100 samples without text" in warning
+        assert "predicted at 0.50 on average, and is at 0.10 (" in warning or "is at 0.90 (" in warning

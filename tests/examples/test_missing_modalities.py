@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from examples.benchmarks import not_at_random
 from examples.datasets import find
 from examples.datasets._interface import MultimodalData
 from examples.missing_modalities import (
@@ -74,3 +75,14 @@ def test_the_tables_compare_split_by_split() -> None:
         gain = 0.1 * (list(WAYS).index(one) - list(WAYS).index(other))
         assert cells[f"{one} - {other}"] == f"{gain:.3f} ± 0.000"
     assert cells["zeros, no mask"] == "0.100 ± 0.141"
+
+
+def test_weights_of_patients_whose_modality_is_missing_for_a_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(not_at_random, "RATES", ((0.75, 0.05),))
+    not_at_random.main(not_at_random.Options(n_train=300, seeds=1, n_teachers=0))
+    as_it_is, flag, complete = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(flag[-5]) > float(as_it_is[-5]) > float(complete[-5])  # accuracy without laboratory
+    assert float(as_it_is[-3]) < min(float(flag[-3]), float(complete[-3]))  # weights right
+    assert float(as_it_is[-1]) > 0  # warned

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from i2moe._common.tasks import score_name
+import torch
+import torch.nn.functional as F
+
+from i2moe._common.tasks import probabilities, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.quality import points
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval
 
-__all__ = ["LITTLE", "find_miscalibrated", "find_uncarried", "find_worse_together"]
+__all__ = ["LITTLE", "find_miscalibrated", "find_off_where_missing", "find_uncarried", "find_worse_together"]
 
 LITTLE = 0.1
 """A mean weight, or a share of the model's behavior, that is too small to compare."""
@@ -62,6 +65,38 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
             "more samples"
         )
     ]
+
+
+def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
+    """Say without which modality the predictions are too high or too low on average, beyond chance.
+
+    So they are where it is missing for a reason that has to do with the target: the model cannot tell a modality that
+    is missing from one that it leaves out itself.
+    """
+    if report.available is None:
+        return []
+    predicted, actual = probabilities(report.task, report.prediction.double()), report.target
+    if report.task == "classification":
+        actual = F.one_hot(actual, predicted.shape[1])
+    actual = actual.double()
+    unit = actual.std(0) if report.task == "regression" else torch.ones(())
+    found = []
+    for name, there in zip(report.modality_names, report.available.unbind(1), strict=True):
+        if min(int(there.sum()), int((~there).sum())) < FEW_SAMPLES:
+            continue
+        error = ((predicted - actual) / unit)[~there]
+        off = error.mean(0).abs()
+        output = int(off.argmax())
+        if off[output] > max(above, 3 * float(error[:, output].std()) / len(error) ** 0.5):
+            found.append(
+                f"the predictions for the {len(error)} samples without {name} are off: {report.output_names[output]!r} "
+                f"is predicted at {predicted[~there, output].mean():.2f} on average, and is at "
+                f"{actual[~there, output].mean():.2f} (with {name} {predicted[there, output].mean():.2f} and "
+                f"{actual[there, output].mean():.2f}). It may be missing for a reason that has to do with the target: "
+                f"train on samples that have it, or tell the model by a feature of another modality that {name} is "
+                "missing"
+            )
+    return found
 
 
 def find_uncarried(report: Diagnostics, above: float) -> list[str]:

@@ -11,6 +11,7 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.warnings.marginal_rules import (
     LITTLE,
     find_miscalibrated,
+    find_off_where_missing,
     find_uncarried,
     find_worse_together,
 )
@@ -64,7 +65,9 @@ def report_warnings(
         homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
             weight are above. Then only a contradiction is warned of.
         miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
-            are right, if the calibration error of a modality alone exceeds by this what it would be by chance.
+            are right, if the calibration error of a modality alone exceeds by this what it would be by chance. Also
+            (all weights) the predictions for the samples without a modality are off, if their mean is by more than this
+            from the targets' mean: probability, or the target's deviations.
         uncarried_above: a mean weight above this contradicts the predictions from each modality alone. It is on the
             uniqueness of one that predicts no better than chance, or on redundancy where fewer than two predict better.
 
@@ -79,6 +82,7 @@ def report_warnings(
     found = _find_chance(report)
     found += find_worse_together(report)
     found += find_miscalibrated(report, miscalibrated_above)
+    found += find_off_where_missing(report, miscalibrated_above)
     found += find_uncarried(report, uncarried_above)
     if report.computed:
         # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
