@@ -124,6 +124,23 @@ def test_factors_minimize_the_loss(task: Task, shape: tuple[int, ...], options: 
         torch.testing.assert_close(after, center + (raw - center) * factor)
 
 
+@pytest.mark.parametrize("task", list(LOSSES))
+def test_a_sample_of_weight_two_counts_as_two(task: Task) -> None:
+    data = batches(task, missing=True)
+    model = make(task, modality_names=("x", "y"))
+    twice = [({k: v.repeat_interleave(2, 0) for k, v in x.items()}, y.repeat_interleave(2, 0)) for x, y in data[:1]]
+    expected = calibrate(copy.deepcopy(model), twice + data[1:])
+    weight = torch.cat([torch.full((N,), 2), torch.ones(N)])
+    torch.testing.assert_close(calibrate(model, data, sample_weight=weight), expected)
+    prior = cast("ComputedReweighter", model.reweighter).prior
+    torch.testing.assert_close(prior, prior_of(task, twice + data[1:]))
+
+
+def prior_of(task: Task, data: list[Any]) -> Tensor:
+    target = torch.cat([y for _, y in data])
+    return (F.one_hot(target, 3).double() if task == "classification" else target.double()).mean(0)
+
+
 def test_all_else_stays_as_it_was() -> None:
     model = make(fill="mean")
     data = batches("classification")
@@ -196,6 +213,11 @@ def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
             "in batch 0 of data: predictions must be finite",
         ),
         (lambda: calibrate(make("multilabel"), batches("regression")), ValueError, "must be 0 or 1"),
+        (
+            lambda: calibrate(make(), batches("classification"), sample_weight=torch.ones(N)),
+            ValueError,
+            "each of 80 samples, .* of shape .40,",
+        ),
     ],
 )
 def test_a_mistake_in_calibration_is_refused(run: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -338,11 +338,18 @@ def test_balanced_weights_find_more_of_a_rare_class() -> None:
     generator = np.random.default_rng(0)
     y = (np.arange(300) % 15 == 0).astype(int)
     Xs = [generator.normal(size=(300, 2)) + y[:, None], generator.normal(size=(300, 2))]
-    found = [
-        InteractionClassifier(**LEARNING, class_weight=weight).fit(Xs, y).predict(Xs)[y == 1].mean()
-        for weight in (None, "balanced")
-    ]
-    assert found[1] > found[0] + 0.2
+    plain, balanced = (InteractionClassifier(**LEARNING, class_weight=w).fit(Xs, y) for w in (None, "balanced"))
+    assert balanced.predict(Xs)[y == 1].mean() > plain.predict(Xs)[y == 1].mean() + 0.2
+    priors = [
+        float(found.model_.state_dict()["reweighter.prior"][1]) for found in (plain, balanced)
+    ]  # held out: 4 of 60
+    assert priors == pytest.approx([1 / 15, 0.5], abs=0.05)
+
+
+def test_a_report_of_several_values_says_that_they_are_standardized() -> None:
+    y = np.stack([1000 * A[:, 0], B[:, 0]], axis=1)
+    report = InteractionRegressor(**QUICK).fit([A, B], y).report([A, B], y)
+    assert report.output_names == ("0 (standardized)", "1 (standardized)")
 
 
 def test_held_out_samples_are_of_every_class() -> None:

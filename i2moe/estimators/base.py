@@ -24,6 +24,7 @@ from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.retraining import retraining
 from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, split, weighted
 from i2moe.interpretation import InteractionReport, explain
+from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.observe import checksum, device_of, move, seeded
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE
@@ -234,6 +235,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
         held_out_batches = [batch.for_training() for batch in held_out.batches()]
+        calibrate_on = list(held_out.for_reports())
         losses = fit(
             model,
             Shuffled(train, self.batch_size, drop),
@@ -243,10 +245,12 @@ class InteractionEstimator(BaseEstimator, ABC):
             optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
             patience=self.patience,
             min_delta=1e-3,
-            calibrate_on=[(inputs, target[0]) for inputs, target in held_out_batches],
+            calibrate_on=calibrate_on,
             call=call,
             after_epoch=after_epoch,
         )
+        if held_out.weight.ne(held_out.weight[0]).any():
+            calibrate(model, calibrate_on, call=call, sample_weight=held_out.weight)
         return model, losses
 
     def _make_model(self, train: Rows) -> InteractionMoE:

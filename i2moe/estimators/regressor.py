@@ -102,7 +102,8 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
         return lambda prediction, target: (prediction - target).square().mean(-1)
 
     def _output_names(self) -> list[str] | None:
-        return None
+        # Errors are means over the values, which have units of their own.
+        return None if self._n_outputs == 1 else [f"{i} (standardized)" for i in range(self._n_outputs)]
 
     def _in_units(self, outputs: np.ndarray) -> np.ndarray:
         values: np.ndarray = outputs * self.target_scale_ + self.target_mean_

@@ -33,7 +33,11 @@ _N_STEPS = 40
 
 
 def calibrate(
-    model: nn.Module, data: Iterable[Any], *, call: Callable[[nn.Module, Any], object] | None = None
+    model: nn.Module,
+    data: Iterable[Any],
+    *,
+    call: Callable[[nn.Module, Any], object] | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Scale the predictions of a model with computed weights so that they fit held-out data.
 
@@ -48,6 +52,7 @@ def calibrate(
         data: batches `(modalities, target)`, as for `explain`, that the model was not trained on: those of early
             stopping will do.
         call: how to call the model with the modalities of a batch, as for `explain`.
+        sample_weight: (N,), how much each sample counts, in the data's order, as it did in training; None for alike.
 
     Returns:
         (M + 1,), the factors, from 0.05 to 5: of each modality alone, and of several.
@@ -55,7 +60,7 @@ def calibrate(
     Raises:
         TypeError: if the model is no module, or the data are no batches.
         ValueError: if it has no computed weights, the data is empty, a batch or a target does not fit, or a prediction
-            is not finite. The message names the batch.
+            is not finite, of which the message names the batch; or if the samples' weights do not fit.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -88,14 +93,18 @@ def calibrate(
     if not rows:
         raise ValueError("data must yield at least one batch, however it is empty")
     outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    center = targets.mean(0) if reweighter.task == "regression" else 0
+    weight = _share_of_each(len(targets), sample_weight)
+    center = weight @ targets.double() if reweighter.task == "regression" else 0
     outputs, targets = outputs - center, targets - center
     scale = torch.stack(
-        [_best_scale(reweighter.task, outputs[there, i], targets[there]) for i, there in enumerate(present.unbind(1))]
+        [
+            _best_scale(reweighter.task, outputs[there, i], targets[there], weight[there])
+            for i, there in enumerate(present.unbind(1))
+        ]
     )
     reweighter.scale.resize_(len(scale)).copy_(scale)
     prior = one_hot(targets, outputs.shape[2]).double() if reweighter.task == "classification" else targets
-    reweighter.prior.resize_(outputs.shape[2]).copy_(prior.mean(0) + center)
+    reweighter.prior.resize_(outputs.shape[2]).copy_(weight @ prior.double() + center)
     return reweighter.scale.clone()
 
 
@@ -119,22 +128,34 @@ def _rows(
     return outputs, target, torch.cat((out.available, several), dim=1).cpu()
 
 
-def _best_scale(task: Task, outputs: Tensor, target: Tensor) -> Tensor:
+def _share_of_each(n: int, sample_weight: Tensor | None) -> Tensor:
+    """Return weights (N,) that sum to 1."""
+    weight = torch.ones(n) if sample_weight is None else torch.as_tensor(sample_weight).cpu()
+    weight = weight.double()
+    if weight.shape != (n,) or not weight.isfinite().all() or weight.min() < 0 or weight.sum() == 0:
+        raise ValueError(
+            f"sample_weight must hold a finite number for each of {n} samples, none negative and not all 0, however it "
+            f"is of shape {tuple(weight.shape)}"
+        )
+    return weight / weight.sum()
+
+
+def _best_scale(task: Task, outputs: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Find the factor at which the loss, convex in it, stops falling: bisection of its logarithm."""
     if not len(outputs):
         return outputs.new_ones(())
     low, high = torch.tensor(_RANGE, dtype=torch.float64).log()
     for _ in range(_N_STEPS):
         middle = (low + high) / 2
-        decreases = _slope(task, outputs, target, middle.exp()) < 0
+        decreases = weight @ _slopes(task, outputs, target, middle.exp()) < 0
         low, high = torch.where(decreases, middle, low), torch.where(decreases, high, middle)
     best: Tensor = ((low + high) / 2).exp()
     return best
 
 
-def _slope(task: Task, outputs: Tensor, target: Tensor, scale: Tensor) -> Tensor:
-    """Differentiate the loss of scaled outputs (n, C) by the factor."""
+def _slopes(task: Task, outputs: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+    """Differentiate the losses (n,) of scaled outputs (n, C) by the factor."""
     predicted = probabilities(task, outputs * scale)
     if task == "classification":
-        return ((outputs * predicted).sum(1) - outputs.gather(1, target.unsqueeze(1)).squeeze(1)).mean()
-    return (outputs * (predicted - target)).mean()
+        return (outputs * predicted).sum(1) - outputs.gather(1, target.unsqueeze(1)).squeeze(1)
+    return (outputs * (predicted - target)).mean(1)
