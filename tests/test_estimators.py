@@ -340,9 +340,7 @@ def test_balanced_weights_find_more_of_a_rare_class() -> None:
     Xs = [generator.normal(size=(300, 2)) + y[:, None], generator.normal(size=(300, 2))]
     plain, balanced = (InteractionClassifier(**LEARNING, class_weight=w).fit(Xs, y) for w in (None, "balanced"))
     assert balanced.predict(Xs)[y == 1].mean() > plain.predict(Xs)[y == 1].mean() + 0.2
-    priors = [
-        float(found.model_.state_dict()["reweighter.prior"][1]) for found in (plain, balanced)
-    ]  # held out: 4 of 60
+    priors = [float(found.model_.state_dict()["reweighter.prior"][1]) for found in (plain, balanced)]
     assert priors == pytest.approx([1 / 15, 0.5], abs=0.05)
 
 

@@ -93,7 +93,7 @@ def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
                 f"is predicted at {predicted[~there, output].mean():.2f} on average, and is at "
                 f"{actual[~there, output].mean():.2f} (with {name} {predicted[there, output].mean():.2f} and "
                 f"{actual[there, output].mean():.2f}). It may be missing for a reason that has to do with the target; "
-                "then weights of samples that have it are off too. Train on samples that have it, or tell the model by a "
+                "then weights of samples that have it are off. Train on samples that have it, or tell the model by a "
                 f"feature of another modality that {name} is missing"
             )
     return found
