@@ -119,7 +119,10 @@ def fit(
     if settings.computed:
         batches = (data.validation[rows] for rows in torch.arange(len(data.validation)).split(EVALUATION_BATCH))
         held_out = (((batch.modalities, batch.available), batch.targets) for batch in batches)
-        calibrate(learner, held_out, call=lambda model, inputs: model(inputs[0], available=inputs[1]))
+        weight = torch.tensor(settings.class_weights)[data.validation.targets] if settings.class_weights else None
+        calibrate(
+            learner, held_out, call=lambda model, inputs: model(inputs[0], available=inputs[1]), sample_weight=weight
+        )
     return progress
 
 

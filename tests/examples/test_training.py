@@ -188,6 +188,16 @@ def test_computed_weights_are_of_averaged_parameters_and_calibrated() -> None:
     assert reweighter.scale.shape == (3,)
 
 
+def test_computed_weights_are_calibrated_by_the_weights_of_the_classes() -> None:
+    learner, data = learner_of("i2moe-computed"), tiny_data()
+    weights = tuple(float(i + 1) for i in range(len(data.output_names)))
+    settings = replace(learner.settings, epochs=1, class_weights=weights)
+    fit(learner, data, settings, seed=0, accelerator=Accelerator(cpu=True))
+    (reweighter,) = (module for module in learner.modules() if isinstance(module, ComputedReweighter))
+    counts = data.validation.targets.bincount(minlength=len(weights)) * torch.tensor(weights)
+    torch.testing.assert_close(reweighter.prior, counts / counts.sum())
+
+
 def test_soft_targets_are_learned_in_place_of_targets() -> None:
     """Those that are sure of the labels give the same model as the labels, others another one."""
     data, settings = tiny_data(), METHODS["i2moe-computed"].settings(replace(SETTINGS, epochs=1))
