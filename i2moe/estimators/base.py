@@ -235,7 +235,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
         held_out_batches = [batch.for_training() for batch in held_out.batches()]
-        calibrate_on = list(held_out.for_reports())
+        calibrate_on = [(inputs, target[0]) for inputs, target in held_out_batches]
         losses = fit(
             model,
             Shuffled(train, self.batch_size, drop),

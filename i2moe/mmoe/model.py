@@ -21,7 +21,7 @@ from i2moe.mmoe.parts.factories import Factories, Router, check_factories
 from i2moe.mmoe.parts.objectives import Classification, Objective
 from i2moe.mmoe.parts.parts import Categorizer, Modalities, Parts
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.training import in_batches
+from i2moe.mmoe.parts.training import evaluating, in_batches
 from i2moe.mmoe.report import MMoEReport, make_report
 from i2moe.moe import InteractionMoE, InteractionOutput
 
@@ -224,11 +224,8 @@ class MMoE(Parts):
         if not bool(self.fitted):
             raise ValueError("an MMoE must be fitted first, however it is not; call fit, or load a fitted state_dict")
         bound = self.bind((modalities,))
-        training = self.training
-        self.eval()
-        with torch.no_grad():
+        with evaluating(self):
             outputs = [self(batch) for batch in in_batches(bound, batch_size)]
-            self.train(training)
             predictions = torch.cat([output.expert_predictions for output in outputs])
             return self._output(predictions, torch.cat([output.weights for output in outputs]))
 

@@ -136,9 +136,9 @@ class TopExperts(nn.Module):
                 "predictions; use prune"
             )
         n_experts = len(model.expert_names)
-        check_at_least_one(k=k)
-        if k > n_experts:
+        if not 1 <= k <= n_experts:
             raise ValueError(f"k must lie between 1 and the number of experts {n_experts}, however it is {k}")
+        check_at_least_one(k=k)
         self.model = model
         self.k = k
 

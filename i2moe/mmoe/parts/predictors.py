@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
 from i2moe.mmoe.parts.objectives import Objective
-from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
+from i2moe.mmoe.parts.training import OnEpoch, Training, evaluating, in_batches, n_samples_of, train
 
 __all__ = ["Expert", "Predictor", "as_predictor", "predict"]
 
@@ -193,11 +193,8 @@ def predict(predictor: Predictor, modalities: tuple[Modality, ...], name: str, *
         TypeError: if no tensor comes back.
         ValueError: if the predictions do not fit the task.
     """
-    training = predictor.training
-    predictor.eval()
-    with torch.no_grad():
+    with evaluating(predictor):
         batches = [predictor(batch) for batch in in_batches(modalities, batch_size)]
-    predictor.train(training)
     for batch in batches:
         if not isinstance(batch, Tensor):
             raise TypeError(f"{name} must return a tensor (B, C), however it returned a {type(batch).__name__}")
