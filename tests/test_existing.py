@@ -276,8 +276,8 @@ class TestDropping:
         assert list(report.cost_of_dropping()) == ["0", "1"]
         assert bare.predictions_without is bare.comprehensiveness is bare.sufficiency is None
         assert bare.weights.equal(report.weights)
-        assert "agreement" in report.summary()
-        assert "agreement" not in bare.summary()
+        assert "kept alone" in report.summary()
+        assert "kept alone" not in bare.summary()
 
     @pytest.mark.parametrize("marginals", ["fitted", "replaced", LogisticRegression(), "frames"])
     def test_of_three_it_is_what_the_model_makes_of_the_others(self, marginals: Any) -> None:

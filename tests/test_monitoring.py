@@ -235,5 +235,5 @@ class TestMetric:
         model = InteractionMoE(lambda: nn.Bilinear(4, 3, 2), 2, reweighter="computed").eval()
         metric, ((modalities, target), _) = InteractionMetric(model), self.batches()
         metric.update(model(*modalities), target)
-        with pytest.raises(ValueError, match="must be of the same samples in the same order"):
+        with pytest.raises(ValueError, match="must know their inputs to be compared"):
             stability([metric.report(), metric.report()])

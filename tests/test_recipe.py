@@ -145,6 +145,25 @@ def samples(n: int = 32) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tenso
     return (torch.randn(n, 3), torch.randn(n, 2)), torch.arange(n) % 2
 
 
+def test_targets_in_large_units_are_warned_of_before_the_work() -> None:
+    model = InteractionMoE(lambda: nn.Bilinear(3, 2, 1), 2, reweighter=ComputedReweighter("regression"))
+    supervise = InteractionSupervision(mse_loss)
+
+    def train(mean: float, deviation: float) -> None:
+        modalities, _ = samples()
+        batch = modalities, mean + deviation * torch.randn(32, 1)
+        fit(model, [batch], [batch], supervise, 1, after_epoch=lambda _: pytest.fail("it trained"))
+
+    for mean, deviation in ((0, 50), (50, 1)):
+        with (
+            pytest.warns(UserWarning, match=r"mean of about 0 .*; standardize them"),
+            pytest.raises(BaseException, match="it trained"),
+        ):
+            train(mean, deviation)
+    with pytest.raises(BaseException, match="it trained"):  # no warning, which would be an error
+        train(1, 2)
+
+
 def test_a_model_with_computed_weights_is_calibrated_on_held_out_data() -> None:
     supervise = InteractionSupervision(cross_entropy)
     held_out, others = ([samples(n)] for n in (40, 50))

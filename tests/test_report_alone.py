@@ -186,7 +186,7 @@ def made_up(n: int = 400, **changes: Any) -> InteractionReport:
         checksums=torch.arange(n).double(),
         marginals=marginals,
         predictions_without=marginals.flip(1),
-        computed=True,
+        prior=torch.full((2,), 0.5),
     )
     return replace(report, **changes)
 
@@ -331,7 +331,21 @@ class TestQuality:
         (warning,) = [w for w in too_sure.warnings() if "as sure as they are right" in w]
         assert "'image' 0.3" in warning
         assert not any("as sure as they are right" in w for w in report.warnings())
-        assert not any("as sure as they are right" in w for w in replace(too_sure, computed=False).warnings())
+        assert not any("as sure as they are right" in w for w in replace(too_sure, prior=None).warnings())
+
+    def test_predictions_of_other_class_frequencies_are_not_called_too_sure(self) -> None:
+        """A tenth of the samples are of class 1. The predictions are right where half are, and the prior says so."""
+        torch.manual_seed(0)
+        target = (torch.arange(4000) % 10 == 0).long()
+        shown = torch.rand(4000) < torch.where(target == 1, 0.9, 0.4)
+        posterior = torch.where(shown, 0.9 / 1.3, 0.1 / 0.7)  # of classes of equal size
+        sure = torch.stack([1 - posterior, posterior], dim=1).log()
+        known = {"prediction": sure, "marginals": torch.stack([sure, torch.zeros(4000, 2)], dim=1)}
+        report = made_up(4000, target=target, predictions_without=None, **known)
+        assert report.quality_alone["image"].calibration_error > 0.1  # type: ignore[operator]
+        assert not any("as sure as they are right" in w for w in report.warnings())
+        as_they_are = replace(report, prior=torch.tensor([0.9, 0.1]))
+        assert any("as sure as they are right" in w for w in as_they_are.warnings())
 
     def test_a_modality_of_noise_without_weight_is_not_called_too_sure(self) -> None:
         report, guess = made_up(), torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
@@ -356,9 +370,121 @@ def test_computed_weights_need_no_experts_that_differ() -> None:
     report = made_up()  # experts predict the same, synergy and text are never the largest
     report = replace(report, weights=report.weights * torch.tensor([1, 0, 0, 1]) / 0.8)
     assert report.warnings() == ()
-    learned = " ".join(replace(report, computed=False).warnings())
+    learned = " ".join(replace(report, prior=None).warnings())
     assert "'synergy' is unused" in learned
     assert "near identical" in learned
+
+
+class TestNearThePrior:
+    def test_predictions_near_it_are_found(self) -> None:
+        report = made_up()
+        near = torch.tensor([0, 5, 398])
+        prediction = report.prediction.clone()  # logits
+        prediction[near] = 0.01 * torch.randn(3, 2)
+        found = replace(report, prediction=prediction)
+        assert found.near_prior.nonzero().flatten().tolist() == near.tolist()
+        assert "near what is predicted from nothing" in found.sample(5)
+        assert "near what is predicted from nothing" not in found.sample(6)
+        assert "predictions near the prior 0.8%" in found.summary()
+
+    @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+    def test_samples_count_by_their_squared_distance_in_the_shares_of_variance(self, task: Task) -> None:
+        prediction, prior = torch.tensor([[0.0, 0.0], [2.0, -2.0], [-1.0, 1.0]]), torch.tensor([0.4, 0.6])
+        weights = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 0.5, 0, 0.5]])
+        report = replace(
+            made_up(3),
+            task=task,
+            prediction=prediction,
+            target=torch.tensor([0, 1, 0]) if task == "classification" else torch.zeros(3, 2),
+            weights=weights,
+            prior=prior,
+        )
+        values = {"classification": prediction.softmax(1), "multilabel": prediction.sigmoid(), "regression": prediction}
+        far = (values[task] - prior).square().sum(1)
+        expected = torch.stack([far[0], far[2] / 2, far[1], far[2] / 2]) / far.sum()
+        torch.testing.assert_close(report.variance_shares.float(), expected)
+        assert report.to_dict()["variance_shares"] == report.variance_shares.tolist()
+
+    def test_a_rare_class_is_warned_of(self) -> None:
+        """4% are of class 1, and the model is sure of each: most predictions are near the prior."""
+        target = (torch.arange(400) % 25 == 0).long()
+        sure = 8 * (nn.functional.one_hot(target, 2).float() - 0.5)
+        weights = torch.where(target.unsqueeze(1) == 1, torch.tensor([1.0, 0, 0, 0]), torch.tensor([0, 0, 0, 1.0]))
+        report = made_up(
+            target=target,
+            prediction=sure,
+            weights=weights,
+            marginals=None,
+            predictions_without=None,
+            prior=torch.tensor([0.96, 0.04]),
+        )
+        (warning,) = report.warnings()
+        assert warning.startswith("96% of the predictions are near the prior")
+        assert report.overall.mean.argmax() == 3
+        assert report.variance_shares.argmax() == 0
+        assert replace(report, prior=torch.tensor([0.5, 0.5])).warnings() == ()  # by the weights of the classes
+
+    def test_a_report_keeps_its_prior(self) -> None:
+        model = make(2)
+        report = explain(model, batches(2), n_draws=0)
+        before = report.prior.clone()  # type: ignore[union-attr]
+        reweighter: Any = model.reweighter
+        reweighter.prior.add_(1)
+        assert report.prior.equal(before)  # type: ignore[union-attr]
+
+    def test_the_prior_of_a_new_model_is_uniform_and_one_sample_has_shares(self) -> None:
+        model = InteractionMoE(lambda: nn.Bilinear(3, 2, 4), 2, reweighter="computed")
+        report = explain(model, [((torch.randn(1, 3), torch.randn(1, 2)), torch.tensor([1]))], n_draws=0)
+        assert report.prior.tolist() == [0.25] * 4  # type: ignore[union-attr]
+        torch.testing.assert_close(report.variance_shares.float(), report.weights[0])
+
+    def test_where_no_prediction_moves_all_are_near(self) -> None:
+        report = made_up(prediction=torch.zeros(400, 2))
+        assert report.near_prior.all()
+        assert report.variance_shares.isnan().all()
+        json.dumps(report.to_dict(), allow_nan=False)
+        assert "nan" not in report._repr_html_().lower().replace("financ", "")
+
+    def test_wild_predictions_of_a_regression_are_warned_of(self) -> None:
+        values = torch.randn(400, 1)
+        report = made_up(
+            task="regression",
+            output_names=("value",),
+            prior=torch.zeros(1),
+            target=values,
+            prediction=values + 5,
+            expert_predictions=torch.zeros(400, 4, 1),
+            marginals=None,
+            predictions_without=None,
+        )
+        assert report.quality.better_than_chance
+        assert any("farther from the targets than their mean" in warning for warning in report.warnings())
+
+    @pytest.mark.parametrize("n_rare", [1, 3, 40])
+    def test_perfect_predictions_are_no_chance_however_rare_a_class(self, n_rare: int) -> None:
+        target = (torch.arange(400) < n_rare).long()
+        sure = 8 * (nn.functional.one_hot(target, 2).float() - 0.5)
+        assert quality("classification", sure, target, 0.95).better_than_chance
+
+    def test_chance_is_seldom_called_knowledge(self) -> None:
+        torch.manual_seed(0)
+        found = [
+            quality("classification", torch.randn(100, 3), torch.randint(3, (100,)), 0.95).better_than_chance
+            for _ in range(400)
+        ]
+        assert sum(map(bool, found)) < 0.05 * 400
+
+    @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+    def test_chance_does_not_depend_on_how_frequent_a_class_is_taken_to_be(self, task: Task) -> None:
+        """Outputs that know something, and are far from the targets' mean; the same outputs in another order."""
+        torch.manual_seed(0)
+        target = (torch.arange(400) % 25 == 0).float()
+        known = torch.stack([-target, target], dim=1) + 0.3 * torch.randn(400, 2) + torch.tensor([0.0, 3.0])
+        labels = target.long() if task == "classification" else torch.stack([1 - target, target], dim=1)
+        report = made_up(task=task, target=labels, prediction=known)
+        assert report.quality.better_than_chance
+        assert not replace(report, prediction=known.roll(10, 0)).quality.better_than_chance
+        assert not replace(report, prediction=known.mean(0).expand(400, 2)).quality.better_than_chance
 
 
 class TestDropping:

@@ -55,7 +55,7 @@ def test_any_damage_is_noticed(tmp_path: Path) -> None:
 
 def contents(**changes: Any) -> dict[str, Any]:
     report = InteractionReport.example()
-    return {"format": 1} | {field.name: getattr(report, field.name) for field in fields(report)} | changes
+    return {"format": 2} | {field.name: getattr(report, field.name) for field in fields(report)} | changes
 
 
 class Executes:
@@ -71,7 +71,7 @@ class Executes:
         [1, 2],
         torch.zeros(3),
         {},
-        {"format": 1},
+        {"format": 2},
         contents(task="poetry"),
         contents(surprise=1),
         contents(weights=3),
@@ -112,7 +112,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, write: Callable[[Path
 
 def test_a_report_of_another_format_is_refused(tmp_path: Path) -> None:
     torch.save(contents(format=7), tmp_path / "report.pt")
-    with pytest.raises(ValueError, match="must have report format 1, however it has 7; read it with the version"):
+    with pytest.raises(ValueError, match="must have report format 2, however it has 7; read it with the version"):
         InteractionReport.load(tmp_path / "report.pt")
 
 

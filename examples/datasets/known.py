@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from i2moe._common.names import interaction_names
 from i2moe.moe.weights import interaction_shares
 
 __all__ = ["UNKNOWN", "KnownInteractions", "Part", "Posteriors", "type_names"]
@@ -76,4 +77,4 @@ def type_names(n_modalities: int) -> tuple[str, ...]:
         >>> type_names(2)
         ('uniqueness/0', 'uniqueness/1', 'synergy', 'redundancy')
     """
-    return (*(f"uniqueness/{index}" for index in range(n_modalities)), "synergy", "redundancy")
+    return interaction_names([str(i) for i in range(n_modalities)])

@@ -7,27 +7,33 @@ accelerate launch --num_processes 4 -m examples.guides.accelerate_loop
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
-from examples.guides.task import load, loss_of, make_model
+from examples.guides.task import load, make_model
+from i2moe import InteractionSupervision, calibrate
 
 
 def train(accelerator: Accelerator, n_epochs: int) -> torch.nn.Module:
     """Train. Every process sees its part of each epoch; losses are averaged over processes for the log."""
     model: torch.nn.Module = make_model()
+    supervise = InteractionSupervision(F.cross_entropy)  # the whole loss
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     loader = DataLoader(load(2_000, seed=0), batch_size=64, shuffle=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for epoch in range(n_epochs):
         for a, b, y in loader:
-            out = model(a, b)  # the wrapped model: it is the call that synchronizes gradients
+            loss = supervise(model(a, b), y)  # the wrapped model: it is the call that synchronizes gradients
             optimizer.zero_grad()
-            accelerator.backward(loss_of(out, y))
+            accelerator.backward(loss)
             optimizer.step()
-        named = accelerator.reduce(out.losses, reduction="mean")
+        named = accelerator.reduce(supervise.losses, reduction="mean")
         accelerator.print(f"epoch {epoch}", *(f"{name} {value:.3f}" for name, value in named.items()), sep="  ")
+    model = accelerator.unwrap_model(model)
+    held_out = DataLoader(load(1_000, seed=2), batch_size=500)  # in every process all of it
+    calibrate(model, (((a, b), y) for a, b, y in held_out))
     return model
 
 

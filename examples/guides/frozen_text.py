@@ -14,9 +14,10 @@ from torch import Tensor
 
 from examples.datasets.films import Film, read_films
 from examples.guides.task import Fusion
-from i2moe import InteractionLosses, InteractionMoE
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
+from i2moe.training import Batches, fit
 
-N_TRAIN, N_TEST = 1_200, 800
+N_TRAIN, N_HELD_OUT, N_TEST = 1_200, 400, 800
 
 
 def encode(films: list[Film]) -> Tensor:
@@ -28,8 +29,8 @@ def encode(films: list[Film]) -> Tensor:
     return embedded.clone()  # made in inference mode: only a copy may take part in training
 
 
-def to_noise_scale(x: Tensor) -> Tensor:
-    """Center, then bring to unit variance on average: in unit vectors, standard normal noise would drown all."""
+def standardize(x: Tensor) -> Tensor:
+    """Center each number, and scale all by one factor: a number that is the same for all films stays small."""
     x = x - x[:N_TRAIN].mean(0)
     return x / x[:N_TRAIN].std()
 
@@ -37,21 +38,18 @@ def to_noise_scale(x: Tensor) -> Tensor:
 if __name__ == "__main__":
     torch.manual_seed(0)
     films = [film for film in read_films() if not math.isnan(film.runtime)]
-    films = [films[i] for i in torch.randperm(len(films))[: N_TRAIN + N_TEST]]
+    films = [films[i] for i in torch.randperm(len(films))[: N_TRAIN + N_HELD_OUT + N_TEST]]
     facts = torch.tensor([[film.year, film.runtime] for film in films])
-    modalities = to_noise_scale(encode(films)), torch.cat([to_noise_scale(column) for column in facts.split(1, 1)], 1)
-    y = to_noise_scale(torch.tensor([[film.rating] for film in films]))  # (N, 1)
+    text, facts = standardize(encode(films)), torch.cat([standardize(column) for column in facts.split(1, 1)], 1)
+    y = standardize(torch.tensor([[film.rating] for film in films]))  # (N, 1)
+    train, held_out, test = zip(*(x.split([N_TRAIN, N_HELD_OUT, N_TEST]) for x in (text, facts, y)), strict=True)
 
-    losses = InteractionLosses("regression")
-    names, dims = ("text", "facts"), (384, 2)
-    model = InteractionMoE(lambda: Fusion(dims, 1), 2, modality_names=names, feature_dims=dims, losses=losses)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.1)
-    for rows in torch.cat([torch.randperm(N_TRAIN) for _ in range(4)]).split(64):
-        out = model(*(x[rows] for x in modalities))
-        optimizer.zero_grad()
-        (F.mse_loss(out.prediction, y[rows]) + 0.1 * out.interaction_loss).backward()
-        optimizer.step()
+    names, weights = ("text", "facts"), ComputedReweighter("regression")
+    model = InteractionMoE(lambda: Fusion((384, 2), 1), 2, modality_names=names, reweighter=weights, members=4)
+    batches = Batches(train[:2], train[2], batch_size=64, seed=0)
+    fit(model, batches, [(held_out[:2], held_out[2])], InteractionSupervision(F.mse_loss), n_epochs=20, patience=4)
 
-    out, tested = model.eval()(*(x[N_TRAIN:] for x in modalities)), y[N_TRAIN:]
-    r2 = 1 - F.mse_loss(out.prediction, tested).item() / tested.var(correction=0).item()
+    with torch.no_grad():
+        out = model(*test[:2])
+    r2 = 1 - F.mse_loss(out.prediction, test[2]).item() / test[2].var(correction=0).item()
     print(f"R² {r2:.3f} on {N_TEST} films; mean weights of {model.expert_names}: {out.weights.mean(0).tolist()}")

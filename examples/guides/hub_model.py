@@ -6,10 +6,11 @@ What builds the model must fit into a JSON file: give sizes to your class, and l
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 
-from examples.guides.task import Fusion, load, loss_of
-from i2moe import InteractionMoE
+from examples.guides.task import Fusion, load
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision
 
 
 class HubModel(
@@ -22,7 +23,7 @@ class HubModel(
     """Interaction experts that are built from sizes and names alone.
 
     Args:
-        feature_dims: the modalities' widths; without them, layers that wait for their size could not be loaded.
+        feature_dims: the modalities' widths.
         n_outputs: number of classes.
         modality_names: names of the modalities.
     """
@@ -32,7 +33,8 @@ class HubModel(
             lambda: Fusion(feature_dims, n_outputs),
             len(feature_dims),
             modality_names=modality_names,
-            feature_dims=feature_dims,
+            reweighter=ComputedReweighter(n_outputs=n_outputs),
+            members=4,
         )
 
 
@@ -40,10 +42,11 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     model = HubModel([16, 16], 2, modality_names=["a", "b"])
     a, b, y = load(500, seed=0)[:]
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    supervise = InteractionSupervision(F.cross_entropy)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(5):
         optimizer.zero_grad()
-        loss_of(model(a, b), y).backward()
+        supervise(model(a, b), y).backward()
         optimizer.step()
 
     model.save_pretrained("outputs/hub")  # config.json, model.safetensors and a model card

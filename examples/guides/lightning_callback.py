@@ -9,8 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from examples.guides.plain_loop import make_model
-from examples.guides.task import load
+from examples.guides.task import load, make_model
 from i2moe import InteractionOutput, InteractionSupervision
 from i2moe.interpretation.monitoring import interaction_callback
 

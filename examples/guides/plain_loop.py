@@ -11,14 +11,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.guides.task import NAMES, Fusion, load
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, calibrate, explain
-
-
-def make_model() -> InteractionMoE:
-    """Make the fusion module four experts that share its weights, each the mean of four members."""
-    weights = ComputedReweighter("classification", n_outputs=2)
-    return InteractionMoE(Fusion, 2, modality_names=NAMES, reweighter=weights, members=4)
+from examples.guides.task import load, make_model
+from i2moe import InteractionMoE, InteractionSupervision, calibrate, explain
 
 
 def train(data: TensorDataset, held_out: Sequence[tuple[tuple[Tensor, ...], Tensor]], n_epochs: int) -> InteractionMoE:

@@ -1,7 +1,7 @@
-"""Encoders that all experts share, in safetensors: `python -m examples.guides.shared_encoders`.
+"""Encoders that experts of the paper's objective share, in safetensors: `python -m examples.guides.shared_encoders`.
 
-Outside of the experts is the place for encoders: they then run once. Where they must stay inside the fusion module,
-one object in every expert trains and stores one set of parameters under several names.
+With `members` all experts share everything, and this is not needed. Experts of their own train and store one set of
+parameters under several names, if each gets the same encoder object.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from examples.guides.task import DIMS, Fusion, load, loss_of
+from examples.guides.task import DIMS, Fusion, load
 from i2moe import InteractionMoE
 
 
@@ -42,8 +43,9 @@ if __name__ == "__main__":
     a, b, y = load(500, seed=0)[:]
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)  # lists every shared parameter once
     for _ in range(5):
+        out = model(a, b)
         optimizer.zero_grad()
-        loss_of(model(a, b), y).backward()
+        (F.cross_entropy(out.prediction, y) + 0.1 * out.interaction_loss).backward()
         optimizer.step()
 
     path = Path("outputs/shared.safetensors")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from examples.datasets.mixtures import Mixture
-from i2moe import InteractionMoE, InteractionOutput
+from i2moe import ComputedReweighter, InteractionMoE
 
-__all__ = ["DIMS", "NAMES", "Fusion", "load", "loss_of", "make_model"]
+__all__ = ["DIMS", "NAMES", "Fusion", "load", "make_model"]
 
 NAMES, DIMS = ("a", "b"), (16, 16)
 
@@ -37,11 +36,9 @@ class Fusion(nn.Module):
 
 
 def make_model() -> InteractionMoE:
-    """Make the fusion module four experts. With `feature_dims` no layer waits for the first batch to get its size."""
-    return InteractionMoE(Fusion, 2, modality_names=NAMES, feature_dims=DIMS)
+    """Make the fusion module four experts that share its weights, each the mean of four members.
 
-
-def loss_of(out: InteractionOutput, y: Tensor) -> Tensor:
-    """Cross-entropy and, in training, a tenth of the interaction loss."""
-    loss = F.cross_entropy(out.prediction, y)
-    return loss if out.interaction_loss is None else loss + 0.1 * out.interaction_loss
+    With `n_outputs` no buffer waits for the first batch to get its size, so that copies may be made before.
+    """
+    weights = ComputedReweighter("classification", n_outputs=2)
+    return InteractionMoE(Fusion, 2, modality_names=NAMES, reweighter=weights, members=4)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
-from examples.guides.task import load, loss_of, make_model
+from examples.guides.task import load, make_model
+from i2moe import InteractionSupervision, calibrate
 
 
 class Classifier(nn.Module):
@@ -17,11 +19,13 @@ class Classifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.model = make_model()
+        self.supervise = InteractionSupervision(F.cross_entropy)  # the whole loss
 
     def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Return losses, and what evaluation gathers: tensors with the batch first, so neither views nor scalars."""
+        """Return losses, and what evaluation gathers: tensors with the batch first."""
         out = self.model(a, b)
-        return {"loss": loss_of(out, labels), "named": out.losses, "logits": out.prediction, "weights": out.weights}
+        loss = self.supervise(out, labels)
+        return {"loss": loss, "named": self.supervise.losses, "logits": out.prediction, "weights": out.weights}
 
 
 class NamedLossesTrainer(Trainer):
@@ -56,4 +60,6 @@ if __name__ == "__main__":
     args = TrainingArguments("outputs/trainer", num_train_epochs=5, learning_rate=2e-3, logging_steps=50)
     trainer = NamedLossesTrainer(Classifier(), args, train_dataset=train, eval_dataset=test, compute_metrics=accuracy)
     trainer.train()
+    a, b, y = load(1_000, seed=2)[:]
+    calibrate(trainer.model, [((a, b, y), y)])  # no surer than it is right
     print(trainer.evaluate())

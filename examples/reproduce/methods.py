@@ -65,7 +65,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "released-losses": Method("i2moe", "the released code's losses for regression", {"released_losses": True}),
     }
 )
-"""The methods in the order of the tables; the last ten are the ablations."""
+"""The methods in the order of the tables; the last twelve are the ablations."""
 
 
 def find(name: str) -> Method:

@@ -37,7 +37,7 @@ from examples.reproduce.settings import Settings
 from examples.reproduce.teaching import soft_targets
 from examples.reproduce.training import fit, score, seed_of
 
-__all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce"]
+__all__ = ["Job", "Options", "accelerator_of", "open_data", "reproduce", "split_of"]
 
 _SMOKE_SAMPLES = 16
 _RANDOM_START = "The encoder of images starts at random: torch's hub folder has no vgg11_bn-*.pth (ImageNet)."
@@ -109,7 +109,7 @@ def reproduce(dataset: str, options: Options, settings: Settings) -> list[dict[s
 
     with _root(dataset, options) as root:
         for seed in options.seeds:
-            split = _split(source, seed, options.split)
+            split = options.split if options.split is not None else split_of(source, seed)
             data = open_data(source, root, split, settings, smoke=options.smoke)
             data_checksum = checksum(data)
             for method in methods:
@@ -268,9 +268,8 @@ def _few(split: Split) -> Split:
     return split.select(torch.linspace(0, len(split) - 1, min(len(split), _SMOKE_SAMPLES)).long())
 
 
-def _split(source: Source, seed: int, split: int | None) -> int:
-    if split is not None:
-        return split
+def split_of(source: Source, seed: int) -> int:
+    """Return the split that a seed is trained on."""
     return seed if source.n_splits is None else seed % source.n_splits
 
 

@@ -24,7 +24,7 @@ from examples.reproduce.identity import check_same, checksum, conditions, plain
 from examples.reproduce.learner import build_learner
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.metrics import is_better
-from examples.reproduce.run import open_data
+from examples.reproduce.run import open_data, split_of
 from examples.reproduce.settings import Settings, smoke
 from examples.reproduce.training import fit, seed_of
 
@@ -91,8 +91,9 @@ def sweep(dataset: str, options: SweepOptions, settings: Settings) -> dict[str, 
         raise ValueError(f"settings to vary must be some of {', '.join(SPACE)}, however they include {unknown}")
     settings = smoke(settings) if options.smoke else settings
     source = find_data(dataset)
-    splits = [seed if source.n_splits is None else seed % source.n_splits for seed in options.seeds]
-    parts = [open_data(source, options.root, split, settings, smoke=options.smoke) for split in splits]
+    parts = [
+        open_data(source, options.root, split_of(source, seed), settings, smoke=options.smoke) for seed in options.seeds
+    ]
 
     def objective(trial: optuna.Trial) -> float:
         drawn = replace(settings, **{name: SPACE[name](trial, name) for name in options.over})

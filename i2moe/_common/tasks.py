@@ -12,6 +12,7 @@ from torch import Tensor
 
 __all__ = [
     "Task",
+    "certain",
     "check_target",
     "check_task",
     "decide",
@@ -108,6 +109,11 @@ def probabilities(task: Task, outputs: Tensor, dim: int = -1) -> Tensor:
     if task == "classification":
         return outputs.softmax(dim)
     return outputs.sigmoid() if task == "multilabel" else outputs
+
+
+def certain(task: Task, target: Tensor, n_outputs: int) -> Tensor:
+    """Turn targets into the probabilities or values (N, C) of one who knows them, in float64."""
+    return (F.one_hot(target, n_outputs) if task == "classification" else target).double()
 
 
 def score(task: Task, prediction: Tensor, target: Tensor) -> Tensor:

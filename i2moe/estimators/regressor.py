@@ -64,6 +64,7 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
             "marginals",
             "predictions_without",
             "predictions_retrained",
+            "prior",
         )
         changed: dict[str, Any] = {name: _linear(getattr(report, name), scale, mean) for name in values}
         for name in ("comprehensiveness", "sufficiency"):

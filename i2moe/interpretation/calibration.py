@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from i2moe._common.checks import check_finite
 from i2moe._common.output import InteractionOutput
-from i2moe._common.tasks import Task, check_target, probabilities
+from i2moe._common.tasks import Task, certain, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
@@ -103,8 +102,8 @@ def calibrate(
         ]
     )
     reweighter.scale.resize_(len(scale)).copy_(scale)
-    prior = one_hot(targets, outputs.shape[2]).double() if reweighter.task == "classification" else targets
-    reweighter.prior.resize_(outputs.shape[2]).copy_(weight @ prior.double() + center)
+    n_outputs = outputs.shape[2]
+    reweighter.prior.resize_(n_outputs).copy_(weight @ certain(reweighter.task, targets, n_outputs) + center)
     return reweighter.scale.clone()
 
 

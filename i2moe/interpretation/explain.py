@@ -19,13 +19,13 @@ from i2moe.interpretation.observation.observe import (
     find_moe,
     generators_of,
     preserve_state,
+    prior_of,
     task_of,
     unwrap,
 )
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import check_confidence
 from i2moe.moe import InteractionMoE
-from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.perturbations import Perturbation, Shuffle, as_perturbation
 
 __all__ = ["explain", "name_outputs"]
@@ -163,7 +163,7 @@ def explain(
         marginals=rows.get("marginals"),
         weight_spread=rows.get("weight_spread"),
         predictions_without=rows.get("predictions_without"),
-        computed=isinstance(moe.reweighter, ComputedReweighter),
+        prior=prior_of(moe, rows["prediction"], outputs),
     )
 
 

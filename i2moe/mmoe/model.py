@@ -12,6 +12,7 @@ from torch import Tensor
 
 from i2moe._common.checks import check_shape
 from i2moe._common.modalities import Array, leaves
+from i2moe._common.modes import evaluating
 from i2moe._common.names import check_modality_names, check_names, interaction_names
 from i2moe.categorization import Categories
 from i2moe.mmoe.conversion import as_interaction_moe
@@ -21,7 +22,7 @@ from i2moe.mmoe.parts.factories import Factories, Router, check_factories
 from i2moe.mmoe.parts.objectives import Classification, Objective
 from i2moe.mmoe.parts.parts import Categorizer, Modalities, Parts
 from i2moe.mmoe.parts.predictors import Predictor, predict
-from i2moe.mmoe.parts.training import evaluating, in_batches
+from i2moe.mmoe.parts.training import in_batches
 from i2moe.mmoe.report import MMoEReport, make_report
 from i2moe.moe import InteractionMoE, InteractionOutput
 
@@ -254,10 +255,12 @@ class MMoE(Parts):
         bound = self.bind((modalities,))
         target = self.objective.check_target(self.to_tensor(target), leaves(bound)[0].shape[0])
         out = self.predict(bound, batch_size=batch_size)
-        baseline = predict(cast("Predictor", self.baseline), bound, "baseline")
+        baseline = predict(cast("Predictor", self.baseline), bound, "baseline", batch_size=batch_size)
         if categories is None:
             given = self.to_tensor(unimodal_predictions)
-            categories = self.categorize(self.predict_unimodal(bound) if given is None else given, baseline, target)
+            if given is None:
+                given = self.predict_unimodal(bound, batch_size=batch_size)
+            categories = self.categorize(given, baseline, target)
         check_categories(categories, len(target), self.expert_names)
         return make_report(self.objective, target, baseline, out, categories, self.fallback)
 

@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.modalities import leaves
+from i2moe._common.modalities import as_tensor, leaves
 from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
 from i2moe.interpretation.observation.observe import call_by_signature, device_of, move
@@ -23,6 +23,8 @@ from i2moe.moe.weights.computed import ComputedReweighter
 __all__ = ["fit", "moving_average"]
 
 _CURE = "return ((a, b), y) from the data set, or use `Batches`"
+_LARGE = 10.0  # what a network with weights of the usual size does not say soon
+
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -84,7 +86,8 @@ def fit(
             trains, if the first batch does not fit, or `calibrate` refuses it.
 
     Warns:
-        UserWarning: if a later held-out loss is not finite. Training stops, and the best epoch before is kept.
+        UserWarning: if a later held-out loss is not finite: training stops, and the best epoch before is kept. Also if
+            the targets of a regression with computed weights are far larger than standardized ones.
 
     Example:
         >>> from i2moe import InteractionMoE, InteractionSupervision
@@ -103,8 +106,8 @@ def fit(
     if optimizer is not None:
         _check_callable("optimizer", optimizer, "functools.partial(torch.optim.AdamW, lr=1e-3)")
     first, first_held_out = _first("train", train), _first("held_out", held_out)
-    computes_weights = any(isinstance(module, ComputedReweighter) for module in model.modules())
-    if calibrate_on is not None and not computes_weights:
+    reweighter = next((module for module in model.modules() if isinstance(module, ComputedReweighter)), None)
+    if calibrate_on is not None and reweighter is None:
         raise ValueError(
             "calibrate_on must come with computed weights, however the model has none; build it with "
             "reweighter='computed'"
@@ -119,9 +122,11 @@ def fit(
 
     with torch.no_grad():
         call(model.train(), move(first[0], device, arrays=True))  # sizes what waits for a first batch
-    if computes_weights:  # what it refuses, it shall refuse before the work
+    if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
         tried = first_held_out if calibrate_on is None else _first("calibrate_on", calibrate_on)
         calibrate(copy.deepcopy(model), [tried], call=call)
+        if reweighter.task == "regression":
+            _warn_of_units(tried[1])
     _try_loss(model, first_held_out, loss_on)
     losses = _train_to_best(
         model,
@@ -137,7 +142,7 @@ def fit(
     )
     model.zero_grad()
     model.eval()
-    if computes_weights:
+    if reweighter is not None:
         calibrate(model, held_out if calibrate_on is None else calibrate_on, call=call)
     return losses
 
@@ -233,6 +238,21 @@ def _first(name: str, data: Any) -> Any:
 def _check_callable(name: str, value: Any, example: str) -> None:
     if not callable(value):
         raise TypeError(f"{name} must be a function, however it is a {type(value).__name__}; give {example}, say")
+
+
+def _warn_of_units(target: Any) -> None:
+    values = torch.as_tensor(as_tensor(target)).double()
+    values = values.reshape(len(values), -1)
+    means, deviations = values.mean(0), values.std(0, correction=0)
+    largest = int(torch.maximum(means.abs(), deviations).argmax())
+    mean, deviation = means[largest].item(), deviations[largest].item()
+    if max(abs(mean), deviation) > _LARGE:
+        warnings.warn(
+            "targets of a regression should have a mean of about 0 and a deviation of about 1, however in the first "
+            f"held-out batch they have a mean of {mean:.3g} and a deviation of {deviation:.3g}: training may not reach "
+            "them, and weights are of what it reaches; standardize them",
+            stacklevel=3,
+        )
 
 
 def _report_divergence(losses: list[float]) -> None:

@@ -336,9 +336,9 @@ def test_seeds_differ_in_everything() -> None:
               [(0, 0), (0, 1), (1, 0), (1, 1)]}  # fmt: skip
     assert len(orders) == 4
     source, watch = find_data("support2"), find_data("watch")
-    assert [run._split(source, seed, None) for seed in (0, 7)] == [0, 7]
-    assert [run._split(watch, seed, None) for seed in (1, 7)] == [1, 2]
-    assert run._split(find_data("mosi"), 7, None) == 0
+    assert [run.split_of(source, seed) for seed in (0, 7)] == [0, 7]
+    assert [run.split_of(watch, seed) for seed in (1, 7)] == [1, 2]
+    assert run.split_of(find_data("mosi"), 7) == 0
 
 
 @pytest.mark.parametrize(("n", "size"), [(50, 16), (7, 16), (33, 16), (64, 32)])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from examples.datasets.known import UNKNOWN, KnownInteractions
+from i2moe.interpretation.report.measures import quality
 
 __all__ = ["Run", "Scores", "calibration_error", "distance", "score", "type_auroc"]
 
@@ -126,10 +127,7 @@ def calibration_error(weights: Tensor, interaction: Tensor, n_bins: int = 10) ->
     if weights.isnan().any():
         return math.nan
     confidence, named = weights.max(1)
-    gap = (named == interaction).double() - confidence.double()
-    bins = (confidence * n_bins).long().clamp(max=n_bins - 1)
-    gaps = torch.zeros(n_bins, dtype=torch.float64).index_add_(0, bins, gap)
-    return float(gaps.abs().sum() / len(weights))
+    return quality.calibration_error(confidence, named == interaction, n_bins=n_bins)[0]
 
 
 def _named(weights: Tensor, truth: Tensor) -> float:

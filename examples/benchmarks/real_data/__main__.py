@@ -15,7 +15,9 @@ compared with the model's own predictions from one modality alone.
 * stable: rank correlation of the weights of two starts, mean over the experts. by weight: each expert counts as much as
   its mean weight. two models: the same of the mean weights of two models and of two others, with --starts 4.
 * starts differ: how much of a sample's weight is elsewhere in the other start (half L1), mean over the samples.
-* apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each.
+* apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each. Of
+  variance: the same of the means in which a sample counts by the squared distance of its prediction from the mean.
+* means differ, shares of variance differ: the same distances between the two starts.
 * benefit: how well a score tells on which samples the model does better without a modality (macro AUROC).
 * training: seconds of CPU time. inference: milliseconds of CPU time for 1,000 samples, for the prediction alone, and
   with weights.

@@ -15,7 +15,15 @@ from examples.datasets._interface import Split, Task
 from i2moe.interpretation.statistics import rank_correlation
 from i2moe.moe.weights import interaction_shares
 
-__all__ = ["Behavior", "agreement", "coalition_benefit", "correlations", "observe_behavior", "shares_of"]
+__all__ = [
+    "Behavior",
+    "agreement",
+    "coalition_benefit",
+    "correlations",
+    "observe_behavior",
+    "over_samples",
+    "shares_of",
+]
 
 Predict = Callable[[Sequence[Tensor], Tensor], Tensor]
 """Maps the modalities (n, ...) and which of them are available, (n, M) bool, to outputs (n, C)."""
@@ -66,8 +74,8 @@ def observe_behavior(predict: Predict, split: Split) -> Behavior:
     )
 
 
-def shares_of(alone: Tensor, full: Tensor, available: Tensor, task: Task) -> Tensor:
-    """Return the shares (n, M + 2) of the interactions in predictions.
+def shares_of(alone: Tensor, full: Tensor, available: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the shares (n, M + 2) of the interactions in predictions, and the squared distances (n,) from the prior.
 
     Args:
         alone: (n, M, C), outputs from one modality alone.
@@ -78,8 +86,12 @@ def shares_of(alone: Tensor, full: Tensor, available: Tensor, task: Task) -> Ten
     if task == "classification":
         alone, full = alone.softmax(-1), full.softmax(-1)
     prior = full.mean(0)
-    shares, _ = interaction_shares(torch.where(available.unsqueeze(-1), alone, prior), full, prior)
-    return shares
+    return interaction_shares(torch.where(available.unsqueeze(-1), alone, prior), full, prior)
+
+
+def over_samples(weights: Tensor, moved: Tensor) -> Tensor:
+    """Return (2, E): the mean of weights (n, E), and the one in which samples count by their distance `moved` (n,)."""
+    return torch.stack((weights.mean(0), moved @ weights / moved.sum()))
 
 
 def correlations(weights: Tensor, others: Tensor) -> list[float]:

@@ -16,6 +16,7 @@ from examples.benchmarks.real_data.behavior import (
     coalition_benefit,
     correlations,
     observe_behavior,
+    over_samples,
     shares_of,
 )
 from examples.benchmarks.real_data.contenders import CONTENDERS, Contender, train
@@ -25,7 +26,7 @@ from examples.benchmarks.real_data.settings import Settings
 from examples.common.modules import Model
 from examples.datasets._interface import MultimodalData, Split
 
-__all__ = ["Measured", "mean_shares_apart", "measure", "run"]
+__all__ = ["Measured", "measure", "run", "shares_apart"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Measured:
     Args:
         values: by name.
         weights: (n, E), of the test samples; None for a model without experts.
+        overall: (2, E), these `over_samples`.
     """
 
     values: dict[str, float]
     weights: Tensor | None
+    overall: Tensor | None
 
 
 def run(data: MultimodalData, contender: Contender, seed: int, settings: Settings) -> Measured:
@@ -79,16 +82,18 @@ def measure(model: Model, data: MultimodalData, n_noise_draws: int) -> Measured:
         ),
     }
     weights: Tensor | None = None
+    overall: Tensor | None = None
     if model.has_experts:
         out, whole_time = _timed(lambda: model(*batch.modalities, batch.available))
         weights = out.weights
-        faithful = correlations(weights, shares_of(seen.alone, seen.full, test.available, data.task))
+        shares, moved = shares_of(seen.alone, seen.full, test.available, data.task)
+        faithful, overall = correlations(weights, shares), over_samples(weights, moved)
         values |= {"inference, weights": 1e6 * whole_time / len(test)}
         values |= {"faithful": fmean(faithful), "faithful, worst": min(faithful)}
     if data.task == "classification":
         benefit = coalition_benefit(seen, test, weights)
         values |= {f"benefit, {name}": value for name, value in benefit.items()}
-    return Measured(values, weights)
+    return Measured(values, weights, overall)
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -101,8 +106,8 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return found, min(times)
 
 
-def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Tensor:
-    """Return the mean shares (M + 2,) in predictions by networks of their own, for each modality and for all.
+def shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Tensor:
+    """Return the shares (2, M + 2) `over_samples` in predictions by networks of their own, of each modality and of all.
 
     Outputs of classes are scaled by a temperature that fits the validation split, as the model is by `calibrate`.
     """
@@ -120,7 +125,7 @@ def mean_shares_apart(data: MultimodalData, seed: int, settings: Settings) -> Te
 
     n_modalities = len(data.shapes)
     alone = torch.stack([outputs([i]) for i in range(n_modalities)], dim=1)
-    return shares_of(alone, outputs(range(n_modalities)), data.test.available, data.task).mean(0)
+    return over_samples(*shares_of(alone, outputs(range(n_modalities)), data.test.available, data.task))
 
 
 def _scores_without(seen: Behavior, test: Split, metric: str) -> list[float]:

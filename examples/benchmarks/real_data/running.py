@@ -6,17 +6,19 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from multiprocessing import get_context
 from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from examples.benchmarks.identify.scores import distance
 from examples.benchmarks.real_data.behavior import agreement, correlations
 from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS
-from examples.benchmarks.real_data.measuring import mean_shares_apart, run
+from examples.benchmarks.real_data.measuring import run, shares_apart
 from examples.benchmarks.real_data.settings import Settings
 from examples.datasets import find
 
@@ -67,10 +69,21 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     if len(weights) > 3:
         pairs = [(weights[i] + weights[i + 1]) / 2 for i in (0, 2)]
         values["stable, two models"] = fmean(correlations(*pairs))
-    if weights:
-        apart = mean_shares_apart(data, split, settings)
-        values["apart"] = fmean(float(distance(each.mean(0), apart)) for each in weights)
+    overall = [one.overall for one in found if one.overall is not None]
+    if overall:
+        apart = _shares_apart(name, split, settings)
+        by_mean, of_variance = torch.stack([distance(each, apart) for each in overall]).mean(0).tolist()
+        values |= {"apart": by_mean, "apart, of variance": of_variance}
+    if len(overall) > 1:
+        by_mean, of_variance = distance(overall[0], overall[1]).tolist()
+        values |= {"means differ": by_mean, "shares of variance differ": of_variance}
     return {**_described(name, split, method, settings), "values": values}
+
+
+@lru_cache(maxsize=8)
+def _shares_apart(name: str, split: int, settings: Settings) -> Tensor:
+    """Return what is the same for all contenders of a split."""
+    return shares_apart(find(name).open(split=split), split, settings)
 
 
 def _described(name: str, split: int, method: str, settings: Settings) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["area_under_risk_coverage", "calibration_error", "likelihood_scores", "main_score", "temperature"]
+from i2moe.interpretation.report.measures.quality import calibration_error
 
-_BINS = 15
+__all__ = ["area_under_risk_coverage", "likelihood_scores", "main_score", "temperature"]
+
 _TEMPERATURES = torch.logspace(-1, 1, 81, base=4, dtype=torch.float64)
 
 
@@ -50,8 +51,8 @@ def likelihood_scores(
         "nll": float(F.cross_entropy(outputs, targets)),
         "nll, scaled": float(F.cross_entropy(scaled, targets)),
         "brier": float((probabilities - F.one_hot(targets, outputs.shape[1])).square().sum(1).mean()),
-        "ece": calibration_error(confidence, ~is_wrong),
-        "ece, scaled": calibration_error(scaled.softmax(1).amax(1), ~is_wrong),
+        "ece": calibration_error(confidence, ~is_wrong)[0],
+        "ece, scaled": calibration_error(scaled.softmax(1).amax(1), ~is_wrong)[0],
         "aurc": area_under_risk_coverage(confidence, is_wrong),
         "risk at 80%": float(is_wrong[surest].double().mean()),
     }
@@ -64,18 +65,6 @@ def temperature(logits: Tensor, targets: Tensor) -> Tensor:
     """
     losses = torch.stack([F.cross_entropy(logits.double() / t, targets) for t in _TEMPERATURES])
     return _TEMPERATURES[losses.argmin()]
-
-
-def calibration_error(confidence: Tensor, is_right: Tensor) -> float:
-    """Return the expected calibration error over bins of equal width.
-
-    Example:
-        >>> calibration_error(torch.tensor([0.75, 0.75]), torch.tensor([True, False]))
-        0.25
-    """
-    bins = (confidence * _BINS).long().clamp(max=_BINS - 1)
-    gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, confidence.double() - is_right.double())
-    return float(gaps.abs().sum()) / len(confidence)
 
 
 def area_under_risk_coverage(confidence: Tensor, is_wrong: Tensor) -> float:

@@ -145,7 +145,8 @@ def interactions(
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
         kept = _choices(len(form.names), drop_modalities)
-        alone.fit(Background(predict, modalities, torch.cat(joint), torch.cat(answers), kept))
+        known_joint = torch.cat(joint)
+        alone.fit(Background(predict, modalities, known_joint, torch.cat(answers), kept))
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
             for modalities, predicted, target in chain(begun, seen)
@@ -173,7 +174,7 @@ def interactions(
         confidence=confidence,
         marginals=reduced[:, :n_modalities],
         predictions_without=without,
-        computed=True,
+        prior=known_joint.mean(0),  # of what `prediction` is; marginals may be scaled
         basis=f"computed from a model without experts; {alone.basis()}",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from i2moe._common.tasks import Task
 from i2moe.interpretation.monitoring.metric import InteractionMetric
@@ -75,11 +76,13 @@ def interaction_callback(
         """What `interaction_callback` made."""
 
         report: InteractionReport | None = None
+        handle: RemovableHandle | None = None
 
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             moe = find_moe(pl_module)
             self.seen: list[InteractionOutput] = []
-            self.handle = moe.register_forward_hook(lambda module, args, out: self.seen.append(out))
+            if stage in ("fit", "validate"):  # nobody would take them away
+                self.handle = moe.register_forward_hook(lambda module, args, out: self.seen.append(out))
             self.metric = InteractionMetric(pl_module, task=task, class_names=class_names)
             computed = isinstance(moe.reweighter, ComputedReweighter)
             quiet: Any = {"unused_below": 0.0, "collapsed_above": 1.0, "constant_below": 0.0} if computed else {}
@@ -88,7 +91,8 @@ def interaction_callback(
                 pl_module.training_step = _with_term(self, pl_module, term, target)
 
         def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            self.handle.remove()
+            if self.handle is not None:
+                self.handle.remove()
             vars(pl_module).pop("training_step", None)
 
         def on_train_batch_end(self, *args: Any) -> None:

@@ -12,10 +12,9 @@ from i2moe._common.modalities import Array, as_tensor
 from i2moe._common.tasks import Task, check_target
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import checked_rows, marginal_rows
-from i2moe.interpretation.observation.observe import find_moe, task_of
+from i2moe.interpretation.observation.observe import find_moe, prior_of, task_of
 from i2moe.interpretation.report import InteractionReport
 from i2moe.moe import InteractionOutput
-from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = ["InteractionMetric"]
 
@@ -129,7 +128,7 @@ class InteractionMetric:
             checksums=torch.full((len(rows["target"]),), torch.nan, dtype=torch.float64),
             available=None if rows["available"].all() else rows["available"],
             marginals=rows.get("marginals"),
-            computed=isinstance(self.moe.reweighter, ComputedReweighter),
+            prior=prior_of(self.moe, rows["prediction"]),
         )
 
     def reset(self) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
-from i2moe._common.tasks import Task, check_task
+from i2moe._common.modes import evaluating
+from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
@@ -32,6 +33,7 @@ __all__ = [
     "move",
     "observe",
     "preserve_state",
+    "prior_of",
     "seeded",
     "task_of",
     "unwrap",
@@ -99,6 +101,21 @@ def task_of(moe: InteractionMoE, task: Task | None) -> Task:
     return task or computed or "classification"
 
 
+def prior_of(moe: InteractionMoE, prediction: Tensor, outputs: slice = slice(None)) -> Tensor | None:
+    """Return what computed weights compare predictions (N, C) with, (C,); None for learned weights.
+
+    Args:
+        moe: the model.
+        prediction: raw outputs.
+        outputs: which of the model's outputs they are.
+    """
+    if not isinstance(moe.reweighter, ComputedReweighter):
+        return None
+    if moe.reweighter.prior.numel() == 0:  # of a new model
+        return probabilities(moe.reweighter.task, torch.zeros_like(prediction[0]))
+    return moe.reweighter.prior.detach().cpu().clone()[outputs]
+
+
 def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
     """Return what passes through `moe` while `run` runs the model around it.
 
@@ -142,19 +159,14 @@ def preserve_state(
     model: nn.Module, device: torch.device | None, generators: Iterable[torch.Generator], seed: int
 ) -> Iterator[None]:
     """Evaluate without gradient on a seeded random state, then put back modes, buffers and random states."""
-    modes = [(module, module.training) for module in model.modules()]
     states = [(generator, generator.get_state()) for generator in generators]
-    # no_grad, not inference_mode: a tensor that a module keeps (a cached mask) must stay usable in training.
     # Eager, as compiled modules may ignore the hook that observes them; asking for it imports the compiler (seconds),
     # so only where it has been imported already.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
-    with seeded(seed, device), torch.no_grad(), eager, borrowed_buffers(model):
+    with seeded(seed, device), eager, borrowed_buffers(model), evaluating(model):
         try:
-            model.eval()
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for generator, state in states:
                 generator.set_state(state)
 

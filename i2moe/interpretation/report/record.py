@@ -57,7 +57,8 @@ class ReportRecord:
             nothing would be left; None if not measured.
         predictions_retrained: (N, S, C), the same of models that were trained without these modalities; None without
             such models. See `with_retraining`.
-        computed: whether the weights are computed from the predictions, and not learned.
+        prior: (C,), what predictions are compared with in computed weights, in probabilities or values: the prediction
+            from nothing. None for learned weights.
         basis: what the weights rest on where the model has no experts, in words; empty for experts.
 
     Raises:
@@ -82,7 +83,7 @@ class ReportRecord:
     weight_spread: Tensor | None = None
     predictions_without: Tensor | None = None
     predictions_retrained: Tensor | None = None
-    computed: bool = False
+    prior: Tensor | None = None
     basis: str = ""
 
     def __post_init__(self) -> None:
@@ -111,6 +112,7 @@ class ReportRecord:
             "weight_spread": (n, e),
             "predictions_without": (n, len(dropped_subsets(m)), c),
             "predictions_retrained": (n, len(dropped_subsets(m)), c),
+            "prior": (c,),
         }
         may_be_none = {field.name for field in fields(ReportRecord) if str(field.type).endswith("| None")}
         for name, shape in shapes.items():
@@ -120,6 +122,11 @@ class ReportRecord:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def computed(self) -> bool:
+        """Whether the weights are computed from the predictions, and not learned."""
+        return self.prior is not None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} samples, {self.task}, experts {self.expert_names})"

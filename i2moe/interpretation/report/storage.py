@@ -15,7 +15,7 @@ from i2moe.interpretation.report.record import ReportRecord
 
 __all__ = ["load_record", "save_record"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 Record = TypeVar("Record", bound=ReportRecord)
 

@@ -74,8 +74,12 @@ class Parts(nn.Module):
         numbered = interaction_names([str(i) for i in range(self.n_modalities)])
         return replace(found, names=interaction_names(self.modality_names)) if found.names == numbered else found
 
-    def predict_unimodal(self, modalities: Modalities) -> Tensor:
+    def predict_unimodal(self, modalities: Modalities, *, batch_size: int = 1024) -> Tensor:
         """Return the predictions (B, M, C) of the unimodal classifiers.
+
+        Args:
+            modalities: the M modalities of B samples.
+            batch_size: samples predicted at a time.
 
         Raises:
             ValueError: if there are none.
@@ -88,7 +92,12 @@ class Parts(nn.Module):
         bound = self.bind((modalities,))
         return torch.stack(
             [
-                predict(cast("Predictor", classifier), (bound[i],), f"unimodal/{self.modality_names[i]}")
+                predict(
+                    cast("Predictor", classifier),
+                    (bound[i],),
+                    f"unimodal/{self.modality_names[i]}",
+                    batch_size=batch_size,
+                )
                 for i, classifier in enumerate(self.unimodal)
             ],
             dim=1,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
+from i2moe._common.modes import evaluating
 from i2moe.mmoe.parts.objectives import Objective
-from i2moe.mmoe.parts.training import OnEpoch, Training, evaluating, in_batches, n_samples_of, train
+from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
 
 __all__ = ["Expert", "Predictor", "as_predictor", "predict"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
-__all__ = ["OnEpoch", "Training", "evaluating", "in_batches", "n_samples_of", "select", "train"]
+__all__ = ["OnEpoch", "Training", "in_batches", "n_samples_of", "select", "train"]
 
 OnEpoch = Callable[[int, int, float], None]
 """Called after each epoch with its number (from 1), the number of epochs, and the mean loss."""
@@ -99,16 +98,6 @@ def train(
 def select(modalities: tuple[Modality, ...], index: Tensor) -> tuple[Modality, ...]:
     """Take some samples, by number or by a mask (B,)."""
     return tuple(map_leaves(lambda x: x[index.to(x.device)], modality) for modality in modalities)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluate without gradient, then put back the mode."""
-    training = module.training
-    module.eval()
-    with torch.no_grad():
-        yield
-    module.train(training)
 
 
 def in_batches(modalities: tuple[Modality, ...], batch_size: int) -> Iterator[tuple[Modality, ...]]:

@@ -25,8 +25,8 @@ def single_samples(report: Diagnostics) -> str:
         paragraph(
             "A few, to see what weights mean: for each interaction a sample that is predicted right and rests on it "
             "most, the sample whose weights are most even, and the prediction that is farthest off. The first are "
-            "chosen among predictions that differ from the mean prediction. Weights compare how sure predictions are: "
-            "what is missing may lower a probability, and leave the class as it is."
+            "chosen among predictions that are not near what is predicted from nothing. Weights compare how sure "
+            "predictions are: what is missing may lower a probability, and leave the class as it is."
         ),
         *(_article(report, index, why) for index, why in chosen_samples(report).items()),
     )
@@ -43,7 +43,7 @@ def chosen_samples(report: Diagnostics) -> dict[int, str]:
     chosen: dict[int, str] = {}
     standing = (ranks(report.score) + 1) / len(report)
     for e, name in enumerate(report.expert_names[:_MOST_EXPERTS]):
-        fits = report.correct & (report.weights.argmax(1) == e) & ~report.near_mean
+        fits = report.correct & (report.weights.argmax(1) == e) & ~report.near_prior
         if fits.any():
             index = int((report.weights[:, e] * standing).masked_fill(~fits, -1).argmax())
             chosen.setdefault(index, f"rests on {name}")

@@ -8,33 +8,34 @@ from html import escape
 from torch import Tensor
 
 from i2moe._common.names import expert_colors
+from i2moe._common.tasks import score_name
 from i2moe.interpretation.report.html.parts import Bar, bars, items, legend, paragraph, section, stacked, table
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.measures.dropping import DroppingCost, cost_of_dropping
 from i2moe.interpretation.report.measures.pairs import pair_interactions
 from i2moe.interpretation.report.measures.quality import Quality, chance
 from i2moe.interpretation.report.text.columns import MOST_ROWS
-from i2moe.interpretation.report.text.samples import meaning
+from i2moe.interpretation.report.text.samples import joined, meaning
 from i2moe.interpretation.report.warnings.rules import report_warnings
 from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics
 
 __all__ = ["asked", "headline", "how_good", "how_sure", "what_drives", "without_a_modality", "words"]
 
 _SCORE = {
-    "classification": ("accuracy", "the share of samples whose class is predicted right"),
-    "multilabel": ("share of labels right", "of the labels of all samples, how many are predicted right"),
-    "regression": ("R²", "the share of the target's variance that the predictions explain: 1 at best, 0 for the mean"),
+    "classification": "the share of samples whose class is predicted right",
+    "multilabel": "of the labels of all samples, how many are predicted right",
+    "regression": "the share of the target's variance that the predictions explain: 1 at best, 0 for the mean",
 }
 
 
 def headline(report: Diagnostics) -> str:
     """Say in a line what the report is of."""
-    return f"{len(report)} samples, {report.task}, {_SCORE[report.task][0]} {_score(report, report.quality.score)}"
+    return f"{len(report)} samples, {report.task}, {score_name[report.task]} {_score(report, report.quality.score)}"
 
 
 def asked(report: Diagnostics) -> str:
     """What the model is asked."""
-    names, modalities = report.output_names, _list(report.modality_names)
+    names, modalities = report.output_names, joined(report.modality_names)
     what = {
         "classification": f"which of {len(names)} classes it is ({_few(names)})",
         "multilabel": f"which of {len(names)} labels it has ({_few(names)})",
@@ -50,7 +51,6 @@ def asked(report: Diagnostics) -> str:
 
 def how_good(report: Diagnostics) -> str:
     """How good the model is, from all modalities and from each alone."""
-    name, definition = _SCORE[report.task]
     guess = chance(report.task, report.target)
     rows = [Bar(label, q.score, q.low, q.high, _score(report, q.score)) for label, q in _qualities(report).items()]
     by_guess = {
@@ -61,7 +61,10 @@ def how_good(report: Diagnostics) -> str:
     return section(
         "good",
         "How good is it?",
-        paragraph(f"Score: {name}, {definition}. {by_guess} would reach {_score(report, guess)} (dotted line)."),
+        paragraph(
+            f"Score: {score_name[report.task]}, {_SCORE[report.task]}. {by_guess} would reach {_score(report, guess)} "
+            "(dotted line)."
+        ),
         bars(rows, top=1.0, mark=guess),
         paragraph(
             f"The dark line in a bar is the {report.confidence:.0%} interval: how far the score may be off because the "
@@ -82,9 +85,19 @@ def what_drives(report: Diagnostics) -> str:
         for name, interaction in zip(names, report.interactions, strict=True)
     }
     colors = expert_colors(names, report.interactions)
+    header = ["interaction", "mean weight", f"{report.confidence:.0%} interval", "varies by"]
+    note = "Varies by: the standard deviation of the weight between samples."
     rows = [
         [name, f"{overall.mean[e]:.1%}", _interval(overall, e), f"{overall.std[e]:.1%}"] for e, name in enumerate(names)
     ]
+    if report.computed:
+        header.append("of variance")
+        note += (
+            " Of variance: the mean in which a sample counts by the squared distance of its prediction from the prior, "
+            "what is predicted from nothing. A prediction near it has little that could be shared out."
+        )
+        shares = report.variance_shares.tolist()
+        rows = [[*row, "-" if math.isnan(share) else f"{share:.1%}"] for row, share in zip(rows, shares, strict=True)]
     classes = sorted(report.per_class.items(), key=lambda item: -item[1].n_samples)
     n_more = len(classes) - MOST_ROWS
     kind = "label" if report.task == "multilabel" else "class"
@@ -105,8 +118,8 @@ def what_drives(report: Diagnostics) -> str:
         ),
         legend(colors, meanings),
         _chart({"all": overall}, report),
-        table(["interaction", "mean weight", f"{report.confidence:.0%} interval", "varies by"], rows),
-        paragraph("Varies by: the standard deviation of the weight between samples.", "note"),
+        table(header, rows),
+        paragraph(note, "note"),
         *(by_class if classes else []),
         f"<h3>{outcome}</h3>",
         _chart(report.by_outcome, report),
@@ -129,7 +142,7 @@ def without_a_modality(report: Diagnostics) -> str:
     """What is lost when modalities are missing."""
     if report.predictions_without is None:
         return ""
-    name, _ = _SCORE[report.task]
+    name = score_name[report.task]
     costs = list(cost_of_dropping(report).items())[:MOST_ROWS]
     rows = [
         Bar(f"without {subset.replace('+', ' and ')}", cost.cost, cost.low, cost.high, _points(report, cost.cost))
@@ -203,7 +216,7 @@ def how_sure(report: Diagnostics) -> str:
             "modality alone and from all, show this interaction. A rank correlation: 1 fully, 0 not at all, below 0 "
             "the opposite; a dash where the weight is constant."
         )
-    if report.comprehensiveness is not None:
+    if report.comprehensiveness is not None and not report.computed:
         header.append("agreement")
         columns.append(_correlations(report.agreement))
         explained.append(
@@ -239,7 +252,7 @@ def how_sure(report: Diagnostics) -> str:
 def words(report: Diagnostics) -> str:
     """What the words of the page mean."""
     meanings = {
-        "modality": "a kind of data that describes each sample: " + _list(report.modality_names) + ".",
+        "modality": "a kind of data that describes each sample: " + joined(report.modality_names) + ".",
         "uniqueness": "what one modality says and no other does.",
         "synergy": "what can only be known from several modalities together.",
         "redundancy": "what several modalities say alike, so that one of them would do.",
@@ -299,10 +312,6 @@ def _interval(group: WeightStatistics, e: int) -> str:
 
 def _correlations(values: Tensor) -> list[str]:
     return ["-" if math.isnan(value) else f"{value:.2f}" for value in values.tolist()]
-
-
-def _list(names: tuple[str, ...]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _few(names: tuple[str, ...], most: int = 8) -> str:

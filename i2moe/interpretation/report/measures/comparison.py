@@ -142,6 +142,11 @@ def check_same_samples(first: Diagnostics, other: Diagnostics, index: int) -> No
             f"all reports must be of the same samples, however report 0 has {len(first)} and report {index} "
             f"{len(other)}; explain every model on the same data"
         )
+    if first.checksums.isnan().any() or other.checksums.isnan().any():
+        raise ValueError(
+            "reports must know their inputs to be compared, however those of an InteractionMetric do not; compare "
+            "reports of explain"
+        )
     same = torch.isclose(first.checksums, other.checksums, rtol=1e-6, atol=1e-6)
     if first.target.shape == other.target.shape:
         a, b = first.target.double().reshape(len(first), -1), other.target.double().reshape(len(first), -1)

@@ -13,7 +13,7 @@ from i2moe._common.tasks import Task, decide, distances, is_correct, probabiliti
 from i2moe.interpretation.report.measures.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
 from i2moe.interpretation.report.measures.quality import Quality, quality
 from i2moe.interpretation.report.record import ReportRecord
-from i2moe.interpretation.statistics import WeightStatistics, group_statistics
+from i2moe.interpretation.statistics import FEW_SAMPLES, WeightStatistics, group_statistics
 from i2moe.moe.weights.shares import columns, interaction_shares
 
 __all__ = ["Diagnostics", "group_by_availability"]
@@ -128,8 +128,8 @@ class Diagnostics(ReportRecord):
     def behavior_shares(self) -> Tensor:
         """(N, E), the share of each interaction in what the model predicts from each modality alone and from all.
 
-        `i2moe.moe.weights.interaction_shares` of these predictions, with the mean prediction as the prior. No
-        targets are used. NaN for a sample with one modality.
+        `i2moe.moe.weights.interaction_shares` of these predictions, with the prior of computed weights, or the mean
+        prediction. No targets are used. NaN for a sample with one modality.
 
         Raises:
             ValueError: if the model cannot predict from one modality.
@@ -139,23 +139,30 @@ class Diagnostics(ReportRecord):
                 "behavior_shares must have predictions from each modality alone, however there are none; explain a "
                 "model with a fill or with computed weights, with drop_modalities=True"
             )
-        joint = probabilities(self.task, self.prediction.double())
-        prior = joint.mean(0)
+        joint, prior = self._compared
         blocks = zip(self.marginals.split(_BLOCK), joint.split(_BLOCK), strict=True)  # not all in double precision
         shares = torch.cat([_shares(self.task, marginals.double(), joint, prior) for marginals, joint in blocks])
         single = self.marginals.isnan().any(2).logical_not().sum(1, keepdim=True) < 2
         return shares[:, columns(self.interactions, len(self.modality_names))].masked_fill(single, torch.nan)
 
     @cached_property
-    def near_mean(self) -> Tensor:
-        """(N,) bool, which predictions are near the mean prediction: less than a quarter of the usual distance from it.
+    def near_prior(self) -> Tensor:
+        """(N,) bool, which predictions are near the prior: at most half of the usual distance from it.
 
         The usual distance is the root mean square over samples, of probabilities or values. Such a prediction has
         little that could be shared out, so that small differences decide about its weights.
         """
-        predicted = probabilities(self.task, self.prediction.double())
-        distance = (predicted - predicted.mean(0)).square().sum(1)
-        return distance < distance.mean() / 16
+        return self._moved <= self._moved.mean() / 4
+
+    @cached_property
+    def variance_shares(self) -> Tensor:
+        r"""(E,), the share of each interaction in how far predictions are from the prior.
+
+        $\sum_n d_n w_n / \sum_n d_n$, with $w_n$ the weights of sample n, and $d_n$ the squared distance of its
+        prediction from the prior. The sum of the distances is N times the predictions' variance where their mean is the
+        prior. So predictions near the prior, whose weights say little, count little. NaN where there is no distance.
+        """
+        return self._moved @ self.weights.double() / self._moved.sum()
 
     @cached_property
     def faithfulness(self) -> Tensor:
@@ -194,12 +201,15 @@ class Diagnostics(ReportRecord):
         """Between which shares of its knowledge, (E,) and (E,), the model behaves like each interaction.
 
         To compare with the mean weights: `i2moe.interpretation.report.measures.faithfulness.behavior_bounds`. NaN where
-        faithfulness was not measured, of fewer than 20 samples, and where predictions are not above chance.
+        faithfulness was not measured, of fewer than 20 samples, and where the score is not beyond chance above that of
+        the targets' mean.
         """
-        if self.sufficiency is None or not self.quality.better_than_chance:
+        gain = self.gain
+        known = len(gain) >= FEW_SAMPLES and bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+        if self.sufficiency is None or not known:
             unknown = torch.full((len(self.expert_names),), torch.nan, dtype=torch.float64)
             return unknown, unknown
-        return behavior_bounds(self.gain, self.sufficiency, self.interactions)
+        return behavior_bounds(gain, self.sufficiency, self.interactions)
 
     def by_group(self, groups: Sequence[Any] | Tensor) -> dict[Any, WeightStatistics]:
         """Return the weights over the samples of each group.
@@ -221,6 +231,18 @@ class Diagnostics(ReportRecord):
         numbers: dict[Any, int] = {}
         members = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
         return self._group(tuple(numbers), members)
+
+    @cached_property
+    def _compared(self) -> tuple[Tensor, Tensor]:
+        """What weights compare: predictions (N, C) in probabilities or values, and the prior (C,)."""
+        joint = probabilities(self.task, self.prediction.double())
+        return joint, joint.mean(0) if self.prior is None else self.prior.double()
+
+    @cached_property
+    def _moved(self) -> Tensor:
+        """(N,), squared distances of the predictions from the prior."""
+        joint, prior = self._compared
+        return (joint - prior).square().sum(1)
 
     def _group(self, names: Sequence[Any], groups: Tensor) -> dict[Any, WeightStatistics]:
         found = group_statistics(self.weights, groups, len(names), confidence=self.confidence)

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2moe._common.tasks import Task, decide, probabilities, score, score_bounds
-from i2moe.interpretation.report.measures.faithfulness import prior_outputs
-from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain
+from i2moe._common.tasks import Task, certain, decide, probabilities, score_bounds
+from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval, plain, ranks
 
-__all__ = ["Quality", "calibration_error", "chance", "points", "quality"]
+__all__ = ["Quality", "calibration", "calibration_error", "chance", "points", "quality"]
 
 _N_BINS = 15
 
@@ -34,8 +33,9 @@ class Quality:
             calibration error of 15 bins; None in regression.
         calibration_noise: what the calibration error of so many samples would be on average if their probabilities were
             right; None in regression.
-        better_than_chance: whether predictions are better than the targets' mean alone, by more than two standard
-            errors; None of fewer than 20 samples.
+        better_than_chance: whether predictions go along with the targets: their covariance, summed over outputs, is
+            above 0 by more than two of the standard errors that it had if they were independent. In regression that of
+            their ranks. None of fewer than 20 samples.
     """
 
     n_samples: int
@@ -68,8 +68,7 @@ def quality(task: Task, prediction: Tensor, target: Tensor, confidence: float) -
             nll = F.cross_entropy(outputs, target).item()
         else:
             nll = F.binary_cross_entropy_with_logits(outputs, target.double()).item()
-        sure, right = _confidence(task, prediction, target)
-        error, noise = calibration_error(sure, right)
+        error, noise = calibration(task, prediction, target)
     return Quality(len(target), mean, low, high, nll, error, noise, _better_than_chance(task, prediction, target))
 
 
@@ -103,19 +102,31 @@ def chance(task: Task, target: Tensor) -> float:
     return torch.maximum(frequency, 1 - frequency).mean().item()
 
 
-def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tuple[float, float]:
+def calibration(
+    task: Task, prediction: Tensor, target: Tensor, sample_weight: Tensor | None = None
+) -> tuple[float, float]:
+    """Return the `calibration_error` of raw outputs (N, C) of classes or labels, and what it is by chance."""
+    sure, right = _confidence(task, prediction, target)
+    counts = torch.ones(len(target)) if sample_weight is None else sample_weight
+    return calibration_error(sure, right, counts.repeat_interleave(len(sure) // len(target)))
+
+
+def calibration_error(
+    sure: Tensor, right: Tensor, sample_weight: Tensor | None = None, n_bins: int = _N_BINS
+) -> tuple[float, float]:
     r"""Return the expected calibration error, and what it is by chance.
 
-    Predictions are put into bins of equal width by their probability p. With n of N in a bin,
+    Predictions are put into bins of equal width by their probability p. With $w_n$ the samples' weights, of sum 1,
 
-    $$\mathrm{ECE} = \sum_b \frac{n_b}{N} \left| \overline{\mathrm{right}}_b - \bar p_b \right|, \qquad
-    \mathrm{chance} = \frac{1}{N} \sum_b \sqrt{\tfrac{2}{\pi} \textstyle\sum_{n \in b} p_n (1 - p_n)}$$
+    $$\mathrm{ECE} = \sum_b \left| \textstyle\sum_{n \in b} w_n (\mathrm{right}_n - p_n) \right|, \qquad
+    \mathrm{chance} = \sum_b \sqrt{\tfrac{2}{\pi} \textstyle\sum_{n \in b} w_n^2 p_n (1 - p_n)}$$
 
     the second being its mean if each is right with probability p.
 
     Args:
         sure: (N,), the probability of what was predicted.
         right: (N,) bool, whether it came true.
+        sample_weight: (N,), how much each counts; None for alike.
         n_bins: number of bins.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
@@ -125,11 +136,14 @@ def calibration_error(sure: Tensor, right: Tensor, n_bins: int = _N_BINS) -> tup
         0.4
     """
     sure = sure.double()
+    weight = torch.ones_like(sure) if sample_weight is None else sample_weight.double()
+    weight = weight / weight.sum()
     bins = (sure * n_bins).long().clamp(max=n_bins - 1)
     too_sure, variance = (
-        sure.new_zeros(n_bins).index_add(0, bins, values) for values in (sure - right.double(), sure * (1 - sure))
+        sure.new_zeros(n_bins).index_add(0, bins, values)
+        for values in (weight * (sure - right.double()), weight.square() * sure * (1 - sure))
     )
-    return too_sure.abs().sum().item() / len(sure), (variance * 2 / math.pi).sqrt().sum().item() / len(sure)
+    return too_sure.abs().sum().item(), (variance * 2 / math.pi).sqrt().sum().item()
 
 
 def _confidence(task: Task, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,6 +158,9 @@ def _confidence(task: Task, prediction: Tensor, target: Tensor) -> tuple[Tensor,
 def _better_than_chance(task: Task, prediction: Tensor, target: Tensor) -> bool | None:
     if len(target) < FEW_SAMPLES:
         return None
-    prior = prior_outputs(task, target, prediction.shape[1]).expand_as(prediction)
-    gain = score(task, prediction, target) - score(task, prior, target)
-    return bool(gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+    predicted, actual = probabilities(task, prediction.double()), certain(task, target, prediction.shape[1])
+    if task == "regression":  # ranks, as a few large values would decide about the covariance and its error
+        predicted, actual = (torch.stack([*map(ranks, x.unbind(1))], dim=1) for x in (predicted, actual))
+    predicted, actual = predicted - predicted.mean(0), actual - actual.mean(0)
+    variance = ((predicted.T @ predicted) * (actual.T @ actual)).sum() / len(target)
+    return bool((predicted * actual).sum() > 2 * variance.sqrt())

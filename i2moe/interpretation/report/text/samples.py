@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.record import dropped_subsets, position
 from i2moe.losses import Interaction
 
-__all__ = ["in_words", "meaning", "sample"]
+__all__ = ["in_words", "joined", "meaning", "sample"]
 
 _ENOUGH = 0.9
 
@@ -44,11 +46,11 @@ def sample(report: Diagnostics, index: int) -> str:
     if report.weight_spread is not None:
         spread = report.weight_spread[index].max()
         sentences.append(f"Members of the model differ by up to {spread:.0%} on these shares (standard deviation).")
-    if report.computed and report.near_mean[index]:
-        sentences.append("The prediction is near the mean of all predictions: its shares say little.")
+    if report.computed and report.near_prior[index]:
+        sentences.append("The prediction is near what is predicted from nothing: its shares say little.")
     if report.available is not None and not report.available[index].all():
         absent = [n for n, has in zip(report.modality_names, report.available[index], strict=True) if not has]
-        sentences.append(f"It lacks {_and(absent)}.")
+        sentences.append(f"It lacks {joined(absent)}.")
     return " ".join(sentences + _without(report, index))
 
 
@@ -75,7 +77,7 @@ def in_words(report: Diagnostics, prediction: Tensor) -> str:
     if report.task == "regression":
         return ", ".join(_value(name, value, len(names)) for name, value in zip(names, prediction, strict=True))
     has = [f"'{names[c]}' at {probability[c]:.2f}" for c in decided.nonzero().flatten().tolist()]
-    return _and(has) if has else "no label"
+    return joined(has) if has else "no label"
 
 
 def _value(name: str, value: Tensor, n_outputs: int) -> str:
@@ -90,7 +92,7 @@ def _truth(report: Diagnostics, index: int) -> str:
         return "which is right"
     if report.task == "classification":
         return f"the truth is '{report.output_names[int(target)]}'"
-    return f"the truth is {_and([repr(report.output_names[c]) for c in target.nonzero().flatten().tolist()])}"
+    return f"the truth is {joined([repr(report.output_names[c]) for c in target.nonzero().flatten().tolist()])}"
 
 
 def _weights(report: Diagnostics, index: int) -> str:
@@ -123,5 +125,6 @@ def _without(report: Diagnostics, index: int) -> list[str]:
     return sentences
 
 
-def _and(items: list[str]) -> str:
+def joined(items: Sequence[str]) -> str:
+    """Join names as in a sentence, "a, b and c"; "none" of none."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items or ["none"])

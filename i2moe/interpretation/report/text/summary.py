@@ -41,6 +41,8 @@ def summary(report: Diagnostics) -> str:
     )
     if report.disagreement.any():  # experts that are one network never disagree
         blocks[-1] += f", disagreement of the experts {report.disagreement.mean():.3f}"
+    if report.computed:
+        blocks[-1] += f", predictions near the prior {report.near_prior.double().mean():.1%}"
     groups = (*report.by_outcome.values(), *report.per_class.values(), *report.by_availability.values())
     if any(map(_is_small, groups)):
         blocks.append(f"* fewer than {FEW_SAMPLES} samples: their mean weights are rough")
@@ -75,7 +77,10 @@ def _experts(report: Diagnostics) -> str:
         ]
         for e, name in enumerate(report.expert_names)
     ]
-    if report.comprehensiveness is not None:
+    if report.computed:
+        header.append("of variance")
+        rows = [[*row, number(share)] for row, share in zip(rows, report.variance_shares, strict=True)]
+    elif report.comprehensiveness is not None:
         header += ["behavior", "agreement"]
         measured = zip(rows, *report.behavior, report.agreement, strict=True)
         rows = [[*row, interval(low, high), number(correlation)] for row, low, high, correlation in measured]

@@ -55,6 +55,8 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
         "pair_interactions": None
         if report.predictions_without is None
         else {name: pair.to_dict() for name, pair in pair_interactions(report).items()},
+        "variance_shares": plain(report.variance_shares) if report.computed else None,
+        "share_near_prior": report.near_prior.double().mean().item() if report.computed else None,
         "weight_spread": None if report.weight_spread is None else plain(report.weight_spread.mean(0)),
         "faithfulness": None if report.marginals is None else plain(report.faithfulness),
         "agreement": None if comprehensiveness is None else plain(report.agreement),
@@ -67,10 +69,10 @@ def to_pandas(report: Diagnostics) -> pd.DataFrame:
 
     The columns are the report's attributes of these names, "/" and an expert, a modality or an output where there are
     several: target, prediction, correct (in a regression: an error of at most the median), score (probability of the
-    true class, log-likelihood of labels, or negative squared error), weight, weight_spread (members differ by),
-    prediction of each expert, alone (prediction from a modality alone), available, entropy (of the weights, in nats),
-    disagreement (of the experts), comprehensiveness (drop of the score without a modality) and sufficiency (with it
-    alone).
+    true class, log-likelihood of labels, or negative squared error), weight, near_prior (computed weights: whether they
+    say little), weight_spread (members differ by), prediction of each expert, alone (prediction from a modality alone),
+    available, entropy (of the weights, in nats), disagreement (of the experts), comprehensiveness (drop of the score
+    without a modality) and sufficiency (with it alone).
 
     Raises:
         ImportError: without pandas.
@@ -100,6 +102,8 @@ def _columns(report: Diagnostics) -> dict[str, Tensor | list[str]]:
     named |= _decided(report, "prediction", report.prediction, report.decision)
     named |= {"correct": report.correct, "score": report.score}
     named |= _each("weight", report.expert_names, report.weights)
+    if report.computed:
+        named |= {"near_prior": report.near_prior}
     if report.weight_spread is not None:
         named |= _each("weight_spread", report.expert_names, report.weight_spread)
     for e, expert in enumerate(report.expert_names):

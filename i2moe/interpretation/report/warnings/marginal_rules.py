@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-from i2moe._common.tasks import probabilities, score_name
+from i2moe._common.tasks import certain, probabilities, score_name
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
-from i2moe.interpretation.report.measures.quality import points
+from i2moe.interpretation.report.measures.quality import calibration, points
 from i2moe.interpretation.statistics import FEW_SAMPLES, mean_interval
 
-__all__ = ["LITTLE", "find_miscalibrated", "find_off_where_missing", "find_uncarried", "find_worse_together"]
+__all__ = [
+    "LITTLE",
+    "find_miscalibrated",
+    "find_near_prior",
+    "find_off_where_missing",
+    "find_uncarried",
+    "find_worse_together",
+]
 
 LITTLE = 0.1
 """A mean weight, or a share of the model's behavior, that is too small to compare."""
@@ -40,19 +46,23 @@ def find_worse_together(report: Diagnostics) -> list[str]:
 def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
     """Say which modality's predictions are not as sure as they are right, where weights are computed from them.
 
-    One that predicts no better than chance, and has little weight of its own, moves no weight by much.
+    One that predicts no better than chance, and has little weight of its own, moves no weight by much. Classes count as
+    the prior of held-out targets says: with class weights, predictions are about other frequencies than the samples'.
     """
-    if not report.computed:
+    if report.prior is None or report.marginals is None or report.task == "regression":
         return []
-    weight = dict(zip(report.modality_names, report.overall.mean.tolist(), strict=False))  # uniqueness comes first
-    parts = [
-        f"{name!r} {found.calibration_error:.2f}"
-        for name, found in report.quality_alone.items()
-        if found.calibration_error is not None
-        and found.calibration_noise is not None
-        and found.calibration_error - found.calibration_noise > above
-        and (found.better_than_chance or weight[name] > LITTLE)
-    ]
+    counts = torch.ones(len(report))
+    if report.task == "classification" and not report.basis:
+        counts = (report.prior / report.target.bincount(minlength=len(report.prior)))[report.target]
+    weight = dict(zip(report.interactions, report.overall.mean.tolist(), strict=True))
+    parts = []
+    for i, (name, marginal) in enumerate(zip(report.modality_names, report.marginals.unbind(1), strict=True)):
+        known = ~marginal.isnan().any(1)
+        if not known.any():
+            continue
+        error, noise = calibration(report.task, marginal[known], report.target[known], counts[known])
+        if error - noise > above and (report.quality_alone[name].better_than_chance or weight.get(i, 0) > LITTLE):
+            parts.append(f"{name!r} {error:.2f}")
     if not parts:
         return []
     return [
@@ -67,6 +77,19 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
     ]
 
 
+def find_near_prior(report: Diagnostics, above: float) -> list[str]:
+    """Say that most computed weights are of predictions near the prior, where small errors decide."""
+    near = float(report.near_prior.double().mean()) if report.computed and len(report) >= FEW_SAMPLES else 0.0
+    if near <= above:
+        return []
+    return [
+        f"{near:.0%} of the predictions are near the prior, what is predicted from nothing: there small errors decide "
+        "about the weights, and so about the mean weights. Read the shares of variance in place of these, and single "
+        "samples only where `report.near_prior` is false"
+        + ("; predict the logarithm of a skewed target" if report.task == "regression" else "")
+    ]
+
+
 def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
     """Say without which modality the predictions are too high or too low on average, beyond chance.
 
@@ -75,10 +98,8 @@ def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
     """
     if report.available is None:
         return []
-    predicted, actual = probabilities(report.task, report.prediction.double()), report.target
-    if report.task == "classification":
-        actual = F.one_hot(actual, predicted.shape[1])
-    actual = actual.double()
+    predicted = probabilities(report.task, report.prediction.double())
+    actual = certain(report.task, report.target, predicted.shape[1])
     unit = actual.std(0) if report.task == "regression" else torch.ones(())
     found = []
     for name, there in zip(report.modality_names, report.available.unbind(1), strict=True):

@@ -11,6 +11,7 @@ from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.warnings.marginal_rules import (
     LITTLE,
     find_miscalibrated,
+    find_near_prior,
     find_off_where_missing,
     find_uncarried,
     find_worse_together,
@@ -34,6 +35,7 @@ def report_warnings(
     homogeneous_above: float = 0.7,
     miscalibrated_above: float = 0.1,
     uncarried_above: float = 0.2,
+    near_prior_above: float = 0.5,
 ) -> tuple[str, ...]:
     """Return what is suspicious about the weights, in sentences.
 
@@ -70,6 +72,8 @@ def report_warnings(
             from the targets' mean: probability, or the target's deviations.
         uncarried_above: a mean weight above this contradicts the predictions from each modality alone. It is on the
             uniqueness of one that predicts no better than chance, or on redundancy where fewer than two predict better.
+        near_prior_above: (computed weights) the mean weights are mostly of predictions near the prior, if their share
+            is above.
 
     Example:
         >>> from i2moe.interpretation import InteractionReport
@@ -83,6 +87,7 @@ def report_warnings(
     found += find_worse_together(report)
     found += find_miscalibrated(report, miscalibrated_above)
     found += find_off_where_missing(report, miscalibrated_above)
+    found += find_near_prior(report, near_prior_above)
     found += find_uncarried(report, uncarried_above)
     if report.computed:
         # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
@@ -143,6 +148,11 @@ def find_constant(spread: float, below: float) -> dict[str, str]:
 
 
 def _find_chance(report: Diagnostics) -> list[str]:
+    if report.task == "regression" and report.quality.high < 0:
+        return [
+            f"the predictions are farther from the targets than their mean is (R² {report.quality.score:.2f}): there "
+            "is nothing to interpret; look at the units of the targets, or calibrate"
+        ]
     if report.quality.better_than_chance is not False:
         return []
     return ["the predictions are no better than without any modality: there is nothing to interpret"]
