@@ -46,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=argparse.SUPPRESS,
         help="what the target is (default: regression for floating-point numbers, else classification)",
     )
+    report.add_argument(
+        "--groups",
+        default=argparse.SUPPRESS,
+        help="name of an array (N,) of what samples belong to, people say: those reported on are of other groups than "
+        "those trained on (default: samples on their own)",
+    )
     report.add_argument("--out", type=Path, default=Path("report.html"), help="where to write the page")
     report.add_argument("--test-fraction", type=float, default=0.25, help="of the samples, to report on")
     report.add_argument("--max-epochs", type=int, default=200, help="passes over the samples, at most")
@@ -68,8 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(options: argparse.Namespace) -> InteractionReport:
     """Train on part of the samples, report on the others."""
-    from sklearn.model_selection import train_test_split
-
     from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
 
     if not 0 < options.test_fraction < 1:
@@ -77,12 +81,14 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     if not options.out.absolute().parent.is_dir():
         raise ValueError(f"--out must lie in a folder that exists, however {options.out.parent} does not; make it")
     arrays = _read(options.data)
-    names = getattr(options, "modalities", None) or [name for name in arrays if name != options.target]
-    unknown = [name for name in (options.target, *names) if name not in arrays]
+    group = getattr(options, "groups", None)
+    others = [options.target] if group is None else [options.target, group]
+    names = getattr(options, "modalities", None) or [name for name in arrays if name not in others]
+    unknown = [name for name in (*others, *names) if name not in arrays]
     if unknown:
         raise ValueError(f"the names must be out of {options.data}'s arrays {list(arrays)}, however {unknown} are not")
-    if options.target in names:
-        raise ValueError(f"--modalities must not hold the target, however they hold {options.target!r}; leave it out")
+    for name in {*others} & {*names}:
+        raise ValueError(f"--modalities must not hold target or groups, however they hold {name!r}; leave it out")
     if len(names) < 2:
         raise ValueError(
             f"there must be at least two modalities beside the target, however there are {names} of the arrays "
@@ -94,7 +100,7 @@ def _report(options: argparse.Namespace) -> InteractionReport:
                 f"modalities must be vectors (N, D) or sequences (N, T, D), however array {name!r} has shape "
                 f"{arrays[name].shape}; flatten it or save its features, or use i2moe.estimators with encoders="
             )
-    y = arrays[options.target]
+    y, groups = arrays[options.target], None if group is None else arrays[group]
     modalities = Modalities({name: arrays[name] for name in names})
     if y.ndim == 0 or len(y) != len(modalities):
         raise ValueError(
@@ -113,28 +119,46 @@ def _report(options: argparse.Namespace) -> InteractionReport:
             "classification"
         )
     estimator = InteractionClassifier(**settings) if classes else InteractionRegressor(**settings)
+    train, test = _split(y, groups, options, classes=classes)
+    fitted = modalities[train], y[train], None, None if groups is None else groups[train]
+    report = estimator.fit(*fitted).report(modalities[test], y[test], retrain_on=fitted if options.retrain else None)
+    return report
+
+
+def _split(
+    y: np.ndarray, groups: np.ndarray | None, options: argparse.Namespace, *, classes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on, and those to report on."""
+    import numpy as np
+    import torch
+    from sklearn.model_selection import train_test_split
+
+    from i2moe.estimators.checks import check_groups
+    from i2moe.estimators.rows import split
+
+    fraction: float = options.test_fraction
+    if groups is not None:
+        target = torch.from_numpy(np.unique(y, return_inverse=True)[1]) if classes else torch.zeros(len(y))
+        torch.manual_seed(options.seed)
+        train, test = split(target, fraction, check_groups(groups, len(y)))
+        return train.numpy(), test.numpy()
     try:
-        train, test, y_train, y_test = train_test_split(
-            modalities,
-            y,
-            test_size=options.test_fraction,
-            random_state=options.seed,
-            stratify=y if classes else None,
+        rows = train_test_split(
+            np.arange(len(y)), test_size=fraction, random_state=options.seed, stratify=y if classes else None
         )
+        return rows[0], rows[1]
     except ValueError as error:
         if not classes:
             raise ValueError(
                 f"samples must be enough to hold some out, however there are {len(y)}, of which --test-fraction "
-                f"{options.test_fraction} is held out; give more"
+                f"{fraction} is held out; give more"
             ) from error
         counts = Counter(y.flatten().tolist())
         raise ValueError(
             f"samples must be enough to hold some of each class out, however the rarest of {len(counts)} classes has "
-            f"{min(counts.values())} of {len(y)}, of which --test-fraction {options.test_fraction} is held out; give "
-            "more, or say --task regression for values that are no classes"
+            f"{min(counts.values())} of {len(y)}, of which --test-fraction {fraction} is held out; give more, or say "
+            "--task regression for values that are no classes"
         ) from error
-    retrain_on = (train, y_train) if options.retrain else None
-    return estimator.fit(train, y_train).report(test, y_test, retrain_on=retrain_on)
 
 
 def _choose_task(options: argparse.Namespace, y: np.ndarray) -> str:

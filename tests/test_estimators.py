@@ -548,6 +548,68 @@ def test_the_command_line_takes_numbers_as_a_modality(tmp_path: Path) -> None:
     assert (tmp_path / "r.html").exists()
 
 
+class TestGroups:
+    """Samples of one person are not parted."""
+
+    @pytest.mark.parametrize("classes", [True, False])
+    def test_no_group_is_in_both_parts(self, classes: bool) -> None:
+        generator = np.random.default_rng(0)
+        groups, y = generator.integers(20, size=400), generator.integers(3, size=400)
+        target = torch.tensor(y) if classes else torch.randn(400, 1)
+        held_out = set()
+        for seed in range(5):
+            torch.manual_seed(seed)
+            train, rest = split(target, 0.15, groups)
+            assert sorted([*train.tolist(), *rest.tolist()]) == list(range(400))
+            assert not {*groups[train]} & {*groups[rest]}
+            assert 0.05 < len(rest) / 400 < 0.3
+            held_out.add(frozenset(groups[rest]))
+        assert len(held_out) > 1  # drawn at random
+
+    def test_a_class_in_held_out_groups_alone_is_refused(self) -> None:
+        target = torch.tensor([0, 0, 1, 1])
+        with pytest.raises(ValueError, match="each class must be in groups to train on, however class number"):
+            split(target, 0.5, np.array([0, 0, 1, 1]))
+        with pytest.raises(ValueError, match="at least two"):
+            split(target, 0.5, np.zeros(4))
+
+    def test_calibration_is_for_new_people(self) -> None:
+        """Each person has features of his own, by which a network knows the class of whom it was trained on."""
+        generator = np.random.default_rng(0)
+        people, of_people = np.repeat(np.arange(40), 20), generator.integers(2, size=40)
+        marks, y = generator.normal(size=(40, 30)), of_people[people]
+        a = marks[people] + 0.1 * generator.normal(size=(800, 30))
+        b = generator.normal(size=(800, 2))
+        b[:, 0] += y - 0.5
+        known, new = (
+            (InteractionClassifier(**LEARNING).fit([a, b], y, groups=g)) for g in (None, [f"p{i}" for i in people])
+        )
+        reweighters: list[Any] = [known.model_.reweighter, new.model_.reweighter]
+        mark, sign = reweighters[1].scale[:2]
+        assert reweighters[0].scale[0] > 1  # it recognizes those it was calibrated on
+        assert mark < 0.5 < sign  # marks of new people say nothing
+
+    def test_the_report_trains_copies_with_groups(self) -> None:
+        groups = np.arange(40) % 8
+        fitted_on = [A, B], Y, None, groups
+        report = InteractionClassifier(**QUICK).fit(*fitted_on).report([A, B], Y, retrain_on=fitted_on, n_draws=0)
+        assert report.predictions_retrained is not None
+
+    @pytest.mark.parametrize("groups", [np.arange(39), np.zeros((40, 2)), 3])
+    def test_wrong_groups_are_refused(self, groups: Any) -> None:
+        with pytest.raises(ValueError, match="groups must have a label for each of 40 samples"):
+            InteractionClassifier(**QUICK).fit([A, B], Y, groups=groups)
+
+    def test_the_command_line_reports_on_other_groups(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.savez(tmp_path / "data.npz", a=A, b=B, y=Y, person=np.arange(40) // 5)
+        options = ["--target", "y", "--groups", "person", "--out", str(tmp_path / "r.html"), "--max-epochs", "1"]
+        main(["report", str(tmp_path / "data.npz"), *options, "--n-teachers", "0"])
+        assert "10 samples, classification" in capsys.readouterr().out  # two of eight people
+        assert "person" not in (tmp_path / "r.html").read_text()
+        with pytest.raises(SystemExit):
+            main(["report", str(tmp_path / "data.npz"), *options, "--modalities", "a", "person"])
+
+
 def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", "--help"])
@@ -565,7 +627,7 @@ def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture
         (["words.npz", "--target", "y"], "encode categories"),
         (["text.txt", "--target", "y"], "must be an .npz file"),
         (["one.npy", "--target", "y"], "must be an .npz file"),
-        (["data.npz", "--target", "y", "--modalities", "a", "y"], "must not hold the target"),
+        (["data.npz", "--target", "y", "--modalities", "a", "y"], "must not hold target or groups"),
         (["data.npz", "--target", "y", "--out", "no/such/folder.html"], "a folder that exists"),
         (["data.npz", "--target", "y", "--test-fraction", "1.5"], "must lie between 0 and 1"),
         (["short.npz", "--target", "y"], "a row for each of 40 samples"),

@@ -469,10 +469,11 @@ def test_report_equals_counting_by_hand() -> None:
     sizes: set[int] = set()
     for part in (model.baseline, *model.unimodal):
         part.register_forward_hook(lambda _, args, out: sizes.add(len(out)))
-    model.router.eval()
+    router: Any = model.router
+    router.eval()
     report = model.report(test_modalities, test_target, batch_size=40)
     assert sizes == {40, 30}
-    assert not model.router.training  # as it was
+    assert not router.training  # as it was
     with torch.no_grad():
         out, baseline = model(*test_modalities), model.baseline(test_modalities)
     categories = model.categorize(model.predict_unimodal(test_modalities), baseline, test_target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from examples.datasets._tables import multi_hot, standardize
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["encode", "is_available", "read_frame"]
+__all__ = ["encode", "encode_blocks", "is_available", "read_frame"]
 
 _DATA_FRAME = {
     "builtins.slice",
@@ -85,3 +85,12 @@ def encode(table: pd.DataFrame, columns: Sequence[str], train: Tensor) -> Tensor
 def is_available(table: pd.DataFrame, columns: Sequence[str]) -> Tensor:
     """Return (N,) bool: does the row have a value in any of the columns?"""
     return torch.from_numpy(table[list(columns)].notna().any(axis=1).to_numpy(bool, copy=True))
+
+
+def encode_blocks(
+    table: pd.DataFrame, blocks: Mapping[str, Sequence[str]], train: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Return each block of columns as a modality (N, F), zeros where a row lacks it; and which rows have it, (N, M)."""
+    available = torch.stack([is_available(table, columns) for columns in blocks.values()], dim=1)
+    encoded = [encode(table, columns, train) for columns in blocks.values()]
+    return [x * there.unsqueeze(1) for x, there in zip(encoded, available.unbind(1), strict=True)], available

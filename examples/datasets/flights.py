@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from examples.datasets._frames import encode, is_available, read_frame
+from examples.datasets._frames import encode_blocks, read_frame
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
 from examples.datasets._tables import group_split
 
@@ -61,11 +61,7 @@ def load_flights(split: int = 0) -> MultimodalData:
     late = torch.from_numpy((table["arr_delay"] > _LATE_MINUTES).to_numpy(np.int64))
     rows = group_split(torch.from_numpy(table["day_of_year"].to_numpy(np.int64, copy=True)), split)
 
-    available = torch.stack([is_available(table, columns) for columns in _BLOCKS.values()], dim=1)
-    modalities = [
-        encode(table, columns, rows[0]) * there.unsqueeze(1)
-        for columns, there in zip(_BLOCKS.values(), available.unbind(1), strict=True)
-    ]
+    modalities, available = encode_blocks(table, _BLOCKS, rows[0])
     flights = Split(modalities, late, available)
     train, validation, test = (flights.select(part) for part in rows)
     return MultimodalData(

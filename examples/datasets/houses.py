@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from examples.datasets._frames import encode, is_available, read_frame
+from examples.datasets._frames import encode_blocks, read_frame
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
 from examples.datasets._tables import random_split
 
@@ -69,11 +69,7 @@ def load_houses(split: int = 0) -> MultimodalData:
     prices = torch.from_numpy(np.log2(table["Sale_Price"].to_numpy(np.float64))).float().unsqueeze(1)  # (N, 1)
     rows = random_split(len(table), split)
 
-    available = torch.stack([is_available(table, columns) for columns in _BLOCKS.values()], dim=1)
-    modalities = [
-        encode(table, columns, rows[0]) * there.unsqueeze(1)
-        for columns, there in zip(_BLOCKS.values(), available.unbind(1), strict=True)
-    ]
+    modalities, available = encode_blocks(table, _BLOCKS, rows[0])
     houses = Split(modalities, prices - prices[rows[0]].mean(), available)
     train, validation, test = (houses.select(part) for part in rows)
     return MultimodalData(

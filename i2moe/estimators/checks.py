@@ -11,7 +11,7 @@ import torch
 from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe.estimators.inputs import Modalities, as_numpy
 
-__all__ = ["check_arguments", "check_device", "check_present", "check_targets", "check_weight"]
+__all__ = ["check_arguments", "check_device", "check_groups", "check_present", "check_targets", "check_weight"]
 
 
 def check_arguments(estimator: Any) -> None:
@@ -71,6 +71,18 @@ def check_device(device: str | torch.device) -> torch.device:
         raise ValueError(
             f"device must be one that torch can use, 'cpu' or 'cuda' say, however it is {device!r} ({error})"
         ) from error
+
+
+def check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
+    """Return the number of each sample's group, (N,)."""
+    if groups is None:
+        return None
+    labels = as_numpy(groups)
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            f"groups must have a label for each of {n_samples} samples, however their shape is {labels.shape}"
+        )
+    return np.unique(labels.astype(str), return_inverse=True)[1]
 
 
 def check_weight(sample_weight: Any, n_samples: int) -> np.ndarray:

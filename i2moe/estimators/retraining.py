@@ -11,14 +11,14 @@ import torch
 from sklearn.base import clone
 from torch import Tensor
 
-from i2moe.estimators.checks import check_targets, check_weight
+from i2moe.estimators.checks import check_groups, check_targets, check_weight
 from i2moe.estimators.inputs import Modalities, ModalityArrays
 
 __all__ = ["retraining"]
 
 
 def retraining(
-    estimator: Any, Xs: ModalityArrays, others: ModalityArrays, y: Any, sample_weight: Any = None
+    estimator: Any, Xs: ModalityArrays, others: ModalityArrays, y: Any, sample_weight: Any = None, groups: Any = None
 ) -> Callable[[tuple[str, ...]], Tensor]:
     """Return what trains a copy on some modalities, and predicts samples; NaN for those that have none of them.
 
@@ -28,9 +28,11 @@ def retraining(
         others: the samples to train on.
         y: their targets.
         sample_weight: how much each counts.
+        groups: what each belongs to.
     """
     train, test = (Modalities(given).ordered(estimator.modality_names_) for given in (others, Xs))
-    targets, weight = check_targets(y, len(train)), check_weight(sample_weight, len(train))
+    n = len(train)
+    targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
 
     def refit(kept: tuple[str, ...]) -> Tensor:
         known, rows = train.keep(kept)
@@ -40,7 +42,8 @@ def retraining(
         if not len(rows) or not len(asked):
             return found
         try:
-            copy = clone(estimator)._fit(known[rows], targets[rows], weight[rows])
+            of_rows = None if labels is None else labels[rows]
+            copy = clone(estimator)._fit(known[rows], targets[rows], weight[rows], of_rows)
         except ValueError as error:
             if len(rows) == np.count_nonzero(weight):
                 raise

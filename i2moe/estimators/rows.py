@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 from torch import Tensor, nn
 
 from i2moe._common.modalities import map_leaves
@@ -103,18 +106,21 @@ def call(model: nn.Module, inputs: tuple[tuple[Tensor, ...], Tensor]) -> Interac
     return output
 
 
-def split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+def split(target: Tensor, fraction: float, groups: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
     """Split rows at random into those to train on and those held out; of each class about the same fraction.
 
     A row of each class at least is trained on.
 
     Args:
         target: (N,) classes, or (N, C) values.
-        fraction: of rows held out.
+        fraction: of rows held out; of groups in a regression.
+        groups: (N,), rows of one are never in both parts; None for rows that may be parted as they come.
 
     Raises:
         ValueError: if nothing is left for one of the parts.
     """
+    if groups is not None:
+        return _split_groups(target, fraction, groups)
     n = len(target)
     order = torch.randperm(n)
     held_out = (torch.arange(n + 1, dtype=torch.float64) * fraction).floor().diff() > 0  # at regular intervals
@@ -130,3 +136,23 @@ def split(target: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
             + "; give more samples or another fraction"
         )
     return order[~held_out], order[held_out]
+
+
+def _split_groups(target: Tensor, fraction: float, groups: np.ndarray) -> tuple[Tensor, Tensor]:
+    n_groups, seed = len(np.unique(groups)), int(torch.randint(2**31 - 1, ()))
+    if n_groups < 2:
+        raise ValueError(f"groups must be at least two, to hold some out, however there are {n_groups}")
+    splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
+    if not target.is_floating_point():
+        n_folds = min(max(2, round(1 / fraction)), n_groups)
+        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        train, held_out = map(torch.from_numpy, next(splitter.split(target, target, groups)))
+    lost = [] if target.is_floating_point() else np.setdiff1d(target, target[train]).tolist()
+    if lost:
+        raise ValueError(
+            f"each class must be in groups to train on, however class number {lost[0]} is in groups held out alone; "
+            "give more groups, or leave groups out"
+        )
+    return train, held_out

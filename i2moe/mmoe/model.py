@@ -12,8 +12,8 @@ from torch import Tensor
 
 from i2moe._common.checks import check_shape
 from i2moe._common.modalities import Array, leaves
-from i2moe._common.modes import evaluating
 from i2moe._common.names import check_modality_names, check_names, interaction_names
+from i2moe._common.passes import evaluating
 from i2moe.categorization import Categories
 from i2moe.mmoe.conversion import as_interaction_moe
 from i2moe.mmoe.fitting import OnProgress, Recipe, check_categories, read_data, run_stages, stages_of

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_shape
-from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import ProcessGroupAttribute, joined_processes, scaled_to_all, weighted_sum
 from i2moe._common.modalities import Modality, leaves
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import InteractionOutput
+from i2moe._common.passes import sizes_parameters
 from i2moe.losses import Interaction, InteractionLosses, Losses
 from i2moe.missing import Fill
 from i2moe.moe.available import Fills, bind_and_fill, make_fills, mask_of, weigh_available

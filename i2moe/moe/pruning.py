@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._common.checks import check_at_least_one
-from i2moe._common.lazy import sizes_parameters
 from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
+from i2moe._common.passes import sizes_parameters
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
 from i2moe.moe.names import choose_experts

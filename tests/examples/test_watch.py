@@ -66,7 +66,7 @@ def test_standardization_knows_the_training_windows_alone(folds: list[WatchData]
 
 def test_windows_are_cut_from_recordings_in_order(folds: list[WatchData]) -> None:
     """The first windows of a subject, put together and scaled back, are the subject's first recording."""
-    recordings = watch._read(watch._find())
+    recordings = watch.read_recordings()
     data = folds[0]
     first = int(np.flatnonzero(recordings["subject"] == 1)[0])  # subject 1 is tested in fold 0
     signal = torch.from_numpy(recordings["X"][first]).float()
@@ -88,7 +88,7 @@ def test_windows_are_cut_from_recordings_in_order(folds: list[WatchData]) -> Non
 
 
 def test_class_names_stand_in_the_order_of_the_file() -> None:
-    codes = watch._read(watch._find())["y_labels"]
+    codes = watch.read_recordings()["y_labels"]
     assert codes == ["PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"]
     spelled_out = {"FEL": "forward elevation", "IR": "internal rotation", "ER": "external rotation"}
     for code, name in zip(codes, CLASS_NAMES, strict=True):
@@ -102,11 +102,11 @@ def test_unknown_fold_is_refused(fold: int) -> None:
 
 
 def test_changed_file_is_refused_before_it_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "watch_dataset.npy"
-    content = bytearray(watch._find().read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    monkeypatch.setattr(watch, "_find", lambda: path)
+    package = ModuleSpec("seglearn", None, is_package=True)
+    package.submodule_search_locations = [str(tmp_path)]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/watch_dataset.npy").write_bytes(b"another")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: package)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("the file was unpickled"))
 
     with pytest.raises(ValueError, match=r"SHA-256 .* however .* pip install --force-reinstall --no-deps seglearn=="):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
-from i2moe._common.modes import evaluating
+from i2moe._common.passes import evaluating
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers

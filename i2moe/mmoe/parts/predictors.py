@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
-from i2moe._common.modes import evaluating
+from i2moe._common.passes import evaluating
 from i2moe.mmoe.parts.objectives import Objective
 from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
 

@@ -1,8 +1,9 @@
-"""First passes, which size the parameters that wait for a batch."""
+"""Passes through a module: the first, which sizes the parameters that wait for a batch, and those of evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["sizes_parameters"]
+__all__ = ["evaluating", "sizes_parameters"]
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -34,3 +35,17 @@ def sizes_parameters(run: _Method) -> _Method:
             return run(module, *args, **kwargs)
 
     return cast(_Method, outside)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluate without gradient, then put back the mode of each submodule, whatever happened."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        # Not inference_mode: a tensor that a module keeps (a cached mask) must stay usable in training.
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
