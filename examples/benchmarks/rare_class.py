@@ -17,30 +17,16 @@ from statistics import NormalDist, fmean
 import numpy as np
 import torch
 
+from examples.benchmarks.not_at_random import Options
 from i2moe.estimators import InteractionClassifier
 from i2moe.moe.weights import interaction_shares
 
-__all__ = ["Options", "main"]
+__all__ = ["main"]
 
 FREQUENCIES = (0.5, 0.2, 0.1, 0.04)
 KINDS = ("either", "both")
 SHIFT = 4.0
 """By how much the feature that shows the rare class is higher, in deviations."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to run.
-
-    Args:
-        n_train: training samples.
-        seeds: of training data and start.
-        n_teachers: of the estimators.
-    """
-
-    n_train: int = 2000
-    seeds: int = 3
-    n_teachers: int = 4
 
 
 @dataclass(frozen=True)
