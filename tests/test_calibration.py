@@ -187,6 +187,12 @@ def test_the_prior_of_a_calibrated_model_stays() -> None:
     assert torch.equal(model.state_dict()["reweighter.prior"], before)
 
 
+def test_a_class_that_is_missing_is_warned_of() -> None:
+    data = [(x, y.clamp(max=1)) for x, y in batches("classification")]
+    with pytest.warns(UserWarning, match=r"none of 80 samples is of class \[2\]"):
+        calibrate(make(), data)
+
+
 def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
     available = torch.tensor([[True, False]]).expand(N, -1)
     data = [({"x": torch.randn(N, 3), "y": torch.randn(N, 4), "available": available}, torch.randint(3, (N,)))]

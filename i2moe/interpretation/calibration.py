@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -61,6 +62,9 @@ def calibrate(
         ValueError: if it has no computed weights, the data is empty, a batch or a target does not fit, or a prediction
             is not finite, of which the message names the batch; or if the samples' weights do not fit.
 
+    Warns:
+        UserWarning: if the data lacks a class.
+
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
     Example:
@@ -103,7 +107,14 @@ def calibrate(
     )
     reweighter.scale.resize_(len(scale)).copy_(scale)
     n_outputs = outputs.shape[2]
-    reweighter.prior.resize_(n_outputs).copy_(weight @ certain(reweighter.task, targets, n_outputs) + center)
+    prior = weight @ certain(reweighter.task, targets, n_outputs) + center
+    reweighter.prior.resize_(n_outputs).copy_(prior)
+    if reweighter.task == "classification" and not prior.all():
+        warnings.warn(
+            f"held-out data should hold each class, however none of {len(targets)} samples is of class "
+            f"{(prior == 0).nonzero().flatten().tolist()}: for the weights it never occurs; hold out more samples",
+            stacklevel=2,
+        )
     return reweighter.scale.clone()
 
 

@@ -124,7 +124,9 @@ def fit(
         call(model.train(), move(first[0], device, arrays=True))  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
         tried = first_held_out if calibrate_on is None else _first("calibrate_on", calibrate_on)
-        calibrate(copy.deepcopy(model), [tried], call=call)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a batch may lack a class
+            calibrate(copy.deepcopy(model), [tried], call=call)
         if reweighter.task == "regression":
             _warn_of_units(tried[1])
     _try_loss(model, first_held_out, loss_on)
