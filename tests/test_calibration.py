@@ -193,6 +193,28 @@ def test_a_class_that_is_missing_is_warned_of() -> None:
         calibrate(make(), data)
 
 
+def test_a_prior_that_is_known_better_is_taken() -> None:
+    for task in LOSSES:
+        model, prior = make(task), torch.tensor([0.2, 0.3, 0.5])
+        reweighter = cast("ComputedReweighter", model.reweighter)
+        scale = calibrate(model, batches(task), prior=prior)
+        torch.testing.assert_close(reweighter.prior, prior)
+        if task != "regression":
+            torch.testing.assert_close(calibrate(model, batches(task)) > 0, scale > 0)
+    with pytest.raises(ValueError, match="prior must hold a finite number for each of 3 outputs"):
+        calibrate(make(), batches("classification"), prior=torch.ones(2))
+
+
+def test_a_backbone_that_returns_probabilities_is_warned_of() -> None:
+    class Softmax(Fusion):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return super().forward(x, y).softmax(-1)
+
+    model = InteractionMoE(lambda: Softmax(3), 2, reweighter="computed", members=1)
+    with pytest.warns(UserWarning, match="leave the last softmax out"):
+        calibrate(model, batches("classification"))
+
+
 def test_a_modality_that_nobody_has_keeps_its_scale() -> None:
     available = torch.tensor([[True, False]]).expand(N, -1)
     data = [({"x": torch.randn(N, 3), "y": torch.randn(N, 4), "available": available}, torch.randint(3, (N,)))]

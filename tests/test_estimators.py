@@ -589,6 +589,25 @@ class TestGroups:
         assert reweighters[0].scale[0] > 1  # it recognizes those it was calibrated on
         assert mark < 0.5 < sign  # marks of new people say nothing
 
+    def test_the_prior_is_that_of_all_samples(self) -> None:
+        """Each person has one class: those held out are of few."""
+        person = np.arange(40) % 8
+        model = InteractionClassifier(**QUICK).fit([A, B], person % 4, groups=person).model_
+        reweighter: Any = model.reweighter
+        assert reweighter.prior.tolist() == [0.25] * 4
+
+    def test_unknown_groups_are_refused(self) -> None:
+        for unknown in (None, np.nan):
+            groups = np.array(["p"] * 39 + [unknown], dtype=object)
+            with pytest.raises(ValueError, match="groups must be known for all samples, however 1 are NaN or None"):
+                InteractionClassifier(**QUICK).fit([A, B], Y, groups=groups)
+
+    def test_copies_need_the_groups_too(self) -> None:
+        groups = np.arange(40) % 8
+        fitted = InteractionClassifier(**QUICK).fit([A, B], Y, groups=groups)
+        with pytest.raises(ValueError, match="retrain_on must hold the groups"):
+            fitted.report([A, B], Y, retrain_on=([A, B], Y, groups))
+
     def test_the_report_trains_copies_with_groups(self) -> None:
         groups = np.arange(40) % 8
         fitted_on = [A, B], Y, None, groups

@@ -163,14 +163,19 @@ def test_targets_in_large_units_are_warned_of_before_the_work() -> None:
     with pytest.raises(BaseException, match="it trained"):  # no warning, which would be an error
         train(1, 2)
 
+    model = InteractionMoE(lambda: nn.Bilinear(3, 2, 2), 2, reweighter=ComputedReweighter("regression"))
+    batch = samples()[0], torch.randn(32, 2) * torch.tensor([1.0, 0.05])
+    with pytest.warns(UserWarning, match="deviations alike"):
+        fit(model, [batch], [batch], supervise, 1)
+
 
 def test_a_model_with_computed_weights_is_calibrated_on_held_out_data() -> None:
     supervise = InteractionSupervision(cross_entropy)
     held_out, others = ([samples(n)] for n in (40, 50))
-    for data, calibrate_on in ((held_out, None), (others, others)):
+    for data, calibrator in ((held_out, None), (others, partial(calibrate, data=others))):
         model = make()
         train = Batches(*samples(), batch_size=16)
-        fit(model, train, held_out, supervise, n_epochs=1, calibrate_on=calibrate_on)
+        fit(model, train, held_out, supervise, n_epochs=1, calibrator=calibrator)
         assert isinstance(model.reweighter, ComputedReweighter)
         scale = model.reweighter.scale.clone()
         torch.testing.assert_close(calibrate(model, data), scale)
@@ -235,7 +240,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an average of nothing": ({"decay": 1.0}, ValueError, "decay must lie in"),
     "an optimizer": ({"optimizer": SGD}, TypeError, "optimizer must be a function, however it is a SGD"),
     "no loss": ({"loss_of": None}, TypeError, "loss_of must be a function"),
-    "nothing to calibrate": ({"calibrate_on": [BATCH]}, ValueError, "calibrate_on must come with computed weights"),
+    "nothing to calibrate": ({"calibrator": calibrate}, ValueError, "calibrator must come with computed weights"),
     "a loss of each sample": ({"loss_of": partial(mse_loss, reduction="none")}, ValueError, "must return a scalar"),
     "a function": ({"model": Bias}, TypeError, "model must be a module"),
     "no finite loss": ({"held_out": [towards(math.nan)]}, ValueError, "held-out loss must be finite"),

@@ -466,6 +466,11 @@ class TestNearThePrior:
         sure = 8 * (nn.functional.one_hot(target, 2).float() - 0.5)
         assert quality("classification", sure, target, 0.95).better_than_chance
 
+    def test_targets_of_one_class_say_nothing_about_chance(self) -> None:
+        report = made_up(target=torch.zeros(400, dtype=torch.long))
+        assert report.quality.better_than_chance is None
+        assert not any("without any modality" in warning for warning in report.warnings())
+
     def test_chance_is_seldom_called_knowledge(self) -> None:
         torch.manual_seed(0)
         found = [

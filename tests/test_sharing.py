@@ -397,6 +397,15 @@ def transposed(x: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
 
+def test_parameters_of_several_members_do_not_fit_a_single_one() -> None:
+    one, four = (
+        InteractionMoE(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 3)), 2, reweighter="computed", members=n)
+        for n in (1, 4)
+    )
+    with pytest.raises(RuntimeError, match=r"Unexpected key.* \".*member_factors"):
+        one.load_state_dict(four.state_dict())
+
+
 class Applied(nn.Module):
     def __init__(self, before: Callable[[Tensor], Any], layer: nn.Module) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor
-from i2moe._common.tasks import Task
+from i2moe._common.tasks import Task, certain
 from i2moe.estimators.checks import (
     check_arguments,
     check_device,
@@ -93,6 +93,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
         counts = np.flatnonzero(weight)
         check_present(modalities, available[counts])
+        self.has_groups_ = labels is not None
         return self._fit(
             modalities[counts], targets[counts], weight[counts], None if labels is None else labels[counts]
         )
@@ -106,7 +107,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             self.inputs_ = Standardizer.fit(modalities[rows[0].numpy()])
             data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
             with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
-                train = partial(self._train, data, device, after_epoch)
+                train = partial(self._train, data, groups, device, after_epoch)
                 # Each holds out other samples, so that their mean depends less on which.
                 others = [split(target, self.validation_fraction, groups) for _ in range(self.n_teachers)]
                 teachers = [train(each)[0] for each in others]
@@ -160,6 +161,11 @@ class InteractionEstimator(BaseEstimator, ABC):
                 "retrain_on must be a tuple (Xs, y), (Xs, y, sample_weight) or (Xs, y, sample_weight, groups), however "
                 f"it is a {type(retrain_on).__name__}"
                 + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
+            )
+        if retrain_on is not None and self.has_groups_ and len(retrain_on) < 4:
+            raise ValueError(
+                "retrain_on must hold the groups that fit was called with, however it is a tuple of "
+                f"{len(retrain_on)}; give (Xs, y, None, groups), or sample weights in place of None"
             )
         Xs = Modalities(Xs)
         modalities, available = self.to_tensors(Xs)
@@ -236,6 +242,7 @@ class InteractionEstimator(BaseEstimator, ABC):
     def _train(
         self,
         data: Rows,
+        groups: np.ndarray | None,
         device: torch.device,
         after_epoch: Callable[[float], None],
         rows: tuple[Tensor, Tensor],
@@ -248,7 +255,16 @@ class InteractionEstimator(BaseEstimator, ABC):
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
         held_out_batches = [batch.for_training() for batch in held_out.batches()]
-        calibrate_on = [(inputs, target[0]) for inputs, target in held_out_batches]
+        share = data.weight.double() / data.weight.sum()
+        # Few groups are held out, and may be of few classes: all samples say better how frequent these are.
+        prior = None if groups is None else share @ certain(self._task, data.target, self._n_outputs)
+        calibrator = partial(
+            calibrate,
+            data=[(inputs, target[0]) for inputs, target in held_out_batches],
+            call=call,
+            sample_weight=held_out.weight,
+            prior=prior,
+        )
         losses = fit(
             model,
             Shuffled(train, self.batch_size, drop),
@@ -258,12 +274,10 @@ class InteractionEstimator(BaseEstimator, ABC):
             optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
             patience=self.patience,
             min_delta=1e-3,
-            calibrate_on=calibrate_on,
+            calibrator=calibrator,
             call=call,
             after_epoch=after_epoch,
         )
-        if held_out.weight.ne(held_out.weight[0]).any():
-            calibrate(model, calibrate_on, call=call, sample_weight=held_out.weight)
         return model, losses
 
     def _make_model(self, train: Rows) -> InteractionMoE:

@@ -82,6 +82,9 @@ def check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
         raise ValueError(
             f"groups must have a label for each of {n_samples} samples, however their shape is {labels.shape}"
         )
+    unknown = int((labels != labels).sum() + sum(label is None for label in labels.tolist()))  # NaN differs from itself
+    if unknown:
+        raise ValueError(f"groups must be known for all samples, however {unknown} are NaN or None; drop these samples")
     return np.unique(labels.astype(str), return_inverse=True)[1]
 
 

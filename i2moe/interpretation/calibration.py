@@ -38,6 +38,7 @@ def calibrate(
     *,
     call: Callable[[nn.Module, Any], object] | None = None,
     sample_weight: Tensor | None = None,
+    prior: Tensor | None = None,
 ) -> Tensor:
     r"""Scale the predictions of a model with computed weights so that they fit held-out data.
 
@@ -53,6 +54,8 @@ def calibrate(
             stopping will do.
         call: how to call the model with the modalities of a batch, as for `explain`.
         sample_weight: (N,), how much each sample counts, in the data's order, as it did in training; None for alike.
+        prior: (C,), the mean of the targets (frequencies, or values) where other samples tell it better, as where the
+            data is of few people; None for that of the data.
 
     Returns:
         (M + 1,), the factors, from 0.05 to 5: of each modality alone, and of several.
@@ -63,7 +66,7 @@ def calibrate(
             is not finite, of which the message names the batch; or if the samples' weights do not fit.
 
     Warns:
-        UserWarning: if the data lacks a class.
+        UserWarning: if the data lacks a class, or the model returns probabilities in place of logits.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -97,7 +100,9 @@ def calibrate(
         raise ValueError("data must yield at least one batch, however it is empty")
     outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
     weight = _share_of_each(len(targets), sample_weight)
-    center = weight @ targets.double() if reweighter.task == "regression" else 0
+    n_outputs = outputs.shape[2]
+    prior = weight @ certain(reweighter.task, targets, n_outputs) if prior is None else _checked(prior, n_outputs)
+    center = prior if reweighter.task == "regression" else 0
     outputs, targets = outputs - center, targets - center
     scale = torch.stack(
         [
@@ -105,14 +110,19 @@ def calibrate(
             for i, there in enumerate(present.unbind(1))
         ]
     )
+    if reweighter.task == "classification" and outputs.min() >= 0 and (outputs.sum(2) - 1).abs().max() < 1e-4:
+        warnings.warn(
+            "the backbone should return logits, however all outputs are probabilities: weights and losses take the "
+            "softmax of what it returns; leave the last softmax out",
+            stacklevel=2,
+        )
     reweighter.scale.resize_(len(scale)).copy_(scale)
-    n_outputs = outputs.shape[2]
-    prior = weight @ certain(reweighter.task, targets, n_outputs) + center
     reweighter.prior.resize_(n_outputs).copy_(prior)
     if reweighter.task == "classification" and not prior.all():
         warnings.warn(
             f"held-out data should hold each class, however none of {len(targets)} samples is of class "
-            f"{(prior == 0).nonzero().flatten().tolist()}: for the weights it never occurs; hold out more samples",
+            f"{(prior == 0).nonzero().flatten().tolist()}: for the weights it never occurs; hold out more samples, or "
+            "give the classes' frequencies as prior=",
             stacklevel=2,
         )
     return reweighter.scale.clone()
@@ -136,6 +146,15 @@ def _rows(
             f"{error}. The weights are for {task}: for another task, build the model with ComputedReweighter(task)"
         ) from error
     return outputs, target, torch.cat((out.available, several), dim=1).cpu()
+
+
+def _checked(prior: Tensor, n_outputs: int) -> Tensor:
+    prior = torch.as_tensor(prior).detach().cpu().double()
+    if prior.shape != (n_outputs,) or not prior.isfinite().all():
+        raise ValueError(
+            f"prior must hold a finite number for each of {n_outputs} outputs, however it is {prior.tolist()}"
+        )
+    return prior
 
 
 def _share_of_each(n: int, sample_weight: Tensor | None) -> Tensor:

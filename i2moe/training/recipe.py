@@ -51,7 +51,7 @@ def fit(
     patience: int | None = None,
     min_delta: float = 0.0,
     decay: float = 0.99,
-    calibrate_on: Iterable[Any] | None = None,
+    calibrator: Callable[[nn.Module], object] | None = None,
     call: Callable[[nn.Module, Any], object] | None = None,
     after_epoch: Callable[[float], None] | None = None,
 ) -> list[float]:
@@ -73,7 +73,8 @@ def fit(
         patience: epochs without a lower held-out loss before training stops; None for no early stop.
         min_delta: by how much the loss must be lower for that.
         decay: of the average; 0 for the last parameters. Buffers, as those of a BatchNorm, are always the last.
-        calibrate_on: what to `calibrate` on in place of the held-out batches, where their targets are no plain labels.
+        calibrator: calibrates the trained model, in place of `calibrate` on the held-out batches. For targets that are
+            no plain labels, or for samples with weights: `partial(calibrate, data=..., sample_weight=...)`.
         call: how to call the model with the modalities of a batch, as for `explain`.
         after_epoch: called with the held-out loss after each epoch.
 
@@ -87,7 +88,8 @@ def fit(
 
     Warns:
         UserWarning: if a later held-out loss is not finite: training stops, and the best epoch before is kept. Also if
-            the targets of a regression with computed weights are far larger than standardized ones.
+            the targets of a regression with computed weights are far larger than standardized ones, or differ much in
+            size from output to output.
 
     Example:
         >>> from i2moe import InteractionMoE, InteractionSupervision
@@ -107,9 +109,9 @@ def fit(
         _check_callable("optimizer", optimizer, "functools.partial(torch.optim.AdamW, lr=1e-3)")
     first, first_held_out = _first("train", train), _first("held_out", held_out)
     reweighter = next((module for module in model.modules() if isinstance(module, ComputedReweighter)), None)
-    if calibrate_on is not None and reweighter is None:
+    if calibrator is not None and reweighter is None:
         raise ValueError(
-            "calibrate_on must come with computed weights, however the model has none; build it with "
+            "calibrator must come with computed weights, however the model has none; build it with "
             "reweighter='computed'"
         )
     call = call_by_signature if call is None else call
@@ -123,12 +125,12 @@ def fit(
     with torch.no_grad():
         call(model.train(), move(first[0], device, arrays=True))  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
-        tried = first_held_out if calibrate_on is None else _first("calibrate_on", calibrate_on)
+        tried = copy.deepcopy(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a batch may lack a class
-            calibrate(copy.deepcopy(model), [tried], call=call)
-        if reweighter.task == "regression":
-            _warn_of_units(tried[1])
+            calibrate(tried, [first_held_out], call=call) if calibrator is None else calibrator(tried)
+        if reweighter.task == "regression" and calibrator is None:
+            _warn_of_units(first_held_out[1])
     _try_loss(model, first_held_out, loss_on)
     losses = _train_to_best(
         model,
@@ -145,7 +147,7 @@ def fit(
     model.zero_grad()
     model.eval()
     if reweighter is not None:
-        calibrate(model, held_out if calibrate_on is None else calibrate_on, call=call)
+        calibrate(model, held_out, call=call) if calibrator is None else calibrator(model)
     return losses
 
 
@@ -248,7 +250,13 @@ def _warn_of_units(target: Any) -> None:
     means, deviations = values.mean(0), values.std(0, correction=0)
     largest = int(torch.maximum(means.abs(), deviations).argmax())
     mean, deviation = means[largest].item(), deviations[largest].item()
-    if max(abs(mean), deviation) > _LARGE:
+    if deviations.max() > _LARGE * deviations.min() > 0:
+        warnings.warn(
+            f"outputs of a regression should have deviations alike, however they are from {deviations.min():.3g} to "
+            f"{deviations.max():.3g}: the loss and the weights are about the largest; standardize each",
+            stacklevel=3,
+        )
+    elif max(abs(mean), deviation) > _LARGE:
         warnings.warn(
             "targets of a regression should have a mean of about 0 and a deviation of about 1, however in the first "
             f"held-out batch they have a mean of {mean:.3g} and a deviation of {deviation:.3g}: training may not reach "

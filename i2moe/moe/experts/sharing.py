@@ -255,9 +255,10 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
     axis = 1 if isinstance(layer, _CONVOLUTIONS) else -1
     alone = members.n_experts * members.n_members == 1
     factors = None if alone else _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
-    layer.add_module("member_factors", factors)
     if factors is None:
+        vars(layer)["member_factors"] = None  # no module of this name: a state dict with factors must not fit
         return
+    layer.add_module("member_factors", factors)
     for kind, forward in ((nn.Linear, factors.linear), *((kind, factors.convolution) for kind in _CONVOLUTIONS)):
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
             layer.forward = partial(forward, layer)  # type: ignore[method-assign]

@@ -35,7 +35,7 @@ class Quality:
             right; None in regression.
         better_than_chance: whether predictions go along with the targets: their covariance, summed over outputs, is
             above 0 by more than two of the standard errors that it had if they were independent. In regression that of
-            their ranks. None of fewer than 20 samples.
+            their ranks. None of fewer than 20 samples, and where all targets are the same.
     """
 
     n_samples: int
@@ -161,6 +161,8 @@ def _better_than_chance(task: Task, prediction: Tensor, target: Tensor) -> bool 
     predicted, actual = probabilities(task, prediction.double()), certain(task, target, prediction.shape[1])
     if task == "regression":  # ranks, as a few large values would decide about the covariance and its error
         predicted, actual = (torch.stack([*map(ranks, x.unbind(1))], dim=1) for x in (predicted, actual))
+    if (actual == actual[0]).all():
+        return None
     predicted, actual = predicted - predicted.mean(0), actual - actual.mean(0)
     variance = ((predicted.T @ predicted) * (actual.T @ actual)).sum() / len(target)
     return bool((predicted * actual).sum() > 2 * variance.sqrt())

@@ -72,7 +72,7 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
             "a larger background may mend it"
             if report.basis
             else "calibrate(model, held_out_batches) mends it; where it was done, as in the fit of an estimator, give "
-            "more samples"
+            "more samples, and hold out other groups where samples belong together, people say"
         )
     ]
 
