@@ -327,14 +327,15 @@ class TestFrozenText:
         variables = run_smaller(
             "frozen_text",
             "N_TRAIN, N_HELD_OUT, N_TEST = 1_200, 400, 800",
-            "N_TRAIN, N_HELD_OUT, N_TEST = 450, 100, 250",
+            "N_TRAIN, N_HELD_OUT, N_TEST = 300, 80, 120",
         )
-        assert variables["r2"] > 0.06  # 0.12 measured; the mean alone has 0
+        pair = torch.stack([variables["out"].prediction, variables["test"][2]]).squeeze(2)
+        assert pair.corrcoef()[0, 1] > 0.25
         text, facts = variables["text"], variables["facts"]
-        assert text.shape == (800, 384)
+        assert text.shape == (500, 384)
         assert not text.is_inference()
-        assert text[:450].std().item() == pytest.approx(1, abs=1e-3)
-        assert facts[:450].std(0).tolist() == pytest.approx([1, 1], abs=1e-3)
+        assert text[:300].std().item() == pytest.approx(1, abs=1e-3)
+        assert facts[:300].std(0).tolist() == pytest.approx([1, 1], abs=1e-3)
         assert sum(p.numel() for p in variables["model"].parameters()) < 500_000  # the encoder has 22.7 million
 
 
