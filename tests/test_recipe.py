@@ -120,6 +120,14 @@ def test_training_stops_where_the_loss_falls_too_little_and_keeps_the_lowest() -
     assert (model.bias.item() - 1) ** 2 == pytest.approx(losses[-1])
 
 
+def test_inputs_of_another_type_are_noted() -> None:
+    modalities = (torch.randn(8, 3).double(), torch.randn(8, 2).double())
+    batch = modalities, torch.arange(8) % 2
+    with pytest.raises(RuntimeError) as caught:
+        fit(make(), [batch], [batch], InteractionSupervision(cross_entropy), 1)
+    assert any("convert the inputs: x.float()" in note for note in caught.value.__notes__)
+
+
 def test_without_patience_all_epochs_are_run() -> None:
     assert len(fit(Bias(), [towards(10)], [towards(0)], mse_loss, 12)) == 12
     assert len(fit(Bias(), [towards(10)], [towards(0)], mse_loss, 12, patience=2)) == 3

@@ -466,6 +466,21 @@ class TestNearThePrior:
         sure = 8 * (nn.functional.one_hot(target, 2).float() - 0.5)
         assert quality("classification", sure, target, 0.95).better_than_chance
 
+    def test_one_logit_is_said_as_its_probability(self) -> None:
+        report = made_up(
+            2,
+            task="multilabel",
+            output_names=("ill",),
+            prior=torch.tensor([0.5]),
+            target=torch.tensor([[0.0], [1.0]]),
+            prediction=torch.tensor([[-3.0], [-3.0]]),
+            expert_predictions=torch.zeros(2, 4, 1),
+            marginals=None,
+            predictions_without=None,
+        )
+        assert "the model predicts 'ill' at 0.05, which is right" in report.sample(0)
+        assert "the model predicts 'ill' at 0.05, the truth is 1" in report.sample(1)
+
     def test_targets_of_one_class_say_nothing_about_chance(self) -> None:
         report = made_up(target=torch.zeros(400, dtype=torch.long))
         assert report.quality.better_than_chance is None

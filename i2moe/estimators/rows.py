@@ -153,6 +153,6 @@ def _split_groups(target: Tensor, fraction: float, groups: np.ndarray) -> tuple[
     if lost:
         raise ValueError(
             f"each class must be in groups to train on, however class number {lost[0]} is in groups held out alone; "
-            "give more groups, or leave groups out"
+            "give more groups of this class"
         )
     return train, held_out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -122,8 +123,9 @@ def fit(
         modalities, target = move(batch, device, arrays=True)
         return loss_of(call(model, modalities), target)
 
-    with torch.no_grad():
-        call(model.train(), move(first[0], device, arrays=True))  # sizes what waits for a first batch
+    inputs = move(first[0], device, arrays=True)
+    with torch.no_grad(), _noted_types(model, inputs):
+        call(model.train(), inputs)  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
         tried = copy.deepcopy(model)
         with warnings.catch_warnings():
@@ -244,6 +246,18 @@ def _check_callable(name: str, value: Any, example: str) -> None:
         raise TypeError(f"{name} must be a function, however it is a {type(value).__name__}; give {example}, say")
 
 
+@contextmanager
+def _noted_types(model: nn.Module, inputs: Any) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        given = {x.dtype for x in leaves(inputs) if isinstance(x, Tensor) and x.is_floating_point()}
+        own = {parameter.dtype for parameter in model.parameters()}
+        if given - own:
+            error.add_note(f"inputs are of {given}, however the parameters are of {own}; convert the inputs: x.float()")
+        raise
+
+
 def _warn_of_units(target: Any) -> None:
     values = torch.as_tensor(as_tensor(target)).double()
     values = values.reshape(len(values), -1)
@@ -267,7 +281,7 @@ def _warn_of_units(target: Any) -> None:
 
 def _report_divergence(losses: list[float]) -> None:
     """Raise, or where an epoch before is left, warn."""
-    cure = "lower the learning rate, or look at the data"
+    cure = "lower the learning rate, or look for NaN and huge values in the training data"
     if len(losses) == 1:
         raise ValueError(f"the held-out loss must be finite, however it is {losses[0]} after one epoch; {cure}")
     warnings.warn(

@@ -76,6 +76,8 @@ def in_words(report: Diagnostics, prediction: Tensor) -> str:
         return f"'{names[int(decided)]}' at {probability[decided]:.2f}"
     if report.task == "regression":
         return ", ".join(_value(name, value, len(names)) for name, value in zip(names, prediction, strict=True))
+    if len(names) == 1:
+        return f"'{names[0]}' at {probability[0]:.2f}"
     has = [f"'{names[c]}' at {probability[c]:.2f}" for c in decided.nonzero().flatten().tolist()]
     return joined(has) if has else "no label"
 
@@ -92,6 +94,8 @@ def _truth(report: Diagnostics, index: int) -> str:
         return "which is right"
     if report.task == "classification":
         return f"the truth is '{report.output_names[int(target)]}'"
+    if len(target) == 1:
+        return f"the truth is {int(target)}"
     return f"the truth is {joined([repr(report.output_names[c]) for c in target.nonzero().flatten().tolist()])}"
 
 
