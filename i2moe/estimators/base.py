@@ -93,7 +93,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
         counts = np.flatnonzero(weight)
         check_present(modalities, available[counts])
-        self.has_groups_ = labels is not None
+        self._has_groups = labels is not None
         return self._fit(
             modalities[counts], targets[counts], weight[counts], None if labels is None else labels[counts]
         )
@@ -162,7 +162,7 @@ class InteractionEstimator(BaseEstimator, ABC):
                 f"it is a {type(retrain_on).__name__}"
                 + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
             )
-        if retrain_on is not None and self.has_groups_ and len(retrain_on) < 4:
+        if retrain_on is not None and getattr(self, "_has_groups", False) and len(retrain_on) < 4:
             raise ValueError(
                 "retrain_on must hold the groups that fit was called with, however it is a tuple of "
                 f"{len(retrain_on)}; give (Xs, y, None, groups), or sample weights in place of None"
