@@ -122,7 +122,7 @@ def _report(options: argparse.Namespace) -> InteractionReport:
     train, test = _split(y, groups, options, classes=classes)
     fitted = modalities[train], y[train], None, None if groups is None else groups[train]
     report = estimator.fit(*fitted).report(modalities[test], y[test], retrain_on=fitted if options.retrain else None)
-    return report
+    return report if groups is None else report.clustered(groups[test])
 
 
 def _split(

@@ -623,7 +623,7 @@ class TestGroups:
         np.savez(tmp_path / "data.npz", a=A, b=B, y=Y, person=np.arange(40) // 5)
         options = ["--target", "y", "--groups", "person", "--out", str(tmp_path / "r.html"), "--max-epochs", "1"]
         main(["report", str(tmp_path / "data.npz"), *options, "--n-teachers", "0"])
-        assert "10 samples, classification" in capsys.readouterr().out  # two of eight people
+        assert "10 samples of 2 groups, classification" in capsys.readouterr().out  # of eight people
         assert "person" not in (tmp_path / "r.html").read_text()
         with pytest.raises(SystemExit):
             main(["report", str(tmp_path / "data.npz"), *options, "--modalities", "a", "person"])

@@ -507,6 +507,22 @@ class TestNearThePrior:
         assert not replace(report, prediction=known.mean(0).expand(400, 2)).quality.better_than_chance
 
 
+def test_a_clustered_report_has_wider_intervals_everywhere(tmp_path: Path) -> None:
+    report = made_up(marginals=None, prediction=made_up().prediction * torch.randn(400, 1).sign())
+    person = [f"p{i // 40}" for i in range(400)]
+    found = report.clustered(person)
+    assert report.by_group(person)["p0"].n_samples == 40
+    assert (found.overall.high - found.overall.low > report.overall.high - report.overall.low)[[0, 3]].all()
+    assert found.overall.mean.equal(report.overall.mean)
+    assert found.quality.score == report.quality.score
+    assert found.quality.high != report.quality.high
+    assert found.cost_of_dropping()["text"].high != report.cost_of_dropping()["text"].high
+    assert "400 samples of 10 groups" in found.summary()
+    found.save(tmp_path / "r.pt")
+    assert InteractionReport.load(tmp_path / "r.pt").summary() == found.summary()
+    assert found.to_dict()["n_clusters"] == 10
+
+
 class TestDropping:
     def test_by_hand(self) -> None:
         costs = made_up().cost_of_dropping()

@@ -16,6 +16,7 @@ from i2moe.interpretation.statistics import (
     correlation,
     explained_by_groups,
     group_statistics,
+    mean_interval,
     rank_correlation,
     ranks,
     student_quantile,
@@ -152,6 +153,45 @@ class TestVarianceBetweenGroups:
     def test_where_nothing_can_be_said(self) -> None:
         assert math.isnan(explained_by_groups(torch.rand(4, 2), torch.arange(4)))
         assert math.isnan(explained_by_groups(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])))
+
+
+class TestClusters:
+    def test_samples_on_their_own_are_clusters_of_one(self) -> None:
+        values, weights = torch.randn(50), torch.rand(50, 4).softmax(1)
+        alone = torch.arange(50)
+        assert mean_interval(values, 0.9, clusters=alone) == pytest.approx(mean_interval(values, 0.9))
+        groups = torch.arange(50) % 3
+        for plain, clustered in zip(
+            group_statistics(weights, groups, 3, confidence=0.9),
+            group_statistics(weights, groups, 3, confidence=0.9, clusters=alone),
+            strict=True,
+        ):
+            torch.testing.assert_close((clustered.low, clustered.high), (plain.low, plain.high))
+
+    def test_copies_of_samples_are_no_more_samples(self) -> None:
+        values, weights = torch.randn(20), torch.rand(20, 4).softmax(1)
+        copies = torch.arange(20).repeat_interleave(7)
+        assert mean_interval(values[copies], 0.95, clusters=copies) == pytest.approx(mean_interval(values, 0.95))
+        once = WeightStatistics.of(weights, confidence=0.95)
+        often = WeightStatistics.of(weights[copies], confidence=0.95, clusters=copies)
+        torch.testing.assert_close((often.low, often.high), (once.low, once.high))
+
+    def test_intervals_hold_the_mean_of_another_draw_of_people(self) -> None:
+        torch.manual_seed(0)
+        held = {True: 0, False: 0}
+        for _ in range(300):
+            person = torch.arange(12).repeat_interleave(20)
+            values = torch.randn(12)[person] + 0.5 * torch.randn(240)
+            for clusters in (person, None):
+                _, low, high = mean_interval(values, 0.95, clusters=clusters)
+                held[clusters is None] += low < 0 < high
+        assert held[False] > 0.91 * 300
+        assert held[True] < 0.6 * 300
+
+    def test_one_cluster_says_nothing_about_others(self) -> None:
+        found = WeightStatistics.of(torch.rand(9, 2).softmax(1), confidence=0.95, clusters=torch.zeros(9).long())
+        assert (found.low.tolist(), found.high.tolist()) == ([0, 0], [1, 1])
+        assert all(map(math.isnan, mean_interval(torch.randn(9), 0.95, clusters=torch.zeros(9))[1:]))
 
 
 MANY = """

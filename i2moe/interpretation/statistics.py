@@ -36,8 +36,8 @@ class WeightStatistics:
 
     $$\operatorname{logit} m \pm t_{n - 1} \frac{s}{\sqrt{n}\, m (1 - m)}$$
 
-    It needs samples that are independent. In groups of fewer than 20 it can miss the true mean more often than it
-    says, most of all where few samples carry the weight.
+    It needs samples that are independent, or clusters that are. In groups of fewer than 20 it can miss the true mean
+    more often than it says, most of all where few samples carry the weight.
 
     Args:
         n_samples: size n of the group.
@@ -60,17 +60,19 @@ class WeightStatistics:
     high: Tensor
 
     @classmethod
-    def of(cls, weights: Tensor, *, confidence: float) -> WeightStatistics:
-        """Return the statistics of weights (N, E)."""
+    def of(cls, weights: Tensor, *, confidence: float, clusters: Tensor | None = None) -> WeightStatistics:
+        """Return the statistics of weights (N, E); `clusters` as for `group_statistics`."""
         everybody = torch.zeros(len(weights), dtype=torch.long)
-        return group_statistics(weights, everybody, 1, confidence=confidence)[0]
+        return group_statistics(weights, everybody, 1, confidence=confidence, clusters=clusters)[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists; None for NaN."""
         return {name: plain(value) for name, value in asdict(self).items()}
 
 
-def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confidence: float) -> list[WeightStatistics]:
+def group_statistics(
+    weights: Tensor, groups: Tensor, n_groups: int, *, confidence: float, clusters: Tensor | None = None
+) -> list[WeightStatistics]:
     """Return the statistics of the weights in each group.
 
     Args:
@@ -78,6 +80,8 @@ def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confiden
         groups: (N,) int64, each sample's group, from 0 to `n_groups` - 1.
         n_groups: number of groups; one may be empty.
         confidence: share of the intervals that hold the true mean.
+        clusters: (N,) int64, what samples belong to: intervals are for another draw of clusters. None for samples on
+            their own.
 
     Example:
         >>> few, none = group_statistics(torch.tensor([[0.2], [0.4]]), torch.tensor([0, 0]), 2, confidence=0.95)
@@ -87,7 +91,15 @@ def group_statistics(weights: Tensor, groups: Tensor, n_groups: int, *, confiden
     sizes = groups.bincount(minlength=n_groups)
     mean = _sums(weights.double(), groups, n_groups) / sizes.unsqueeze(1)
     variance = _sums((weights - mean[groups]).square(), groups, n_groups) / sizes.unsqueeze(1)
-    low, high = _intervals(mean, variance.sqrt(), sizes, confidence)
+    numbers = sizes
+    error = variance.sqrt() / (sizes - 1).clamp(min=1).sqrt().unsqueeze(1)  # the variance divides by n
+    if clusters is not None:
+        pairs, pair = torch.stack([groups, clusters]).unique(dim=1, return_inverse=True)
+        numbers = pairs[0].bincount(minlength=n_groups)
+        summed = _sums(weights.double() - mean[groups], pair, pairs.shape[1]).square()  # of each cluster in a group
+        correction = numbers / (numbers - 1).clamp(min=1)
+        error = (_sums(summed, pairs[0], n_groups) * correction.unsqueeze(1)).sqrt() / sizes.unsqueeze(1)
+    low, high = _intervals(mean, error, numbers, confidence)
     rows = zip(sizes.tolist(), mean, variance.sqrt(), low, high, strict=True)
     return [WeightStatistics(*row) for row in rows]
 
@@ -113,20 +125,29 @@ def explained_by_groups(values: Tensor, groups: Tensor) -> float:
 
 
 def mean_interval(
-    values: Tensor, confidence: float, bounds: tuple[float, float] = (-math.inf, math.inf)
+    values: Tensor,
+    confidence: float,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    clusters: Tensor | None = None,
 ) -> tuple[float, float, float]:
     """Return the mean of values (N,) and Student's interval of it, no wider than the bounds of the mean.
 
-    NaN where it is unknown.
+    NaN where it is unknown. `clusters` (N,) as for `group_statistics`.
 
     Example:
         >>> [round(end, 3) for end in mean_interval(torch.tensor([0.0, 1.0, 2.0]), confidence=0.95)]
         [1.0, -1.484, 3.484]
     """
-    if len(values) < 2:
-        return (values.double().mean().item(), math.nan, math.nan)
-    mean = values.double().mean().item()
-    margin = student_quantile(confidence, len(values) - 1) * values.double().std().item() / math.sqrt(len(values))
+    mean, n = values.double().mean().item(), len(values)
+    if clusters is not None:
+        cluster = clusters.unique(return_inverse=True)[1]
+        n = int(cluster.max()) + 1
+        values = (
+            _sums((values.double() - mean).unsqueeze(1), cluster, n).squeeze(1) * n / len(values)
+        )  # their mean is 0
+    if n < 2:
+        return mean, math.nan, math.nan
+    margin = student_quantile(confidence, n - 1) * values.double().std().item() / math.sqrt(n)
     return mean, max(mean - margin, bounds[0]), min(mean + margin, bounds[1])
 
 
@@ -203,14 +224,13 @@ def _sums(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     return values.new_zeros(n_groups, values.shape[1]).index_add(0, groups, values)
 
 
-def _intervals(mean: Tensor, std: Tensor, sizes: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+def _intervals(mean: Tensor, error: Tensor, sizes: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
     """The ends of the intervals of G groups' means: (G, E) each."""
     quantiles = [student_quantile(confidence, max(size - 1, 1)) for size in sizes.tolist()]
-    error = std / (sizes - 1).clamp(min=1).sqrt().unsqueeze(1)  # std divides by n
     margin = mean.new_tensor(quantiles).unsqueeze(1) * error
     slope = (mean * (1 - mean)).clamp(min=torch.finfo(mean.dtype).tiny)
     low, high = (torch.sigmoid(mean.logit() + sign * margin / slope) for sign in (-1, 1))
-    exact = std == 0  # the logit and back would round, and is infinite at 0 and 1
+    exact = error == 0  # the logit and back would round, and is infinite at 0 and 1
     single = (sizes == 1).unsqueeze(1)
     low, high = torch.where(exact, mean, low), torch.where(exact, mean, high)
     return low.masked_fill(single, 0), high.masked_fill(single, 1)

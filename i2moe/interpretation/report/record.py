@@ -59,6 +59,7 @@ class ReportRecord:
             such models. See `with_retraining`.
         prior: (C,), what predictions are compared with in computed weights, in probabilities or values: the prediction
             from nothing. None for learned weights.
+        clusters: (N,) int64, what samples belong to, see `clustered`; None for samples on their own.
         basis: what the weights rest on where the model has no experts, in words; empty for experts.
 
     Raises:
@@ -84,6 +85,7 @@ class ReportRecord:
     predictions_without: Tensor | None = None
     predictions_retrained: Tensor | None = None
     prior: Tensor | None = None
+    clusters: Tensor | None = None
     basis: str = ""
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class ReportRecord:
             "predictions_without": (n, len(dropped_subsets(m)), c),
             "predictions_retrained": (n, len(dropped_subsets(m)), c),
             "prior": (c,),
+            "clusters": (n,),
         }
         may_be_none = {field.name for field in fields(ReportRecord) if str(field.type).endswith("| None")}
         for name, shape in shapes.items():
@@ -137,10 +140,10 @@ def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must be a dense tensor, however it is {type(tensor).__name__}")
     if tensor.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, however its shape is {tuple(tensor.shape)}")
-    right = tensor.dtype == torch.bool if name == "available" else tensor.is_floating_point() or name == "target"
+    special = {"available": torch.bool, "clusters": torch.int64}.get(name)
+    right = tensor.dtype == special if special else tensor.is_floating_point() or name == "target"
     if not right:
-        kind = "bool" if name == "available" else "floating-point"
-        raise ValueError(f"{name} must be {kind}, however it is {tensor.dtype}")
+        raise ValueError(f"{name} must be {special or 'floating-point'}, however it is {tensor.dtype}")
 
 
 def position(report: ReportRecord, index: int) -> int:

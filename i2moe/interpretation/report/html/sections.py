@@ -45,6 +45,8 @@ def asked(report: Diagnostics) -> str:
         f"For each sample, the model is asked {what}. It sees {len(report.modality_names)} kinds of data, called "
         f"modalities: {modalities}. This page is about {len(report)} samples."
     )
+    if report.clusters is not None:
+        text += f" They belong to {len(report.clusters.unique())} groups; intervals are for another draw of groups."
     basis = f"The model has no experts for these interactions: the weights are {report.basis}." if report.basis else ""
     return paragraph(text, "lead") + (paragraph(basis, "note") if basis else "")
 

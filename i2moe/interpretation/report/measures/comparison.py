@@ -118,7 +118,7 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         report.expert_names,
         score_name[report.task],
         (report.quality, other.quality),
-        *mean_interval(gains, report.confidence, difference_bounds(report.task)),
+        *mean_interval(gains, report.confidence, difference_bounds(report.task), report.clusters),
         agreement=torch.tensor(
             [rank_correlation(*pair) for pair in zip(a.unbind(1), b.unbind(1), strict=True)], dtype=torch.float64
         ),

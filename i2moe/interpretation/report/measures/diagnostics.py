@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class Diagnostics(ReportRecord):
     @cached_property
     def overall(self) -> WeightStatistics:
         """The weights over all samples."""
-        return WeightStatistics.of(self.weights, confidence=self.confidence)
+        return WeightStatistics.of(self.weights, confidence=self.confidence, clusters=self.clusters)
 
     @cached_property
     def per_class(self) -> dict[str, WeightStatistics]:
@@ -82,7 +83,10 @@ class Diagnostics(ReportRecord):
         if self.task == "regression":
             return {}
         has = zip(self.output_names, (self.target == 1).unbind(1), strict=True)  # a sample may have several labels
-        return {name: WeightStatistics.of(self.weights[rows], confidence=self.confidence) for name, rows in has}
+        return {
+            name: WeightStatistics.of(self.weights[rows], confidence=self.confidence, clusters=self.clusters_of(rows))
+            for name, rows in has
+        }
 
     @cached_property
     def by_outcome(self) -> dict[str, WeightStatistics]:
@@ -179,7 +183,7 @@ class Diagnostics(ReportRecord):
     @cached_property
     def quality(self) -> Quality:
         """How good the model's predictions are."""
-        return quality(self.task, self.prediction, self.target, self.confidence)
+        return quality(self.task, self.prediction, self.target, self.confidence, self.clusters)
 
     @cached_property
     def quality_alone(self) -> dict[str, Quality]:
@@ -193,7 +197,9 @@ class Diagnostics(ReportRecord):
         for name, marginal in zip(self.modality_names, self.marginals.unbind(1), strict=True):
             known = ~marginal.isnan().any(1)
             if known.any():
-                found[name] = quality(self.task, marginal[known], self.target[known], self.confidence)
+                found[name] = quality(
+                    self.task, marginal[known], self.target[known], self.confidence, self.clusters_of(known)
+                )
         return found
 
     @cached_property
@@ -225,12 +231,42 @@ class Diagnostics(ReportRecord):
             >>> InteractionReport.example().by_group(["home", "lab", "lab", "lab"])["home"].n_samples
             1
         """
+        return self._group(*self._numbered(groups))
+
+    def clustered(self, groups: Sequence[Any] | Tensor) -> Self:
+        """Return the report with intervals for samples that belong together, windows of a person say.
+
+        They say what another draw of people would give, not another draw of windows. Student's interval of the sums
+        over each group, with as many degrees of freedom as there are groups, less one.
+
+        Args:
+            groups: one label per sample, in the data's order.
+
+        Raises:
+            ValueError: if there is not one label per sample.
+
+        Source: Liang and Zeger, Longitudinal data analysis using generalized linear models, Biometrika 73 (1986).
+
+        Example:
+            >>> from i2moe.interpretation import InteractionReport
+            >>> report = InteractionReport.example()
+            >>> found = report.clustered(["ann", "ann", "bob", "bob"])
+            >>> bool(found.overall.high[0] > report.overall.high[0])
+            True
+        """
+        return replace(self, clusters=self._numbered(groups)[1])
+
+    def clusters_of(self, rows: Tensor) -> Tensor | None:
+        """Return what some samples belong to, by number or by a mask."""
+        return None if self.clusters is None else self.clusters[rows]
+
+    def _numbered(self, groups: Sequence[Any] | Tensor) -> tuple[tuple[Any, ...], Tensor]:
         labels: list[Any] = groups.tolist() if hasattr(groups, "tolist") else list(groups)
         if len(labels) != len(self):
             raise ValueError(f"groups must have a label for each of {len(self)} samples, however it has {len(labels)}")
         numbers: dict[Any, int] = {}
         members = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
-        return self._group(tuple(numbers), members)
+        return tuple(numbers), members
 
     @cached_property
     def _compared(self) -> tuple[Tensor, Tensor]:
@@ -245,7 +281,7 @@ class Diagnostics(ReportRecord):
         return (joint - prior).square().sum(1)
 
     def _group(self, names: Sequence[Any], groups: Tensor) -> dict[Any, WeightStatistics]:
-        found = group_statistics(self.weights, groups, len(names), confidence=self.confidence)
+        found = group_statistics(self.weights, groups, len(names), confidence=self.confidence, clusters=self.clusters)
         return dict(zip(names, found, strict=True))
 
 

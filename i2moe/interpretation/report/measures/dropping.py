@@ -105,5 +105,6 @@ def _cost(report: Diagnostics, without: Tensor, retrained: DroppingCost | None =
     target = report.target[known]
     left = points(report.task, without[known], target)
     differences = points(report.task, report.prediction[known], target) - left
-    interval = mean_interval(differences, report.confidence, difference_bounds(report.task))
+    bounds = difference_bounds(report.task)
+    interval = mean_interval(differences, report.confidence, bounds, report.clusters_of(known))
     return DroppingCost(int(known.sum()), left.mean().item(), *interval, retrained)

@@ -123,13 +123,14 @@ def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
         lowest, highest = difference_bounds(report.task)
         confidence = 1 - (1 - report.confidence) / len(pairs)
         without_a, without_b, without_both = costs
-        interval = mean_interval(without_both - without_a - without_b, confidence, (2 * lowest, 2 * highest))
+        clusters = report.clusters_of(known)
+        interval = mean_interval(without_both - without_a - without_b, confidence, (2 * lowest, 2 * highest), clusters)
         kind: Literal["redundant", "synergistic", "neither"] = "neither"
         if interval[1] > 0 and _help(
-            without_both, without_both - without_b, without_both - without_a, confidence=confidence
+            without_both, without_both - without_b, without_both - without_a, confidence=confidence, clusters=clusters
         ):
             kind = "redundant"
-        elif interval[2] < 0 and _help(without_a, without_b, confidence=confidence):
+        elif interval[2] < 0 and _help(without_a, without_b, confidence=confidence, clusters=clusters):
             kind = "synergistic"
         found[f"{names[a]}+{names[b]}"] = PairInteraction(
             (names[a], names[b]),
@@ -142,6 +143,6 @@ def pair_interactions(report: Diagnostics) -> dict[str, PairInteraction]:
     return found
 
 
-def _help(*gains: Tensor, confidence: float) -> bool:
+def _help(*gains: Tensor, confidence: float, clusters: Tensor | None) -> bool:
     """Whether all gains (N,) are above 0 beyond chance."""
-    return all(mean_interval(gain, confidence)[1] > 0 for gain in gains)
+    return all(mean_interval(gain, confidence, clusters=clusters)[1] > 0 for gain in gains)

@@ -52,15 +52,17 @@ class Quality:
         return {name: plain(value) for name, value in asdict(self).items()}
 
 
-def quality(task: Task, prediction: Tensor, target: Tensor, confidence: float) -> Quality:
-    """Return how good raw outputs (N, C) are for the targets, as reports hold them.
+def quality(
+    task: Task, prediction: Tensor, target: Tensor, confidence: float, clusters: Tensor | None = None
+) -> Quality:
+    """Return how good raw outputs (N, C) are for the targets, as reports hold them; `clusters` (N,) belong together.
 
     Example:
         >>> found = quality("classification", torch.eye(2).repeat(10, 1), torch.tensor([0, 1]).repeat(10), 0.95)
         >>> found.score, round(found.nll, 3), round(found.calibration_error, 3)
         (1.0, 0.313, 0.269)
     """
-    mean, low, high = mean_interval(points(task, prediction, target), confidence, score_bounds(task))
+    mean, low, high = mean_interval(points(task, prediction, target), confidence, score_bounds(task), clusters)
     nll = error = noise = None
     if task != "regression":
         outputs = prediction.double()

@@ -61,7 +61,8 @@ def _headline(report: Diagnostics) -> str:
     else:
         quality = f"mean squared error {report.score.mean().abs():.4g}"
     basis = f"\nweights {report.basis}" if report.basis else ""
-    return f"{len(report)} samples, {report.task}, {quality}{basis}"
+    groups = "" if report.clusters is None else f" of {len(report.clusters.unique())} groups"
+    return f"{len(report)} samples{groups}, {report.task}, {quality}{basis}"
 
 
 def _experts(report: Diagnostics) -> str:

@@ -34,7 +34,7 @@ def find_worse_together(report: Diagnostics) -> list[str]:
             continue
         target = report.target[known]
         alone, together = (points(report.task, raw[known], target) for raw in (marginal, report.prediction))
-        if mean_interval(alone - together, confidence)[1] > 0:
+        if mean_interval(alone - together, confidence, clusters=report.clusters_of(known))[1] > 0:
             found.append(
                 f"the predictions from all modalities are worse than those from {name} alone "
                 f"({score_name[report.task]} {together.mean():.3f} against {alone.mean():.3f} on the same samples): "
