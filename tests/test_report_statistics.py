@@ -191,7 +191,7 @@ class TestClusters:
     def test_one_cluster_says_nothing_about_others(self) -> None:
         found = WeightStatistics.of(torch.rand(9, 2).softmax(1), confidence=0.95, clusters=torch.zeros(9).long())
         assert (found.low.tolist(), found.high.tolist()) == ([0, 0], [1, 1])
-        assert all(map(math.isnan, mean_interval(torch.randn(9), 0.95, clusters=torch.zeros(9))[1:]))
+        assert all(map(math.isnan, mean_interval(torch.randn(9), 0.95, clusters=torch.zeros(9).long())[1:]))
 
 
 MANY = """

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from examples.benchmarks.not_at_random import Options
+from examples.benchmarks.real_data.behavior import over_samples
 from i2moe.estimators import InteractionClassifier
 from i2moe.moe.weights import interaction_shares
 
@@ -90,8 +91,7 @@ def _exact(samples: Samples, frequency: float, balanced: bool) -> torch.Tensor:
         odds = posterior * (1 - frequency)
         posterior, frequency = odds / (odds + (1 - posterior) * frequency), 0.5
     both = torch.stack([1 - posterior, posterior], dim=-1)
-    shares, moved = interaction_shares(both[:, :2], both[:, 2], both.new_tensor([1 - frequency, frequency]))
-    return torch.stack([shares.mean(0), moved @ shares / moved.sum()])
+    return over_samples(*interaction_shares(both[:, :2], both[:, 2], both.new_tensor([1 - frequency, frequency])))
 
 
 if __name__ == "__main__":

@@ -93,21 +93,24 @@ class InteractionEstimator(BaseEstimator, ABC):
         targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
         counts = np.flatnonzero(weight)
         check_present(modalities, available[counts])
-        self._has_groups = labels is not None
         return self._fit(
             modalities[counts], targets[counts], weight[counts], None if labels is None else labels[counts]
         )
 
     def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray, groups: np.ndarray | None) -> Self:
         """Train on samples that were checked; all may lack a modality."""
+        self._has_groups = groups is not None
         target, weight = self._learn_target(targets, weight)
         device = check_device(self.device)
         with seeded(int(check_random_state(self.random_state).randint(2**31 - 1)), device):
             rows = split(target, self.validation_fraction, groups)
             self.inputs_ = Standardizer.fit(modalities[rows[0].numpy()])
             data = Rows(*self.inputs_(modalities), target, torch.from_numpy(weight / weight.mean()).float())
+            share = data.weight.double() / data.weight.sum()
+            # Few groups are held out, and may be of few classes: all samples say better how frequent these are.
+            prior = None if groups is None else share @ certain(self._task, target, self._n_outputs)
             with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
-                train = partial(self._train, data, groups, device, after_epoch)
+                train = partial(self._train, data, prior, device, after_epoch)
                 # Each holds out other samples, so that their mean depends less on which.
                 others = [split(target, self.validation_fraction, groups) for _ in range(self.n_teachers)]
                 teachers = [train(each)[0] for each in others]
@@ -162,7 +165,8 @@ class InteractionEstimator(BaseEstimator, ABC):
                 f"it is a {type(retrain_on).__name__}"
                 + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
             )
-        if retrain_on is not None and getattr(self, "_has_groups", False) and len(retrain_on) < 4:
+        check_is_fitted(self)
+        if retrain_on is not None and self._has_groups and len(retrain_on) < 4:
             raise ValueError(
                 "retrain_on must hold the groups that fit was called with, however it is a tuple of "
                 f"{len(retrain_on)}; give (Xs, y, None, groups), or sample weights in place of None"
@@ -242,7 +246,7 @@ class InteractionEstimator(BaseEstimator, ABC):
     def _train(
         self,
         data: Rows,
-        groups: np.ndarray | None,
+        prior: Tensor | None,
         device: torch.device,
         after_epoch: Callable[[float], None],
         rows: tuple[Tensor, Tensor],
@@ -255,9 +259,6 @@ class InteractionEstimator(BaseEstimator, ABC):
             train = train.taught_by(teacher, device)
         drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
         held_out_batches = [batch.for_training() for batch in held_out.batches()]
-        share = data.weight.double() / data.weight.sum()
-        # Few groups are held out, and may be of few classes: all samples say better how frequent these are.
-        prior = None if groups is None else share @ certain(self._task, data.target, self._n_outputs)
         calibrator = partial(
             calibrate,
             data=[(inputs, target[0]) for inputs, target in held_out_batches],

@@ -45,11 +45,17 @@ def check_targets(y: Any, n_samples: int) -> np.ndarray:
             f"y must have one target for each of {n_samples} samples, however its shape is {targets.shape}; Xs is a "
             "list or dict with one array for each modality"
         )
-    absent = targets != targets if targets.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
-    absent = absent | (targets == None) if targets.dtype.kind == "O" else absent  # noqa: E711
-    if absent.any():
-        raise ValueError(f"y must be known for all samples, however {absent.sum()} are NaN or None; drop these samples")
+    _check_known("y", targets)
     return targets
+
+
+def _check_known(name: str, values: np.ndarray) -> None:
+    absent = values != values if values.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
+    absent = absent | (values == None) if values.dtype.kind == "O" else absent  # noqa: E711
+    if absent.any():
+        raise ValueError(
+            f"{name} must be known for all samples, however {absent.sum()} are NaN or None; drop these samples"
+        )
 
 
 def check_present(modalities: Modalities, available: np.ndarray) -> None:
@@ -82,9 +88,7 @@ def check_groups(groups: Any, n_samples: int) -> np.ndarray | None:
         raise ValueError(
             f"groups must have a label for each of {n_samples} samples, however their shape is {labels.shape}"
         )
-    unknown = int((labels != labels).sum() + sum(label is None for label in labels.tolist()))  # NaN differs from itself
-    if unknown:
-        raise ValueError(f"groups must be known for all samples, however {unknown} are NaN or None; drop these samples")
+    _check_known("groups", labels)
     return np.unique(labels.astype(str), return_inverse=True)[1]
 
 

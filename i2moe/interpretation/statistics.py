@@ -91,15 +91,8 @@ def group_statistics(
     sizes = groups.bincount(minlength=n_groups)
     mean = _sums(weights.double(), groups, n_groups) / sizes.unsqueeze(1)
     variance = _sums((weights - mean[groups]).square(), groups, n_groups) / sizes.unsqueeze(1)
-    numbers = sizes
-    error = variance.sqrt() / (sizes - 1).clamp(min=1).sqrt().unsqueeze(1)  # the variance divides by n
-    if clusters is not None:
-        pairs, pair = torch.stack([groups, clusters]).unique(dim=1, return_inverse=True)
-        numbers = pairs[0].bincount(minlength=n_groups)
-        summed = _sums(weights.double() - mean[groups], pair, pairs.shape[1]).square()  # of each cluster in a group
-        correction = numbers / (numbers - 1).clamp(min=1)
-        error = (_sums(summed, pairs[0], n_groups) * correction.unsqueeze(1)).sqrt() / sizes.unsqueeze(1)
-    low, high = _intervals(mean, error, numbers, confidence)
+    error, n_clusters = _standard_errors(weights.double() - mean[groups], groups, sizes, clusters)
+    low, high = _intervals(mean, error, n_clusters, confidence)
     rows = zip(sizes.tolist(), mean, variance.sqrt(), low, high, strict=True)
     return [WeightStatistics(*row) for row in rows]
 
@@ -138,16 +131,12 @@ def mean_interval(
         >>> [round(end, 3) for end in mean_interval(torch.tensor([0.0, 1.0, 2.0]), confidence=0.95)]
         [1.0, -1.484, 3.484]
     """
-    mean, n = values.double().mean().item(), len(values)
-    if clusters is not None:
-        cluster = clusters.unique(return_inverse=True)[1]
-        n = int(cluster.max()) + 1
-        values = (
-            _sums((values.double() - mean).unsqueeze(1), cluster, n).squeeze(1) * n / len(values)
-        )  # their mean is 0
-    if n < 2:
+    values = values.double()
+    mean, everybody = values.mean().item(), torch.zeros(len(values), dtype=torch.long)
+    error, n_clusters = _standard_errors((values - mean).unsqueeze(1), everybody, torch.tensor([len(values)]), clusters)
+    if n_clusters < 2:
         return mean, math.nan, math.nan
-    margin = student_quantile(confidence, n - 1) * values.double().std().item() / math.sqrt(n)
+    margin = student_quantile(confidence, int(n_clusters) - 1) * error.item()
     return mean, max(mean - margin, bounds[0]), min(mean + margin, bounds[1])
 
 
@@ -222,6 +211,18 @@ def plain(value: Any) -> Any:
 def _sums(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     """Sum the rows of each group: (n_groups, E)."""
     return values.new_zeros(n_groups, values.shape[1]).index_add(0, groups, values)
+
+
+def _standard_errors(
+    deviations: Tensor, groups: Tensor, sizes: Tensor, clusters: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The standard errors (G, E) of G groups' means, of deviations (N, E) from them, and numbers of clusters (G,)."""
+    if clusters is not None:
+        pairs, cluster = torch.stack([groups, clusters]).unique(dim=1, return_inverse=True)
+        groups, deviations = pairs[0], _sums(deviations, cluster, pairs.shape[1])
+    n = groups.bincount(minlength=len(sizes))
+    squares = _sums(deviations.square(), groups, len(sizes)) * (n / (n - 1).clamp(min=1)).unsqueeze(1)
+    return squares.sqrt() / sizes.unsqueeze(1), n
 
 
 def _intervals(mean: Tensor, error: Tensor, sizes: Tensor, confidence: float) -> tuple[Tensor, Tensor]:

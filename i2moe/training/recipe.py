@@ -123,14 +123,16 @@ def fit(
         modalities, target = move(batch, device, arrays=True)
         return loss_of(call(model, modalities), target)
 
+    def calibrated(model: nn.Module, data: Iterable[Any]) -> object:
+        return calibrate(model, data, call=call) if calibrator is None else calibrator(model)
+
     inputs = move(first[0], device, arrays=True)
     with torch.no_grad(), _noted_types(model, inputs):
         call(model.train(), inputs)  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
-        tried = copy.deepcopy(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a batch may lack a class
-            calibrate(tried, [first_held_out], call=call) if calibrator is None else calibrator(tried)
+            calibrated(copy.deepcopy(model), [first_held_out])
         if reweighter.task == "regression" and calibrator is None:
             _warn_of_units(first_held_out[1])
     _try_loss(model, first_held_out, loss_on)
@@ -149,7 +151,7 @@ def fit(
     model.zero_grad()
     model.eval()
     if reweighter is not None:
-        calibrate(model, held_out, call=call) if calibrator is None else calibrator(model)
+        calibrated(model, held_out)
     return losses
 
 

@@ -131,6 +131,11 @@ class ReportRecord:
         """Whether the weights are computed from the predictions, and not learned."""
         return self.prior is not None
 
+    @property
+    def n_clusters(self) -> int | None:
+        """How many groups the samples belong to; None for samples on their own."""
+        return None if self.clusters is None else len(self.clusters.unique())
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} samples, {self.task}, experts {self.expert_names})"
 

@@ -46,7 +46,7 @@ def asked(report: Diagnostics) -> str:
         f"modalities: {modalities}. This page is about {len(report)} samples."
     )
     if report.clusters is not None:
-        text += f" They belong to {len(report.clusters.unique())} groups; intervals are for another draw of groups."
+        text += f" They belong to {report.n_clusters} groups; intervals are for another draw of groups."
     basis = f"The model has no experts for these interactions: the weights are {report.basis}." if report.basis else ""
     return paragraph(text, "lead") + (paragraph(basis, "note") if basis else "")
 

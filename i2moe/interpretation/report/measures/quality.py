@@ -109,8 +109,9 @@ def calibration(
 ) -> tuple[float, float]:
     """Return the `calibration_error` of raw outputs (N, C) of classes or labels, and what it is by chance."""
     sure, right = _confidence(task, prediction, target)
-    counts = torch.ones(len(target)) if sample_weight is None else sample_weight
-    return calibration_error(sure, right, counts.repeat_interleave(len(sure) // len(target)))
+    if sample_weight is not None:
+        sample_weight = sample_weight.repeat_interleave(len(sure) // len(target))
+    return calibration_error(sure, right, sample_weight)
 
 
 def calibration_error(

@@ -61,7 +61,7 @@ def _headline(report: Diagnostics) -> str:
     else:
         quality = f"mean squared error {report.score.mean().abs():.4g}"
     basis = f"\nweights {report.basis}" if report.basis else ""
-    groups = "" if report.clusters is None else f" of {len(report.clusters.unique())} groups"
+    groups = "" if report.clusters is None else f" of {report.n_clusters} groups"
     return f"{len(report)} samples{groups}, {report.task}, {quality}{basis}"
 
 

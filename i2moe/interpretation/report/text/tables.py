@@ -35,7 +35,7 @@ def to_dict(report: Diagnostics) -> dict[str, Any]:
         "task": report.task,
         "basis": report.basis,
         "n_samples": len(report),
-        "n_clusters": None if report.clusters is None else len(report.clusters.unique()),
+        "n_clusters": report.n_clusters,
         "modality_names": list(report.modality_names),
         "expert_names": list(report.expert_names),
         "mean_score": report.score.mean().item(),
