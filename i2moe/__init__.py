@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from i2moe._common.modalities import BackboneOutput
 from i2moe.losses import InteractionLosses, InteractionSupervision
 from i2moe.moe import InteractionMoE, InteractionOutput
-from i2moe.moe.teacher import Teacher
+from i2moe.moe.teacher import Specialist, Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter, StaticReweighter
 
@@ -28,6 +28,7 @@ __all__ = [
     "InteractionSupervision",
     "MMoE",
     "Reweighter",
+    "Specialist",
     "StaticReweighter",
     "Teacher",
     "calibrate",

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.add_argument("--test-fraction", type=float, default=0.25, help="of the samples, to report on")
     report.add_argument("--max-epochs", type=int, default=200, help="passes over the samples, at most")
     report.add_argument(
-        "--n-teachers", type=int, default=4, help="models to learn from; 0 is several times faster, less stable"
+        "--n-teachers", type=int, default=8, help="networks of each kind to learn from; 0 is several times faster"
     )
     report.add_argument("--seed", type=int, default=0, help="of the training and the samples held out")
     report.add_argument(

@@ -22,9 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 
+from i2moe import BackboneOutput, Teacher
 from i2moe import __main__ as command_line
 from i2moe.__main__ import main
-from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
+from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities, base
 from i2moe.estimators.inputs import Standardizer
 from i2moe.estimators.rows import split
 
@@ -70,6 +71,45 @@ def test_the_weights_name_the_interaction(kind: str) -> None:
     mean = dict(zip(estimator.expert_names_, weights.mean(0), strict=True))
     assert mean[KINDS[kind]] > 0.8
     assert estimator.score(Xs, y) > 0.97
+
+
+def test_the_model_learns_from_networks_of_each_modality_and_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[Teacher] = []
+
+    def kept(*arguments: Any) -> Teacher:
+        taught.append(Teacher(*arguments))
+        return taught[0]
+
+    monkeypatch.setattr(base, "Teacher", kept)
+    Xs, y = made("unique", 300)
+    estimator = InteractionClassifier(**{**LEARNING, "n_teachers": 1}).fit(Xs, y)
+
+    (teacher,) = taught
+    assert [each.modality for each in teacher.specialists] == [0, 1, None]
+    modalities, _ = estimator.to_tensors(Xs)
+    soft = teacher(*modalities)
+    right = [(found.argmax(1).numpy() == y).mean() for found in (soft.target, *soft.marginal_target.unbind(1))]
+    assert right[0] > 0.95
+    assert right[1] > 0.95
+    assert right[2] < 0.7
+    assert estimator.score(Xs, y) > 0.95
+
+
+def test_teachers_of_a_backbone_with_a_loss_of_its_own_learn_from_samples_that_lack_a_modality() -> None:
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(7, 2)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> BackboneOutput:
+            return BackboneOutput(self.body(torch.cat([a, b], 1)), aux_loss=self.body.weight.square().sum())
+
+    (a, b), y = made("redundant", 300)
+    a[::2], b[1::3] = np.nan, np.nan
+    some = ~np.isnan([a[:, 0], b[:, 0]]).all(0)
+    estimator = InteractionClassifier(**{**LEARNING, "n_teachers": 1}, backbone=Backbone)
+    estimator.fit([a[some], b[some]], y[some], sample_weight=np.linspace(1, 2, some.sum()))
+    assert estimator.score([a[some], b[some]], y[some]) > 0.95
 
 
 def test_probabilities_sum_to_one_and_those_of_the_modality_that_knows_are_right() -> None:

@@ -66,6 +66,7 @@ def test_public_names() -> None:
         "InteractionSupervision",
         "MMoE",
         "Reweighter",
+        "Specialist",
         "StaticReweighter",
         "Teacher",
         "calibrate",

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader
 
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher, calibrate
+from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Specialist, Teacher, calibrate
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
@@ -190,19 +190,20 @@ def test_a_model_with_computed_weights_is_calibrated_on_held_out_data() -> None:
 
 
 def test_a_model_learns_what_its_teachers_say() -> None:
-    """The teacher was taught the opposite of the labels."""
+    """The teachers were taught the opposite of the labels."""
     modalities = (torch.randn(64, 3), torch.randn(64, 2))
     label = (modalities[0][:, 0] * modalities[1][:, 0] > 0).long()
-    supervise = InteractionSupervision(cross_entropy)
     adam = partial(torch.optim.AdamW, lr=0.05)
 
-    def trained(target: Any) -> InteractionMoE:
-        model, held_out = make(), [(modalities, 1 - label)]
-        fit(model, Batches(modalities, target, 16), held_out, supervise, n_epochs=40, optimizer=adam, decay=0.5)
+    def trained(model: Any, loss_of: Any, target: Any) -> Any:
+        held_out = [(modalities, 1 - label)]
+        fit(model, Batches(modalities, target, 16), held_out, loss_of, n_epochs=40, optimizer=adam, decay=0.5)
         return model
 
-    soft = Teacher([trained(1 - label)])(*modalities).mixed_with(label)
-    student = trained(soft)
+    specialists = [Specialist(lambda: nn.Bilinear(3, 2, 2), 2, modality) for modality in (0, 1, None)]
+    teacher = Teacher([trained(specialist, cross_entropy, 1 - label) for specialist in specialists])
+    soft = teacher(*modalities).mixed_with(label)
+    student = trained(make(), InteractionSupervision(cross_entropy), soft)
     pairs: Any = [((modalities[0][i], modalities[1][i]), soft.take(i)) for i in range(64)]
     (target,) = (target for _, target in DataLoader(pairs, batch_size=64))
     torch.testing.assert_close(target, soft)

@@ -1,4 +1,4 @@
-"""Teacher: what it predicts, what a model learns from it, and what it refuses."""
+"""Specialists and their mean, the Teacher: what they predict, what a model learns from it, and what it refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Teacher
+from i2moe import BackboneOutput, ComputedReweighter, InteractionMoE, InteractionSupervision, Specialist, Teacher
 from i2moe._common.tasks import Task
 from i2moe.moe.teacher import SoftTargets
 
@@ -36,8 +36,17 @@ def make(task: Task = "classification", members: int | None = 1, names: tuple[st
     return InteractionMoE(Fusion, 2, modality_names=names, reweighter=ComputedReweighter(task), members=members)
 
 
-def bilinear() -> InteractionMoE:
-    return InteractionMoE(lambda: nn.Bilinear(3, 4, C + 1), 2, reweighter="computed")
+class NamedFusion(Fusion):
+    def forward(self, x: Any, y: Any = None) -> Tensor:
+        return super().forward(**x) if isinstance(x, dict) else super().forward(x, y)
+
+
+def specialists(n: int = 1, build: Callable[[], nn.Module] = Fusion, **options: Any) -> list[Specialist]:
+    return [Specialist(build, 2, kind, **options) for kind in (0, 1, None) for _ in range(n)]
+
+
+def bilinear() -> nn.Module:
+    return nn.Bilinear(3, 4, C + 1)
 
 
 def batch(n: int = B) -> tuple[Tensor, Tensor]:
@@ -46,22 +55,60 @@ def batch(n: int = B) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("task", CRITERIA)
 def test_it_predicts_the_mean(task: Task) -> None:
-    models = [make(task), make(task)]
+    each = specialists(2)
     turn: Callable[[Tensor], Tensor] = {
         "classification": lambda x: x.softmax(-1),
         "multilabel": torch.sigmoid,
         "regression": lambda x: x,
     }[task]
-    teacher = Teacher(models).train()
+    teacher = Teacher(each, task).train()
     inputs, available = batch(), torch.tensor([[True, True], [True, False], [False, True]] * 2)
 
     soft = teacher(*inputs, available=available)
 
-    outputs = [model(*inputs, available=available) for model in models]
-    torch.testing.assert_close(soft.target, torch.stack([turn(out.prediction) for out in outputs]).mean(0))
-    torch.testing.assert_close(soft.marginal_target, torch.stack([turn(out.marginals) for out in outputs]).mean(0))
+    outputs = [turn(model(*inputs, available=available)) for model in each]
+    torch.testing.assert_close(soft.target, torch.stack(outputs[4:]).mean(0))
+    for modality in (0, 1):
+        expected = torch.stack(outputs[2 * modality : 2 * modality + 2]).mean(0)
+        torch.testing.assert_close(soft.marginal_target[:, modality], expected)
     assert not soft.target.requires_grad
     assert soft.marginal_target.shape == (B, 2, C)
+
+
+def test_a_specialist_predicts_as_a_model_does_of_which_only_its_modality_is_available() -> None:
+    model = InteractionMoE(Fusion, 2, reweighter="computed", members=1).eval()
+    x, y = batch()
+    for modality in (0, 1, None):
+        specialist = Specialist(Fusion, 2, modality).eval()
+        specialist.backbone = model.example_backbone
+        available = torch.tensor([[modality != 1, modality != 0]]).expand(B, -1)
+        torch.testing.assert_close(specialist(x, y), model(x, y, available=available).prediction)
+    named = Specialist(lambda: NamedFusion(), 2, 1, modality_names=("x", "y")).eval()
+    torch.testing.assert_close(named({"x": x, "y": y}), named({"x": torch.zeros_like(x), "y": y}))
+    torch.testing.assert_close(named(x=x, y=y), named({"x": x, "y": y}))
+
+
+def test_a_sample_without_the_modality_teaches_nothing() -> None:
+    specialist = Specialist(Fusion, 2, 0).eval()
+    available = torch.tensor([[True, True], [False, True]] * 3)
+    x, y = batch()
+    x[1] = torch.nan
+    prediction = specialist(x, y, available=available)
+    assert (prediction[1::2] == 0).all()
+    assert (prediction[::2] != 0).all()
+    prediction[1::2].sum().backward()
+    assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in specialist.parameters())
+
+
+def test_what_a_backbone_returns_beside_the_prediction_is_kept() -> None:
+    class WithLoss(Fusion):
+        def forward(self, x: Tensor, y: Tensor) -> Any:
+            return BackboneOutput(super().forward(x, y), aux_loss=torch.tensor(0.5))
+
+    out = Specialist(WithLoss, 2, 0)(*batch(), available=torch.tensor([[False, True]]).expand(B, -1))
+    assert out.aux_loss == 0.5
+    assert (out.prediction == 0).all()
+    assert Teacher(specialists(1, WithLoss))(*batch()).target.shape == (B, C)
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
@@ -69,7 +116,7 @@ def test_it_predicts_the_mean(task: Task) -> None:
 @pytest.mark.parametrize("task", CRITERIA)
 def test_each_modality_alone_has_its_own_target(task: Task, members: int | None, per_sample: bool) -> None:
     out, criterion = make(task, members).eval()(*batch()), CRITERIA[task]
-    joint, alone = Teacher([make(task)])(*batch())
+    joint, alone = Teacher(specialists(), task)(*batch())
 
     loss = InteractionSupervision(criterion, per_sample=per_sample)(out, joint, alone)
 
@@ -84,7 +131,7 @@ def test_each_modality_alone_has_its_own_target(task: Task, members: int | None,
 @pytest.mark.parametrize("task", CRITERIA)
 def test_targets_mixed_with_labels_give_the_mean_of_both_losses(task: Task) -> None:
     out, criterion = make(task)(*batch()), CRITERIA[task]
-    soft = Teacher([make(task)])(*batch())
+    soft = Teacher(specialists(), task)(*batch())
     y = {"classification": torch.arange(B) % C, "multilabel": torch.ones(B, C), "regression": torch.randn(B, C)}[task]
     hard = F.one_hot(y, C).float() if task == "classification" else y
     supervise = InteractionSupervision(criterion)
@@ -93,7 +140,7 @@ def test_targets_mixed_with_labels_give_the_mean_of_both_losses(task: Task) -> N
         found: Tensor = torch.autograd.grad(loss, out.member_predictions, retain_graph=True)[0]
         return found
 
-    loss = 0.8 * supervise(out, soft) + 0.2 * supervise(out, hard)
+    loss = 0.9 * supervise(out, soft) + 0.1 * supervise(out, hard)
     torch.testing.assert_close(gradient(supervise(out, soft.mixed_with(y))), gradient(loss))
     torch.testing.assert_close(soft.mixed_with(y, 0.0), soft)
 
@@ -102,50 +149,58 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
     inputs = batch(200)
     target = (inputs[0][:, 0] + inputs[1][:, 0] + 2 * torch.randn(200) > 0).long()
 
-    def trained(teacher: Teacher | None = None) -> InteractionMoE:
-        model = make()
+    def train(model: Any, loss_of: Callable[[Any, Any], Tensor], targets: Any) -> Any:
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-        supervise = InteractionSupervision(F.cross_entropy)
         for _ in range(80):
-            loss = supervise(model.train()(*inputs), target if teacher is None else teacher(*inputs))
+            loss = loss_of(model.train()(*inputs), targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return model.eval()
+
+    def student(targets: Any) -> InteractionMoE:
+        found: InteractionMoE = train(make(), InteractionSupervision(F.cross_entropy), targets)
+        return found
 
     @torch.no_grad()
     def distance(a: InteractionMoE, b: InteractionMoE) -> float:
         new = batch(500)
         return float((a(*new).weights - b(*new).weights).abs().sum(1).mean())
 
-    teacher = Teacher([trained() for _ in range(4)])
-    assert distance(trained(teacher), trained(teacher)) < distance(trained(), trained())
+    soft = Teacher([train(specialist, F.cross_entropy, target) for specialist in specialists(4)])(*inputs)
+    assert distance(student(soft), student(soft)) < distance(student(target), student(target))
 
 
 def test_batches_take_their_rows_and_are_joined_again() -> None:
-    soft = Teacher([make()])(*batch())
+    soft = Teacher(specialists())(*batch())
     torch.testing.assert_close(soft.take(torch.tensor([4, 1])).marginal_target, soft.marginal_target[[4, 1]])
     parts = [soft.take(rows) for rows in torch.arange(B).split(4)]
     torch.testing.assert_close(SoftTargets.cat(parts), soft)
 
 
 def test_a_single_model_is_no_list() -> None:
-    with pytest.raises(TypeError, match="models must be a list of models, however they are of type InteractionMoE"):
-        Teacher(make())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="specialists must be a list of modules, however they are a Specialist"):
+        Teacher(Specialist(Fusion, 2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: Teacher([]), "at least one"),
-        (lambda: Teacher([make("regression"), make()]), "of one task"),
-        (lambda: Teacher([make(), make(names=("1", "0"))]), "of the same modalities"),
-        (lambda: Teacher([nn.Linear(2, 2)]), "one is of type Linear and does not"),
-        (lambda: Teacher([make(), bilinear()])(*batch()), "their shapes are"),
-        (lambda: Teacher([make()])(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
-        (lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B).long(), 2.0), r"share must lie in \[0, 1\]"),
+        (lambda: Specialist(Fusion, 2, 2), "modality must lie between 0 and 1 or be None, however it is 2"),
+        (lambda: Teacher(specialists(), "ranking"), "task must be one of"),  # type: ignore[arg-type]
+        (lambda: Teacher([]), r"there is none of \[None\]"),
+        (lambda: Teacher(specialists()[1:]), r"there is none of \[0\]"),
+        (lambda: Teacher(specialists()[:2]), r"there is none of \[None\]"),
+        (lambda: Teacher([*specialists(), Specialist(Fusion, 3)]), "must have the same modalities"),
+        (lambda: Teacher([make()]), "one is a InteractionMoE and does not; wrap the backbone"),
+        (lambda: Teacher([*specialists(), Specialist(bilinear, 2)])(*batch()), "their shapes are"),
+        (lambda: Teacher(specialists())(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
         (
-            lambda: Teacher([make()])(*batch()).mixed_with(torch.zeros(B)),
+            lambda: Teacher(specialists())(*batch()).mixed_with(torch.zeros(B).long(), 2.0),
+            r"share must lie in \[0, 1\]",
+        ),
+        (
+            lambda: Teacher(specialists())(*batch()).mixed_with(torch.zeros(B)),
             r"labels must be classes \(6,\) of an integer type, or \(6, 3\)",
         ),
         (
@@ -154,7 +209,7 @@ def test_a_single_model_is_no_list() -> None:
         ),
         (
             lambda: InteractionSupervision(F.cross_entropy)(
-                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), Teacher([make()])(*batch())
+                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), Teacher(specialists())(*batch())
             ),
             "the model makes none",
         ),

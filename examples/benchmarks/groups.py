@@ -30,7 +30,7 @@ class Options:
     """
 
     folds: int = N_FOLDS
-    n_teachers: int = 4
+    n_teachers: int = 8
 
 
 def main(options: Options) -> None:

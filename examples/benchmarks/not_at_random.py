@@ -41,7 +41,7 @@ class Options:
 
     n_train: int = 2000
     seeds: int = 3
-    n_teachers: int = 4
+    n_teachers: int = 8
 
 
 @dataclass(frozen=True)

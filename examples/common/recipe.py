@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from examples.datasets._interface import Task
 from i2moe import InteractionOutput, Teacher
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 
 __all__ = [
     "DROPOUT",
+    "LONGER",
     "MEMBERS",
-    "STUDENT_PATIENCE",
     "TEACHERS",
     "Batch",
     "Dropping",
@@ -26,10 +27,11 @@ __all__ = [
 
 MEMBERS = 4
 """Members of each expert with computed weights."""
-TEACHERS = 4
-"""Models of the same kind that the experts with computed weights learn from."""
-STUDENT_PATIENCE = 3
-"""How often the patience of a teacher a model has that learns from them: what it learns has less noise to overfit."""
+TEACHERS = 8
+"""Networks of each kind, one for each modality alone and one for all, that experts with computed weights learn from."""
+LONGER = 3
+"""How many times longer a model trains that learns from teachers, at most, and without a better held-out loss: what it
+learns has less noise to overfit."""
 DROPOUT = 0.3
 """Share of the modalities that is dropped in half of the rows in training."""
 
@@ -59,18 +61,27 @@ def dropout_of_three(n_modalities: int) -> float:
 
 
 def soft_targets(
-    train: Callable[[int], nn.Module], inputs: Sequence[Tensor], targets: Tensor, seed: int, n_teachers: int
+    train: Callable[[int | None, int], nn.Module],
+    inputs: Sequence[Tensor],
+    targets: Tensor,
+    task: Task,
+    *,
+    seed: int,
+    n_teachers: int,
 ) -> SoftTargets:
-    """Train teachers, and return what they predict of samples on average, moved a fifth of the way to the targets.
+    """Train teachers, and return what they predict of samples on average, moved a tenth of the way to the targets.
 
     Args:
-        train: makes a trained model with computed weights of a seed.
-        inputs: the models' arguments, tensors (N, ...).
+        train: makes a trained specialist of a modality, None for all, and of a seed.
+        inputs: the models' arguments, M modalities (N, ...) and which are available, (N, M).
         targets: (N,) classes, or (N, C) labels or values.
+        task: what they are.
         seed: of the model that learns from them; theirs follow from it.
-        n_teachers: how many.
+        n_teachers: how many of each kind.
     """
-    teacher = Teacher([train(1000 * (seed + 1) + i) for i in range(n_teachers)])
+    kinds = (*range(len(inputs) - 1), None)
+    first = 1000 * (seed + 1)
+    teacher = Teacher([train(kind, first + i) for i in range(n_teachers) for kind in kinds], task)
     parts = (teacher(*(x[rows] for x in inputs)) for rows in torch.arange(len(targets)).split(512))
     return SoftTargets.cat(parts).mixed_with(targets)
 

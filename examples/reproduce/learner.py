@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,10 @@ from examples.reproduce.encoders import Encoders
 from examples.reproduce.fusions import FusionName, fusion_factory
 from examples.reproduce.methods import Method, interaction_moe
 from examples.reproduce.settings import Settings
-from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe import BackboneOutput, InteractionMoE, InteractionOutput, InteractionSupervision, Specialist
 from i2moe.moe.teacher import SoftTargets
 
-__all__ = ["Answer", "Learner", "build_learner", "task_loss"]
+__all__ = ["Answer", "Learner", "build_learner", "build_specialist", "task_loss"]
 
 
 class Answer(NamedTuple):
@@ -89,7 +90,8 @@ class Learner(nn.Module):
     def fuse(self, modalities: Sequence[Tensor], available: Tensor | None = None) -> Any:
         """Return what the fusion makes of the embeddings."""
         embeddings = self.encoders(modalities)
-        if available is None or not isinstance(self.fusion, InteractionMoE) or self.fusion.fill is None:
+        fills = isinstance(self.fusion, InteractionMoE | Specialist) and self.fusion.fill is not None
+        if available is None or not fills:
             return self.fusion(*embeddings)
         return self.fusion(*embeddings, available=available)
 
@@ -169,6 +171,25 @@ def build_learner(
     if settings.computed:
         supervise = InteractionSupervision(lambda outputs, targets: task_loss(data.task, outputs, targets, settings))
     return Learner(before, experts, supervise, data.task, settings)
+
+
+def build_specialist(
+    dataset: str, data: MultimodalData, fusion: FusionName, modality: int | None, settings: Settings
+) -> Learner:
+    """Build what a model with computed weights learns from: a network that predicts from one modality, None for all.
+
+    Args:
+        dataset: name of the data set.
+        data: the data.
+        fusion: name of the fusion.
+        modality: number of the modality.
+        settings: those of the model.
+    """
+    names, n_outputs = data.modality_names, len(data.output_names)
+    encoders = Encoders(dataset, data.shapes, settings)
+    fuse = fusion_factory(fusion, settings, n_modalities=len(names), n_tokens=encoders.n_tokens, n_outputs=n_outputs)
+    specialist = Specialist(fuse, len(names), modality, modality_names=names)
+    return Learner(encoders, specialist, None, data.task, replace(settings, computed=False))
 
 
 class _Encoded(nn.Module):

@@ -29,7 +29,7 @@ from examples.reproduce.figures import draw
 from examples.reproduce.folder import claimed
 from examples.reproduce.fusions import FusionName
 from examples.reproduce.identity import check_same, checksum, conditions, plain
-from examples.reproduce.learner import Learner, build_learner
+from examples.reproduce.learner import Learner, build_learner, build_specialist
 from examples.reproduce.methods import Method
 from examples.reproduce.methods import find as find_method
 from examples.reproduce.results import collect, read_results, summarize
@@ -195,16 +195,20 @@ class Job:
                         **arguments,
                     )
 
-            def teacher(number: int) -> Learner:
-                other = replace(job, seed=seed_of(self.seed, number + 1))
-                learner, checkpoint = other._build(data, method), folder / f"teacher-{number}-checkpoint.pt"
-                title = f"{name}: teacher {number + 1} of {job.settings.teachers}"
-                train(learner, other.seed, title, checkpoint, accelerator=accelerator_of(options))
+            def specialist(modality: int | None, number: int) -> Learner:
+                seed = seed_of(self.seed, number + 1)
+                torch.manual_seed(seed_of(seed))
+                learner = build_specialist(self.dataset, data, self.fusion, modality, job.settings)
+                of = "all" if modality is None else data.modality_names[modality]
+                title = f"{name}: teacher {number + 1} of {job.settings.teachers}, {of}"
+                checkpoint = folder / f"teacher-{number}-{'all' if modality is None else modality}-checkpoint.pt"
+                train(learner, seed, title, checkpoint, accelerator=accelerator_of(options))
                 return learner
 
             soft = None
             if job.settings.computed and job.settings.teachers:
-                soft = soft_targets(teacher, job.settings.teachers, data.train, folder, identity, accelerator)
+                n_teachers = job.settings.teachers
+                soft = soft_targets(specialist, n_teachers, data.train, data.task, folder, identity, accelerator)
             progress = train(learner, self.seed, name, folder / "checkpoint.pt", accelerator=accelerator, soft=soft)
             parts = ("validation", "test")
             scores = {part: score(learner, data, part, data.metrics, accelerator, options.workers) for part in parts}

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from examples.datasets._interface import Split
+from examples.datasets._interface import Split, Task
 from examples.reproduce.checkpoint import load_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
 from examples.reproduce.learner import Learner
@@ -21,9 +21,10 @@ __all__ = ["soft_targets"]
 
 
 def soft_targets(
-    train: Callable[[int], Learner],
+    train: Callable[[int | None, int], Learner],
     n_teachers: int,
     split: Split,
+    task: Task,
     folder: Path,
     identity: Mapping[str, Any],
     accelerator: Accelerator,
@@ -31,9 +32,10 @@ def soft_targets(
     """Train teachers, those that a folder does not hold yet, and return what they predict, mixed with the targets.
 
     Args:
-        train: trains the teacher of a number.
-        n_teachers: how many.
+        train: trains the specialist of a modality, None for all, and of a number.
+        n_teachers: how many of each.
         split: the training samples.
+        task: what the targets are.
         folder: where what each predicts is kept.
         identity: what the run's numbers depend on; predictions of another one are refused.
         accelerator: the processes of the run; the main one saves.
@@ -46,7 +48,8 @@ def soft_targets(
         path = folder / f"teacher-{number}.pt"
         saved = load_checkpoint(path)
         if saved is None:
-            saved = {"identity": dict(identity), **_predictions(train(number), split, accelerator.device)._asdict()}
+            soft = _predictions(train, number, split, task, accelerator.device)
+            saved = {"identity": dict(identity), **soft._asdict()}
             if accelerator.is_main_process:
                 save_checkpoint(path, saved)
             accelerator.wait_for_everyone()
@@ -56,8 +59,11 @@ def soft_targets(
     return SoftTargets(*means).mixed_with(split.targets)
 
 
-def _predictions(learner: Learner, split: Split, device: torch.device) -> SoftTargets:
-    teacher = Teacher([_Experts(learner)])
+def _predictions(
+    train: Callable[[int | None, int], Learner], number: int, split: Split, task: Task, device: torch.device
+) -> SoftTargets:
+    kinds = (*range(len(split.modalities)), None)
+    teacher = Teacher([_Fused(train(kind, number)) for kind in kinds], task)
     batches = (split[rows] for rows in torch.arange(len(split)).split(EVALUATION_BATCH))
     soft = SoftTargets.cat(
         teacher(*(x.to(device) for x in batch.modalities), available=batch.available.to(device)) for batch in batches
@@ -65,8 +71,8 @@ def _predictions(learner: Learner, split: Split, device: torch.device) -> SoftTa
     return SoftTargets(soft.target.cpu(), soft.marginal_target.cpu())
 
 
-class _Experts(nn.Module):
-    """A learner that returns what its experts do."""
+class _Fused(nn.Module):
+    """A learner that returns what its fusion does."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()

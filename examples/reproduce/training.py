@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from examples.common.best_epoch import Progress, train_to_best_epoch
-from examples.common.recipe import STUDENT_PATIENCE, dropout_of_three
+from examples.common.recipe import LONGER, dropout_of_three
 from examples.datasets._interface import Batch, MultimodalData, Split
 from examples.reproduce.checkpoint import load_checkpoint, reading_checkpoint, save_checkpoint
 from examples.reproduce.identity import check_same
@@ -108,7 +108,7 @@ def fit(
         run_epoch,
         f"validation {metric}",
         settings.epochs,
-        patience=settings.patience and settings.patience * (1 if soft is None else STUDENT_PATIENCE),
+        patience=settings.patience and settings.patience * (1 if soft is None else LONGER),
         is_better=partial(is_better, metric),
         progress=progress,
         after_epoch=save,

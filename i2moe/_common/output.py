@@ -83,7 +83,7 @@ class SoftTargets(NamedTuple):
     Example:
         >>> soft = SoftTargets(torch.tensor([[0.5, 0.5]]), torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]))
         >>> soft.mixed_with(torch.tensor([0])).target
-        tensor([[0.6000, 0.4000]])
+        tensor([[0.5500, 0.4500]])
     """
 
     target: Tensor
@@ -98,7 +98,7 @@ class SoftTargets(NamedTuple):
         """Join the targets of batches."""
         return cls(*map(torch.cat, zip(*parts, strict=True)))
 
-    def mixed_with(self, labels: Tensor, share: float = 0.2) -> SoftTargets:
+    def mixed_with(self, labels: Tensor, share: float = 0.1) -> SoftTargets:
         """Return the targets moved towards the labels, those of each modality alone too.
 
         A model that learns a teacher's predictions alone is smoother than the teacher, and predicts a little worse

@@ -29,13 +29,13 @@ from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
 from i2moe.estimators.progress import progress_bar
 from i2moe.estimators.retraining import retraining
-from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, split, weighted
+from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, split, weighted, weighted_plain
 from i2moe.interpretation import InteractionReport, explain
 from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.observe import checksum, device_of, move, seeded
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE
-from i2moe.moe.teacher import Teacher
+from i2moe.moe.teacher import Specialist, Teacher
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.training import fit
 
@@ -51,7 +51,7 @@ class InteractionEstimator(BaseEstimator, ABC):
     modality_names: Sequence[str] | None = None
     hidden_dim: int = 64
     members: int | None = 4
-    n_teachers: int = 4
+    n_teachers: int = 8
     dropout: float = 0.1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -109,12 +109,23 @@ class InteractionEstimator(BaseEstimator, ABC):
             share = data.weight.double() / data.weight.sum()
             # Few groups are held out, and may be of few classes: all samples say better how frequent these are.
             prior = None if groups is None else share @ certain(self._task, target, self._n_outputs)
-            with progress_bar(self.progress, (1 + self.n_teachers) * self.max_epochs) as after_epoch:
-                train = partial(self._train, data, prior, device, after_epoch)
-                # Each holds out other samples, so that their mean depends less on which.
-                others = [split(target, self.validation_fraction, groups) for _ in range(self.n_teachers)]
-                teachers = [train(each)[0] for each in others]
-                self.model_, losses = train(rows, Teacher(teachers) if teachers else None)
+            train, held_out = map(data.take, rows)
+            model = self._make_model(train)
+            n_specialists = self.n_teachers * (model.n_modalities + 1)
+            with progress_bar(self.progress, (1 + n_specialists) * self.max_epochs) as after_epoch:
+                run = partial(self._train, device=device, after_epoch=after_epoch)
+                if n_specialists:
+                    train = train.taught_by(self._teacher(data, groups, run), device)
+                drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
+                calibrator = partial(
+                    calibrate,
+                    data=list(held_out.for_reports()),
+                    call=call,
+                    sample_weight=held_out.weight,
+                    prior=prior,
+                )
+                losses = run(model, train, held_out, weighted(self._loss()), drop=drop, calibrator=calibrator)
+        self.model_ = model
         self.modality_names_ = self.model_.modality_names
         self.expert_names_ = self.model_.expert_names
         self.held_out_losses_ = losses
@@ -227,8 +238,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         """Return the model's predictions from each modality alone, (N, M, C) in float64; NaN where it is absent."""
 
         def marginals(modalities: tuple[Tensor, ...], available: Tensor) -> Tensor:
-            alone = call(self.model_, (modalities, available)).marginals
-            assert alone is not None
+            alone: Tensor = call(self.model_, (modalities, available)).marginals
             return alone.masked_fill(~available.unsqueeze(-1), torch.nan)
 
         return self._run(Xs, marginals)
@@ -243,34 +253,35 @@ class InteractionEstimator(BaseEstimator, ABC):
             device = device_of(self.model_)
             return torch.cat([function(*move(inputs, device)).cpu().double() for inputs, _ in batches])
 
+    def _teacher(self, data: Rows, groups: np.ndarray | None, run: Callable[..., list[float]]) -> Teacher:
+        """Train specialists of each modality and of all; each holds out other samples, so their mean is of all."""
+        build, n_modalities = self._factory(data), len(data.modalities)
+        specialists = []
+        for modality in (*range(n_modalities), None) * self.n_teachers:
+            specialist = Specialist(build, n_modalities, modality, modality_names=self.inputs_.names)
+            train, held_out = map(data.take, split(data.target, self.validation_fraction, groups))
+            run(specialist, train, held_out, weighted_plain(self._loss()))
+            specialists.append(specialist)
+        return Teacher(specialists, self._task)
+
     def _train(
         self,
-        data: Rows,
-        prior: Tensor | None,
+        model: nn.Module,
+        train: Rows,
+        held_out: Rows,
+        loss_of: Callable[[Any, Any], Tensor],
+        *,
         device: torch.device,
         after_epoch: Callable[[float], None],
-        rows: tuple[Tensor, Tensor],
-        teacher: Teacher | None = None,
-    ) -> tuple[InteractionMoE, list[float]]:
-        """Train a model on some rows, stop and calibrate it by others, and return the losses on these."""
-        train, held_out = map(data.take, rows)
-        model = self._make_model(train).to(device)
-        if teacher is not None:
-            train = train.taught_by(teacher, device)
-        drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
-        held_out_batches = [batch.for_training() for batch in held_out.batches()]
-        calibrator = partial(
-            calibrate,
-            data=[(inputs, target[0]) for inputs, target in held_out_batches],
-            call=call,
-            sample_weight=held_out.weight,
-            prior=prior,
-        )
-        losses = fit(
-            model,
+        drop: Callable[[Tensor], Tensor] = lambda available: available,
+        calibrator: Callable[[nn.Module], object] | None = None,
+    ) -> list[float]:
+        """Train a model on some rows, stop by others, and return the losses on these."""
+        return fit(
+            model.to(device),
             Shuffled(train, self.batch_size, drop),
-            held_out_batches,
-            weighted(self._loss()),
+            [batch.for_training() for batch in held_out.batches()],
+            loss_of,
             self.max_epochs,
             optimizer=partial(torch.optim.AdamW, lr=self.learning_rate, weight_decay=self.weight_decay),
             patience=self.patience,
@@ -279,14 +290,16 @@ class InteractionEstimator(BaseEstimator, ABC):
             call=call,
             after_epoch=after_epoch,
         )
-        return model, losses
 
-    def _make_model(self, train: Rows) -> InteractionMoE:
-        names = self.inputs_.names
-        sample = tuple(modality[:2] for modality in train.modalities)
-        encoders = choose_encoders(self.encoders, names)
+    def _factory(self, data: Rows) -> Callable[[], nn.Module]:
+        """Return what builds the backbone."""
         if self.backbone is not None and self.encoders is not None:
             raise ValueError("a backbone must come without encoders, however both are given; put them inside it")
+        if self.backbone is not None:
+            return self.backbone
+        names = self.inputs_.names
+        sample = tuple(modality[:2] for modality in data.modalities)
+        encoders = choose_encoders(self.encoders, names)
 
         def build() -> nn.Module:
             made = [
@@ -296,13 +309,18 @@ class InteractionEstimator(BaseEstimator, ABC):
             modules, widths = zip(*made, strict=True)
             return Fusion(modules, widths, self._n_outputs, hidden_dim=self.hidden_dim, dropout=self.dropout)
 
+        return build
+
+    def _make_model(self, data: Rows) -> InteractionMoE:
+        names = self.inputs_.names
         model = InteractionMoE(
-            build if self.backbone is None else self.backbone,
+            self._factory(data),
             len(names),
             modality_names=names,
             reweighter=ComputedReweighter(self._task),
             members=self.members,
         )
+        sample = tuple(modality[:2] for modality in data.modalities)
         with torch.no_grad():
             shape = model.eval()(*sample).prediction.shape
         if shape != (len(sample[0]), self._n_outputs):

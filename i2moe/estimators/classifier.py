@@ -40,8 +40,9 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         hidden_dim: width of the default encoders and of the hidden layer.
         members: all experts share one backbone's weights, and each is the mean of so many members; None: each expert
             has a backbone of its own. See `i2moe.moe.experts.sharing.share`.
-        n_teachers: models of the same kind that are trained first, and whose mean predictions the model learns, so that
-            weights vary less between random states. 0 learns the targets: several times faster.
+        n_teachers: networks of each modality alone, and of all, that are trained first. The model learns their mean
+            predictions: it predicts better from each modality alone, and weights vary less between random states. 0
+            learns the targets: several times faster.
         dropout: in the default backbone, in [0, 1).
         learning_rate: of AdamW.
         weight_decay: of AdamW.

@@ -11,13 +11,13 @@ import torch
 from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
 from torch import Tensor, nn
 
-from i2moe._common.modalities import map_leaves
+from i2moe._common.modalities import BackboneOutput, as_backbone_output, map_leaves
 from i2moe.interpretation.observation.observe import move
 from i2moe.losses import InteractionSupervision
 from i2moe.moe import InteractionOutput
 from i2moe.moe.teacher import SoftTargets, Teacher
 
-__all__ = ["Rows", "SampleLoss", "Shuffled", "call", "split", "weighted"]
+__all__ = ["Rows", "SampleLoss", "Shuffled", "call", "split", "weighted", "weighted_plain"]
 
 SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions (B, C) and targets (B, ...) to the loss of each sample (B,)."""
@@ -99,11 +99,22 @@ def weighted(loss: SampleLoss) -> Callable[[InteractionOutput, tuple[Tensor, Ten
     return loss_of
 
 
-def call(model: nn.Module, inputs: tuple[tuple[Tensor, ...], Tensor]) -> InteractionOutput:
+def weighted_plain(loss: SampleLoss) -> Callable[[Tensor | BackboneOutput, tuple[Tensor, Tensor, None]], Tensor]:
+    """Return the loss of one network's predictions, of targets and the samples' weights."""
+
+    def loss_of(out: Tensor | BackboneOutput, target: tuple[Tensor, Tensor, None]) -> Tensor:
+        y, weight, _ = target
+        output = as_backbone_output(out, "the backbone")
+        mean = (loss(output.prediction, y) * weight).mean()
+        return mean if output.aux_loss is None else mean + 0.01 * output.aux_loss
+
+    return loss_of
+
+
+def call(model: nn.Module, inputs: tuple[tuple[Tensor, ...], Tensor]) -> Any:
     """Call a model with modalities and the mask of those available."""
     modalities, available = inputs
-    output: InteractionOutput = model(*modalities, available=available)
-    return output
+    return model(*modalities, available=available)
 
 
 def split(target: Tensor, fraction: float, groups: np.ndarray | None = None) -> tuple[Tensor, Tensor]:

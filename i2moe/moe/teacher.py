@@ -1,63 +1,146 @@
-"""Teacher: the mean of several trained models, which one model learns to predict."""
+"""Teachers: networks that predict from one modality or from all, and their mean, which one model learns to predict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from i2moe._common.checks import check_finite
-from i2moe._common.output import InteractionOutput, SoftTargets
-from i2moe._common.tasks import Task, probabilities
-from i2moe.moe.weights.computed import ComputedReweighter
+from i2moe._common.modalities import BackboneOutput, as_backbone_output
+from i2moe._common.names import check_modality_names
+from i2moe._common.output import SoftTargets
+from i2moe._common.passes import sizes_parameters
+from i2moe._common.tasks import Task, check_task, probabilities
+from i2moe.missing import Fill
+from i2moe.moe.available import Fills, bind_and_fill, make_fills
+from i2moe.moe.experts.building import build_backbones
+from i2moe.moe.names import group_arguments
 
-__all__ = ["SoftTargets", "Teacher"]
+__all__ = ["SoftTargets", "Specialist", "Teacher"]
+
+
+class Specialist(nn.Module):
+    """A backbone that predicts from one modality, or from all; what it does not look at is filled.
+
+    It is called as an `InteractionMoE` of the same backbone, and trained like any network, by the task's loss.
+
+    Args:
+        backbone_factory: makes the backbone.
+        n_modalities: number of modalities M, at least 2.
+        modality: number of the one that it predicts from, 0 to M - 1; None for all.
+        modality_names: as for `InteractionMoE`.
+        fill: what fills the others, and what a sample lacks: as for `InteractionMoE`.
+
+    Raises:
+        TypeError: if the factory is no callable or returns no module.
+        ValueError: if an argument is out of range or unknown.
+
+    Example:
+        >>> alone = Specialist(lambda: nn.Bilinear(8, 4, 3), 2, modality=0)
+        >>> image = torch.randn(16, 8)
+        >>> bool((alone(image, torch.randn(16, 4)) == alone(image, torch.randn(16, 4))).all())
+        True
+    """
+
+    def __init__(
+        self,
+        backbone_factory: Callable[[], nn.Module],
+        n_modalities: int,
+        modality: int | None = None,
+        *,
+        modality_names: Sequence[str] | Mapping[str, str | Sequence[str]] | None = None,
+        fill: str | Sequence[str | Fill] = "zero",
+    ) -> None:
+        super().__init__()
+        self.modality_names = check_modality_names(n_modalities, modality_names)
+        if modality is not None and modality not in range(n_modalities):
+            raise ValueError(f"modality must lie between 0 and {n_modalities - 1} or be None, however it is {modality}")
+        self.arguments = group_arguments(modality_names)
+        self.modality = modality
+        (self.backbone,) = build_backbones(backbone_factory, ("the specialist",))
+        fills = make_fills(fill, n_modalities, None)
+        assert fills is not None
+        self.fill: Fills = fills
+
+    @sizes_parameters
+    def forward(self, *args: Any, available: Tensor | None = None, **kwargs: Any) -> Tensor | BackboneOutput:
+        """Return what the backbone predicts, (B, ...); 0 for a sample that lacks the one modality: it teaches nothing.
+
+        Args:
+            *args: as for an `InteractionMoE`.
+            available: as for an `InteractionMoE`.
+            **kwargs: as for an `InteractionMoE`.
+
+        Returns:
+            The prediction, or a `BackboneOutput` with it where the backbone returns one.
+        """
+        names = self.modality_names if self.arguments is None else self.arguments
+        modalities, arrange, present = bind_and_fill(names, self.fill, args, kwargs, available)
+        if self.modality is not None:
+            modalities = self.fill.each_alone(self.modality_names, modalities)[self.modality]
+        args, kwargs = arrange(modalities)
+        output = as_backbone_output(returned := self.backbone(*args, **kwargs), "the backbone")
+        prediction = output.prediction
+        if self.modality is not None and present is not None:
+            has = present[:, self.modality].reshape(-1, *(1,) * (prediction.ndim - 1))
+            prediction = torch.where(has, prediction, 0)
+        return replace(output, prediction=prediction) if isinstance(returned, BackboneOutput) else prediction
 
 
 class Teacher(nn.Module):
-    """Average the predictions of several models with computed weights, as targets for another model.
+    """Average the predictions of specialists, as targets for one model.
 
     Two models trained on the same data differ by their random start, by the order of the samples and by dropout.
-    Weights computed from their predictions differ more. The mean of several models has less of this noise. A model that
-    learns the mean's predictions, from all modalities and from each alone, keeps most of that, at the size of one. Four
-    are enough if each has four `members`.
+    Weights computed from their predictions differ more. The mean of several networks has less of this noise. And a
+    network that learns one thing, to predict from one modality or from all, does that better than one that learns both.
+    A model that learns these means keeps most of it, at the size of one. Eight of each kind are enough.
 
     Args:
-        models: trained models, an `InteractionMoE` with computed weights each, or modules that hold one and return its
-            output. They are called in evaluation mode and without gradient.
+        specialists: each a trained `Specialist`, or a module that holds one and returns its output: at least one of
+            each modality alone, and one of all. They are called in evaluation mode and without gradient.
+        task: what they predict: "classification" (logits of classes), "multilabel" (logits of labels) or "regression".
 
     Raises:
         TypeError: if they are no list.
-        ValueError: if there is no model, or one has no computed weights, or their tasks or modalities differ.
+        ValueError: if one holds no `Specialist`, their modalities differ, or one kind is missing.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
 
     Example:
         >>> from i2moe import InteractionMoE, InteractionSupervision
         >>> def make():
-        ...     return InteractionMoE(lambda: nn.Bilinear(8, 4, 3), 2, reweighter="computed")
+        ...     return nn.Bilinear(8, 4, 3)
+        >>> teacher = Teacher([Specialist(make, 2, modality) for modality in (0, 1, None)])  # trained, in earnest
         >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
-        >>> teacher = Teacher([make(), make()])  # trained, in earnest
-        >>> student, supervise = make(), InteractionSupervision(nn.functional.cross_entropy)
+        >>> student = InteractionMoE(make, 2, reweighter="computed")
+        >>> supervise = InteractionSupervision(nn.functional.cross_entropy)
         >>> loss = supervise(student(image, text), teacher(image, text))
         >>> loss.backward()
     """
 
-    def __init__(self, models: Sequence[nn.Module]) -> None:
+    def __init__(self, specialists: Sequence[nn.Module], task: Task = "classification") -> None:
         super().__init__()
-        if not isinstance(models, list | tuple | nn.ModuleList):
-            raise TypeError(f"models must be a list of models, however they are of type {type(models).__name__}")
-        models = list(models)
-        kinds = [_kind_of(model) for model in models]
-        if len(set(kinds)) != 1:
+        check_task(task)
+        if not isinstance(specialists, list | tuple | nn.ModuleList):
+            raise TypeError(f"specialists must be a list of modules, however they are a {type(specialists).__name__}")
+        found = [_specialist_in(model) for model in specialists]
+        names = {each.modality_names for each in found}
+        if len(names) > 1:
+            raise ValueError(f"specialists must have the same modalities, in one order, however they have {names}")
+        self.task: Task = task
+        self.specialists = nn.ModuleList(specialists)
+        self._kinds = [each.modality for each in found]
+        wanted = (*range(len(names.pop()) if names else 0), None)
+        missing = [kind for kind in wanted if kind not in self._kinds]
+        if missing:
             raise ValueError(
-                f"models must be at least one, all of one task and of the same modalities, however they are {kinds}; "
-                "give those with the student's modality_names, in its order"
+                "specialists must hold one of each modality alone, and one of all (None), however there is none of "
+                f"{missing}; train Specialist(backbone_factory, n_modalities, modality) of these too"
             )
-        self.task: Task = kinds[0][0]
-        self.models: nn.ModuleList = nn.ModuleList(models)
 
     @torch.no_grad()
     def forward(self, *modalities: Any, **options: Any) -> SoftTargets:
@@ -68,34 +151,29 @@ class Teacher(nn.Module):
         left out in training, as a label is.
 
         Raises:
-            ValueError: if the models differ in what they predict from how many modalities, or a prediction is not
-                finite.
+            ValueError: if the specialists' predictions differ in shape, or one is not finite.
         """
         self.eval()
-        outputs: list[InteractionOutput] = [model(*modalities, **options) for model in self.models]
-        marginals = [out.marginals for out in outputs if out.marginals is not None]
-        shapes = {tuple(each.shape) for each in marginals}
+        outputs = [as_backbone_output(model(*modalities, **options), "a specialist") for model in self.specialists]
+        shapes = {tuple(output.prediction.shape) for output in outputs}
         if len(shapes) > 1:
-            raise ValueError(
-                f"models must all predict (B, M, ...) from each modality alone, however their shapes are {shapes}"
-            )
-        joint = torch.stack([out.prediction for out in outputs])  # (T, B, ...)
-        alone = torch.stack(marginals)  # (T, B, M, ...)
-        soft = SoftTargets(
-            probabilities(self.task, joint, dim=2).mean(0), probabilities(self.task, alone, dim=3).mean(0)
-        )
-        check_finite("the models' predictions", *soft)
+            raise ValueError(f"specialists must predict the same shape (B, ...), however their shapes are {shapes}")
+        each = probabilities(self.task, torch.stack([output.prediction for output in outputs]), dim=2)  # (S, B, ...)
+
+        def mean_of(kind: int | None) -> Tensor:
+            return each[[other == kind for other in self._kinds]].mean(0)
+
+        alone = [mean_of(kind) for kind in range(max(kind or 0 for kind in self._kinds) + 1)]
+        soft = SoftTargets(mean_of(None), torch.stack(alone, dim=1))
+        check_finite("the specialists' predictions", *soft)
         return soft
 
 
-def _kind_of(model: nn.Module) -> tuple[Task, tuple[str, ...]]:
-    """Return the task and the modalities' names of the `InteractionMoE` that a model is or holds."""
+def _specialist_in(model: nn.Module) -> Specialist:
     for module in model.modules():
-        reweighter = getattr(module, "reweighter", None)
-        if isinstance(reweighter, ComputedReweighter):
-            names: Any = module.modality_names
-            return reweighter.task, names
+        if isinstance(module, Specialist):
+            return module
     raise ValueError(
-        "models must hold an InteractionMoE with computed weights each, however one is of type "
-        f"{type(model).__name__} and does not; build it with reweighter='computed'"
+        f"specialists must be of Specialist each, or hold one, however one is a {type(model).__name__} and does not; "
+        "wrap the backbone: Specialist(backbone_factory, n_modalities, modality)"
     )

@@ -406,13 +406,14 @@ def test_teachers_that_are_done_are_not_trained_again(tmp_path: Path, monkeypatc
         return fit_others
 
     main([*options, str(tmp_path / "whole")])
-    monkeypatch.setattr(run, "fit", killed_before("teacher-1-checkpoint.pt"))
+    monkeypatch.setattr(run, "fit", killed_before("teacher-1-0-checkpoint.pt"))
     with pytest.raises(InterruptedError):
         main([*options, str(tmp_path / "killed")])
     monkeypatch.setattr(run, "fit", killed_before("none"))
     main([*options, str(tmp_path / "killed")])
 
-    assert trained == ["teacher-0-checkpoint.pt", "teacher-1-checkpoint.pt", "checkpoint.pt"]
+    teachers = [f"teacher-{number}-{kind}-checkpoint.pt" for number in range(2) for kind in (0, 1, "all")]
+    assert trained == [*teachers, "checkpoint.pt"]
     whole, killed = (tmp_path / name / "i2moe-computed/seed-0" for name in ("whole", "killed"))
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
     expected = torch.load(whole / "model.pt", weights_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from examples.benchmarks.identify.networks import Network, accuracy
 from examples.benchmarks.identify.settings import Training
 from examples.common.modules import Model
 from examples.common.recipe import (
+    LONGER,
     MEMBERS,
-    STUDENT_PATIENCE,
+    Batch,
     Dropping,
     dropout_of_three,
     soft_targets,
 )
 from examples.datasets.known import KnownInteractions
-from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision
+from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, InteractionSupervision, Specialist
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
 
@@ -30,9 +32,9 @@ PATIENCE = 4  # epochs, of a teacher
 
 
 class Computed:
-    """Experts that share one network, with computed weights, which learn from four models of the same kind.
+    """Experts that share one network, with computed weights, which learn from networks of each modality and of all.
 
-    Training stops early, after at most eight times as many epochs as other methods have.
+    Training stops early, that of a network after at most eight times as many epochs as other methods have.
     """
 
     def __init__(self, training: Training) -> None:
@@ -45,45 +47,61 @@ class Computed:
         # One unit for a whole modality: that of a feature may be information.
         self._units = [(x.mean(), x.std()) for x in train.modalities]
         soft = self._targets(train, validation, seed)
-        self._model = self._train(train, validation, seed, soft)
+        task, n_outputs = _task(train), train.n_classes or 1
+        torch.manual_seed(seed)
+        experts = InteractionMoE(
+            self._network(train),
+            len(train.modalities),
+            reweighter=ComputedReweighter(task, n_outputs),
+            members=MEMBERS,
+        )
+        self._model = Model(experts, has_experts=True)
+        batches = Batches(self._inputs(train), _target(train) if soft is None else soft, self.training.batch_size, seed)
+        self._fit(
+            self._model,
+            Dropping(batches, dropout_of_three(len(train.modalities))),
+            validation,
+            InteractionSupervision(_criterion(train)),
+            longer=1 if soft is None else LONGER,
+        )
 
     def _targets(self, train: KnownInteractions, validation: KnownInteractions, seed: int) -> SoftTargets | None:
         """Train teachers, and return what they predict; None for the targets themselves."""
         if not self.training.teachers:
             return None
-        teacher = partial(self._train, train, validation)
-        return soft_targets(teacher, self._inputs(train), _target(train), seed, self.training.teachers)
+        inputs, targets = self._inputs(train), _target(train)
 
-    def _train(
-        self,
-        train: KnownInteractions,
-        validation: KnownInteractions,
-        seed: int,
-        soft: SoftTargets | None = None,
-    ) -> Model:
-        torch.manual_seed(seed)
-        task: Literal["regression", "classification"] = "regression" if train.n_classes is None else "classification"
+        def specialist(modality: int | None, seed: int) -> Model:
+            torch.manual_seed(seed)
+            network = Specialist(self._network(train), len(train.modalities), modality)
+            model = Model(network, takes_available=True)
+            batches = Batches(inputs, targets, self.training.batch_size, seed)
+            self._fit(model, batches, validation, _criterion(train))
+            return model
+
+        return soft_targets(specialist, inputs, targets, _task(train), seed=seed, n_teachers=self.training.teachers)
+
+    def _network(self, train: KnownInteractions) -> Callable[[], Network]:
         shapes = [x.shape[1:] for x in train.modalities]
-        experts = InteractionMoE(
-            partial(Network, shapes, train.n_classes or 1, self.training),
-            len(shapes),
-            reweighter=ComputedReweighter(task, train.n_classes or 1),
-            members=MEMBERS,
-        )
-        model = Model(experts, has_experts=True)
-        targets = _target(train) if soft is None else soft
+        return partial(Network, shapes, train.n_classes or 1, self.training)
+
+    def _fit(
+        self,
+        model: Model,
+        batches: Iterable[Batch],
+        validation: KnownInteractions,
+        loss_of: Callable[[Any, Any], Tensor],
+        longer: int = 1,
+    ) -> None:
         fit(
             model,
-            Dropping(
-                Batches(self._inputs(train), targets, self.training.batch_size, seed), dropout_of_three(len(shapes))
-            ),
+            batches,
             [(self._inputs(validation), _target(validation))],
-            InteractionSupervision(F.mse_loss if train.n_classes is None else F.cross_entropy),
-            8 * self.training.epochs,
+            loss_of,
+            8 * longer * self.training.epochs,
             optimizer=partial(torch.optim.AdamW, lr=self.training.learning_rate),
-            patience=PATIENCE * (1 if soft is None else STUDENT_PATIENCE),
+            patience=PATIENCE * longer,
         )
-        return model
 
     def weights(self, test: KnownInteractions) -> Tensor:
         """Return the weights."""
@@ -108,3 +126,11 @@ class Computed:
 def _target(data: KnownInteractions) -> Tensor:
     """Return classes (n,), or values (n, 1) as the model predicts them."""
     return data.target.unsqueeze(1) if data.n_classes is None else data.target
+
+
+def _task(data: KnownInteractions) -> Literal["regression", "classification"]:
+    return "regression" if data.n_classes is None else "classification"
+
+
+def _criterion(data: KnownInteractions) -> Callable[[Tensor, Tensor], Tensor]:
+    return F.mse_loss if data.n_classes is None else F.cross_entropy

@@ -20,7 +20,8 @@ class Training:
         learning_rate: of Adam.
         hidden_dim: width of the networks' two hidden layers.
         convolutional: whether images are embedded by convolutions; otherwise networks get their pixels.
-        teachers: models of its kind that the model with computed weights learns from; 0 for the targets alone.
+        teachers: networks of each modality and of all that the model with computed weights learns from; 0 for the
+            targets alone.
     """
 
     epochs: int = 16

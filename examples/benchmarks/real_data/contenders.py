@@ -19,8 +19,8 @@ from examples.common.modules import Ensemble, Model
 from examples.common.modules import Fusion as PlainFusion
 from examples.common.recipe import (
     DROPOUT,
+    LONGER,
     MEMBERS,
-    STUDENT_PATIENCE,
     Batch,
     Dropping,
     dropout_of_three,
@@ -29,7 +29,7 @@ from examples.common.recipe import (
 )
 from examples.datasets._interface import MultimodalData
 from examples.quickstart import WIDTH, Encoder
-from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision
+from i2moe import ComputedReweighter, InteractionLosses, InteractionMoE, InteractionSupervision, Specialist
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
@@ -101,15 +101,14 @@ class Contender:
         build: builds the model for data.
         loss_of: makes the loss of what the model returns of the task's criterion.
         dropout: the share of so many modalities that is dropped in training.
-        taught_by: what the model learns from, several of them, with a share of the targets; None for the targets alone.
-            It then has more patience.
+        taught: whether the model learns from teachers, with a share of the targets, or from the targets alone.
         decay: of the average of the parameters; 0 for the last ones.
     """
 
     build: Callable[[MultimodalData], Model]
     loss_of: Callable[[Loss], Loss] = lambda criterion: criterion
     dropout: Callable[[int], float] = lambda n_modalities: 0.0
-    taught_by: Contender | None = None
+    taught: bool = False
     decay: float = 0.99
 
 
@@ -144,7 +143,6 @@ def _computed(data: MultimodalData, members: int) -> Model:
 
 
 _UNTAUGHT = Contender(partial(_computed, members=MEMBERS), InteractionSupervision, dropout_of_three)
-_ONE_MEMBER = replace(_UNTAUGHT, build=partial(_computed, members=1))
 
 CONTENDERS = MappingProxyType(
     {
@@ -158,8 +156,8 @@ CONTENDERS = MappingProxyType(
         ),
         "paper": Contender(_paper, paper_objective),
         "computed, no teachers": _UNTAUGHT,
-        "computed, one member": replace(_ONE_MEMBER, taught_by=_ONE_MEMBER),
-        "computed": replace(_UNTAUGHT, taught_by=_UNTAUGHT),
+        "computed, one member": replace(_UNTAUGHT, build=partial(_computed, members=1), taught=True),
+        "computed": replace(_UNTAUGHT, taught=True),
     }
 )
 """By name. Ensembles have as many members as there are experts, M + 2."""
@@ -195,10 +193,11 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
     inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
     targets: Tensor | SoftTargets = whole.targets
-    taught_by = contender.taught_by if settings.teachers else None
-    if taught_by is not None:
-        teacher = partial(train, data, taught_by, settings=settings)
-        targets = soft_targets(teacher, inputs, whole.targets, seed, settings.teachers)
+    longer = 1
+    if contender.taught and settings.teachers:
+        longer, teachers = LONGER, settings.teachers
+        specialist = partial(_specialist, data, settings)
+        targets = soft_targets(specialist, inputs, whole.targets, data.task, seed=seed, n_teachers=teachers)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches: Iterable[Batch] = Batches(inputs, targets, settings.batch_size, seed)
@@ -209,11 +208,18 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
         Dropping(batches, contender.dropout(len(data.shapes))),
         [((*held_out.modalities, held_out.available), held_out.targets)],
         contender.loss_of(criterion_of(data)),
-        ceil(settings.steps * settings.batch_size / len(data.train)),
-        patience=settings.patience * (1 if taught_by is None else STUDENT_PATIENCE),
+        ceil(settings.steps * longer * settings.batch_size / len(data.train)),
+        patience=settings.patience * longer,
         decay=contender.decay,
     )
     return model
+
+
+def _specialist(data: MultimodalData, settings: Settings, modality: int | None, seed: int) -> Model:
+    def build(data: MultimodalData) -> Model:
+        return Model(Specialist(lambda: Network(data), len(data.shapes), modality), takes_available=True)
+
+    return train(data, Contender(build), seed, settings)
 
 
 def criterion_of(data: MultimodalData) -> Callable[[Tensor, Tensor], Tensor]:

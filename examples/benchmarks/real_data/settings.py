@@ -25,7 +25,8 @@ class Settings:
         steps: most steps of training, rounded up to whole epochs.
         patience: epochs without a lower validation loss before training stops.
         batch_size: samples a step.
-        teachers: models of its kind that each contender with teachers learns from; 0 for the targets alone.
+        teachers: networks of each modality and of all that contenders with teachers learn from; 0 for the targets
+            alone.
         augment: train all contenders with noise or masked entries in one modality of half of the samples.
         noise_draws: draws of the noise at each level of the robustness protocol.
         quick: two splits, 100 steps and one draw, for a first look.

@@ -13,7 +13,7 @@ from i2moe.moe.experts.bank import Execution, ExpertBank
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.experts.tied import TiedExperts
 
-__all__ = ["make_experts"]
+__all__ = ["build_backbones", "make_experts"]
 
 _LARGE = 5_000_000
 """Parameters that a fusion seldom has, and encoders do."""
@@ -43,7 +43,7 @@ def make_experts(
         ValueError: if it returns the same module twice, or `members` is out of range.
     """
     if members is None:
-        bank = ExpertBank(_build(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
+        bank = ExpertBank(build_backbones(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
         _warn_of_copies(bank)
         return bank
     if not isinstance(members, int | Integral) or members < 1 or execution != "auto":
@@ -51,7 +51,7 @@ def make_experts(
             f"members must be an integer of at least 1, with execution='auto', however they are {members!r} with "
             f"{execution!r}"
         )
-    (backbone,) = _build(backbone_factory, names[:1])
+    (backbone,) = build_backbones(backbone_factory, names[:1])
     kind = TiedExperts if tied else SharedExperts
     return kind(backbone, names, int(members), checkpoint=checkpoint)
 
@@ -71,7 +71,13 @@ def _warn_of_copies(bank: ExpertBank) -> None:
         )
 
 
-def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
+def build_backbones(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
+    """Call the factory once for each name, which errors show.
+
+    Raises:
+        TypeError: if the factory is no function, or returns no module.
+        ValueError: if it returns the same module twice.
+    """
     if isinstance(backbone_factory, nn.Module) or not callable(backbone_factory):
         raise TypeError(
             "backbone_factory must be a function that builds a backbone, however it is a "
@@ -82,7 +88,7 @@ def _build(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) ->
     for name, backbone in zip(names, backbones, strict=True):
         if not isinstance(backbone, nn.Module):
             raise TypeError(
-                f"backbone_factory must return a torch.nn.Module, however for expert {name!r} it returned a "
+                f"backbone_factory must return a torch.nn.Module, however for {name!r} it returned a "
                 f"{type(backbone).__name__}"
             )
     if len({id(backbone) for backbone in backbones}) < len(backbones):
