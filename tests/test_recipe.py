@@ -201,7 +201,7 @@ def test_a_model_learns_what_its_teachers_say() -> None:
         return model
 
     specialists = [Specialist(lambda: nn.Bilinear(3, 2, 2), 2, modality) for modality in (0, 1, None)]
-    teacher = Teacher([trained(specialist, cross_entropy, 1 - label) for specialist in specialists])
+    teacher = Teacher([trained(specialist, cross_entropy, 1 - label) for specialist in specialists], "classification")
     soft = teacher(*modalities).mixed_with(label)
     student = trained(make(), InteractionSupervision(cross_entropy), soft)
     pairs: Any = [((modalities[0][i], modalities[1][i]), soft.take(i)) for i in range(64)]

@@ -45,6 +45,10 @@ def specialists(n: int = 1, build: Callable[[], nn.Module] = Fusion, **options: 
     return [Specialist(build, 2, kind, **options) for kind in (0, 1, None) for _ in range(n)]
 
 
+def teacher_of(each: list[Specialist] | None = None) -> Teacher:
+    return Teacher(each or specialists(), "classification")
+
+
 def bilinear() -> nn.Module:
     return nn.Bilinear(3, 4, C + 1)
 
@@ -108,7 +112,7 @@ def test_what_a_backbone_returns_beside_the_prediction_is_kept() -> None:
     out = Specialist(WithLoss, 2, 0)(*batch(), available=torch.tensor([[False, True]]).expand(B, -1))
     assert out.aux_loss == 0.5
     assert (out.prediction == 0).all()
-    assert Teacher(specialists(1, WithLoss))(*batch()).target.shape == (B, C)
+    assert teacher_of(specialists(1, WithLoss))(*batch()).target.shape == (B, C)
 
 
 @pytest.mark.parametrize("per_sample", [True, False])
@@ -167,12 +171,14 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         new = batch(500)
         return float((a(*new).weights - b(*new).weights).abs().sum(1).mean())
 
-    soft = Teacher([train(specialist, F.cross_entropy, target) for specialist in specialists(4)])(*inputs)
+    soft = Teacher([train(specialist, F.cross_entropy, target) for specialist in specialists(4)], "classification")(
+        *inputs
+    )
     assert distance(student(soft), student(soft)) < distance(student(target), student(target))
 
 
 def test_batches_take_their_rows_and_are_joined_again() -> None:
-    soft = Teacher(specialists())(*batch())
+    soft = teacher_of()(*batch())
     torch.testing.assert_close(soft.take(torch.tensor([4, 1])).marginal_target, soft.marginal_target[[4, 1]])
     parts = [soft.take(rows) for rows in torch.arange(B).split(4)]
     torch.testing.assert_close(SoftTargets.cat(parts), soft)
@@ -180,7 +186,7 @@ def test_batches_take_their_rows_and_are_joined_again() -> None:
 
 def test_a_single_model_is_no_list() -> None:
     with pytest.raises(TypeError, match="specialists must be a list of modules, however they are a Specialist"):
-        Teacher(Specialist(Fusion, 2))  # type: ignore[arg-type]
+        Teacher(Specialist(Fusion, 2), "classification")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -188,19 +194,19 @@ def test_a_single_model_is_no_list() -> None:
     [
         (lambda: Specialist(Fusion, 2, 2), "modality must lie between 0 and 1 or be None, however it is 2"),
         (lambda: Teacher(specialists(), "ranking"), "task must be one of"),  # type: ignore[arg-type]
-        (lambda: Teacher([]), r"there is none of \[None\]"),
-        (lambda: Teacher(specialists()[1:]), r"there is none of \[0\]"),
-        (lambda: Teacher(specialists()[:2]), r"there is none of \[None\]"),
-        (lambda: Teacher([*specialists(), Specialist(Fusion, 3)]), "must have the same modalities"),
-        (lambda: Teacher([make()]), "one is a InteractionMoE and does not; wrap the backbone"),
-        (lambda: Teacher([*specialists(), Specialist(bilinear, 2)])(*batch()), "their shapes are"),
-        (lambda: Teacher(specialists())(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
+        (lambda: Teacher([], "classification"), r"there is none of \[None\]"),
+        (lambda: Teacher(specialists()[1:], "classification"), r"there is none of \[0\]"),
+        (lambda: Teacher(specialists()[:2], "classification"), r"there is none of \[None\]"),
+        (lambda: Teacher([*specialists(), Specialist(Fusion, 3)], "classification"), "must have the same modalities"),
+        (lambda: Teacher([make()], "classification"), "one is of type InteractionMoE; wrap the backbone"),
+        (lambda: Teacher([*specialists(), Specialist(bilinear, 2)], "classification")(*batch()), "their shapes are"),
+        (lambda: teacher_of()(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
         (
-            lambda: Teacher(specialists())(*batch()).mixed_with(torch.zeros(B).long(), 2.0),
+            lambda: teacher_of()(*batch()).mixed_with(torch.zeros(B).long(), 2.0),
             r"share must lie in \[0, 1\]",
         ),
         (
-            lambda: Teacher(specialists())(*batch()).mixed_with(torch.zeros(B)),
+            lambda: teacher_of()(*batch()).mixed_with(torch.zeros(B)),
             r"labels must be classes \(6,\) of an integer type, or \(6, 3\)",
         ),
         (
@@ -209,7 +215,7 @@ def test_a_single_model_is_no_list() -> None:
         ),
         (
             lambda: InteractionSupervision(F.cross_entropy)(
-                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), Teacher(specialists())(*batch())
+                InteractionMoE(Fusion, 2, feature_dims=(3, 4))(*batch()), teacher_of()(*batch())
             ),
             "the model makes none",
         ),

@@ -114,15 +114,15 @@ class Teacher(nn.Module):
         >>> from i2moe import InteractionMoE, InteractionSupervision
         >>> def make():
         ...     return nn.Bilinear(8, 4, 3)
-        >>> teacher = Teacher([Specialist(make, 2, modality) for modality in (0, 1, None)])  # trained, in earnest
-        >>> image, text = torch.randn(16, 8), torch.randn(16, 4)
+        >>> teacher = Teacher([Specialist(make, 2, modality) for modality in (0, 1, None)], "classification")
+        >>> image, text = torch.randn(16, 8), torch.randn(16, 4)  # and specialists that were trained, in earnest
         >>> student = InteractionMoE(make, 2, reweighter="computed")
         >>> supervise = InteractionSupervision(nn.functional.cross_entropy)
         >>> loss = supervise(student(image, text), teacher(image, text))
         >>> loss.backward()
     """
 
-    def __init__(self, specialists: Sequence[nn.Module], task: Task = "classification") -> None:
+    def __init__(self, specialists: Sequence[nn.Module], task: Task) -> None:
         super().__init__()
         check_task(task)
         if not isinstance(specialists, list | tuple | nn.ModuleList):
@@ -174,6 +174,6 @@ def _specialist_in(model: nn.Module) -> Specialist:
         if isinstance(module, Specialist):
             return module
     raise ValueError(
-        f"specialists must be of Specialist each, or hold one, however one is a {type(model).__name__} and does not; "
+        f"specialists must each be or hold a Specialist, however one is of type {type(model).__name__}; "
         "wrap the backbone: Specialist(backbone_factory, n_modalities, modality)"
     )
