@@ -177,6 +177,13 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
     assert distance(student(soft), student(soft)) < distance(student(target), student(target))
 
 
+def test_classes_of_several_positions_are_on_the_second_axis() -> None:
+    probabilities = torch.rand(B, C, C).softmax(1)
+    labels = torch.randint(C, (B, C))
+    target = SoftTargets(probabilities, probabilities.unsqueeze(1)).mixed_with(labels, 1.0).target
+    assert torch.equal(target.argmax(1), labels)
+
+
 def test_batches_take_their_rows_and_are_joined_again() -> None:
     soft = teacher_of()(*batch())
     torch.testing.assert_close(soft.take(torch.tensor([4, 1])).marginal_target, soft.marginal_target[[4, 1]])
@@ -192,13 +199,22 @@ def test_a_single_model_is_no_list() -> None:
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: Specialist(Fusion, 2, 2), "modality must lie between 0 and 1 or be None, however it is 2"),
+        (lambda: Specialist(Fusion, 2, 2), "modality must be a number from 0 to 1, or None, however it is 2"),
         (lambda: Teacher(specialists(), "ranking"), "task must be one of"),  # type: ignore[arg-type]
         (lambda: Teacher([], "classification"), r"there is none of \[None\]"),
         (lambda: Teacher(specialists()[1:], "classification"), r"there is none of \[0\]"),
         (lambda: Teacher(specialists()[:2], "classification"), r"there is none of \[None\]"),
         (lambda: Teacher([*specialists(), Specialist(Fusion, 3)], "classification"), "must have the same modalities"),
         (lambda: Teacher([make()], "classification"), "one is of type InteractionMoE; wrap the backbone"),
+        (
+            lambda: Teacher(specialists(1, lambda: nn.Bilinear(3, 4, 1)), "classification")(*batch()),
+            r"logits of at least two classes, however they predict \(6, 1\)",
+        ),
+        (
+            lambda: Teacher(specialists(), "regression")(*batch()).mixed_with(torch.zeros(B).long()),
+            "build the teacher with the task of the labels",
+        ),
+        (lambda: teacher_of()(*batch()).mixed_with(torch.full((B,), C)), "must be from 0 to 2"),
         (lambda: Teacher([*specialists(), Specialist(bilinear, 2)], "classification")(*batch()), "their shapes are"),
         (lambda: teacher_of()(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),
         (

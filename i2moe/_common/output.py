@@ -115,11 +115,19 @@ class SoftTargets(NamedTuple):
         """
         target, alone = self
         check_fraction(share=share)
-        if labels.shape == target.shape[:-1] and not labels.is_floating_point():
-            labels = nn.functional.one_hot(labels.long(), target.shape[-1])
+        of_classes = (target.shape[0], *target.shape[2:])
+        if labels.shape == of_classes and target.ndim > 1 and not labels.is_floating_point():
+            n_classes = target.shape[1]
+            if not (target.sum(1) - 1).abs().lt(1e-2).all() or not ((labels >= 0) & (labels < n_classes)).all():
+                raise ValueError(
+                    f"labels that are classes must be from 0 to {n_classes - 1} and the teacher's predictions "
+                    f"probabilities of these, however labels are from {labels.min()} to {labels.max()} and predictions "
+                    f"sum to {target.sum(1).mean():.3g}; build the teacher with the task of the labels"
+                )
+            labels = nn.functional.one_hot(labels.long(), n_classes).movedim(-1, 1)
         if labels.shape != target.shape:
             raise ValueError(
-                f"labels must be classes {tuple(target.shape[:-1])} of an integer type, or {tuple(target.shape)} as "
+                f"labels must be classes {of_classes} of an integer type, or {tuple(target.shape)} as "
                 f"the teacher's predictions are, however they are {labels.dtype} {tuple(labels.shape)}"
             )
         labels = labels.to(target.dtype)

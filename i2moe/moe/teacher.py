@@ -58,7 +58,9 @@ class Specialist(nn.Module):
         super().__init__()
         self.modality_names = check_modality_names(n_modalities, modality_names)
         if modality is not None and modality not in range(n_modalities):
-            raise ValueError(f"modality must lie between 0 and {n_modalities - 1} or be None, however it is {modality}")
+            raise ValueError(
+                f"modality must be a number from 0 to {n_modalities - 1}, or None, however it is {modality!r}"
+            )
         self.arguments = group_arguments(modality_names)
         self.modality = modality
         (self.backbone,) = build_backbones(backbone_factory, ("the specialist",))
@@ -151,13 +153,19 @@ class Teacher(nn.Module):
         left out in training, as a label is.
 
         Raises:
-            ValueError: if the specialists' predictions differ in shape, or one is not finite.
+            ValueError: if the specialists' predictions differ in shape, are not of the task, or one is not finite.
         """
         self.eval()
         outputs = [as_backbone_output(model(*modalities, **options), "a specialist") for model in self.specialists]
         shapes = {tuple(output.prediction.shape) for output in outputs}
         if len(shapes) > 1:
             raise ValueError(f"specialists must predict the same shape (B, ...), however their shapes are {shapes}")
+        shape = outputs[0].prediction.shape
+        if self.task == "classification" and (len(shape) < 2 or shape[1] < 2):
+            raise ValueError(
+                "specialists of a classification must predict (B, C), logits of at least two classes, however they "
+                f"predict {tuple(shape)}; give the teacher the task 'multilabel' or 'regression'"
+            )
         each = probabilities(self.task, torch.stack([output.prediction for output in outputs]), dim=2)  # (S, B, ...)
 
         def mean_of(kind: int | None) -> Tensor:
