@@ -184,7 +184,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "factory of no module": (
         lambda: make(lambda: torch.relu),
         TypeError,
-        "backbone_factory must return a torch.nn.Module, however for 'uniqueness/0' it returned a builtin",
+        "backbone_factory must return a torch.nn.Module, however for expert 'uniqueness/0' it returned a builtin",
     ),
     "factory of one module": (
         lambda: make(same()),

@@ -87,7 +87,7 @@ def test_a_specialist_predicts_as_a_model_does_of_which_only_its_modality_is_ava
         specialist.backbone = model.example_backbone
         available = torch.tensor([[modality != 1, modality != 0]]).expand(B, -1)
         torch.testing.assert_close(specialist(x, y), model(x, y, available=available).prediction)
-    named = Specialist(lambda: NamedFusion(), 2, 1, modality_names=("x", "y")).eval()
+    named = Specialist(NamedFusion, 2, 1, modality_names=("x", "y")).eval()
     torch.testing.assert_close(named({"x": x, "y": y}), named({"x": torch.zeros_like(x), "y": y}))
     torch.testing.assert_close(named(x=x, y=y), named({"x": x, "y": y}))
 
@@ -171,9 +171,7 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
         new = batch(500)
         return float((a(*new).weights - b(*new).weights).abs().sum(1).mean())
 
-    soft = Teacher([train(specialist, F.cross_entropy, target) for specialist in specialists(4)], "classification")(
-        *inputs
-    )
+    soft = teacher_of([train(specialist, F.cross_entropy, target) for specialist in specialists(4)])(*inputs)
     assert distance(student(soft), student(soft)) < distance(student(target), student(target))
 
 

@@ -14,6 +14,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from examples.common.recipe import TEACHERS
 from examples.datasets.watch import N_FOLDS, Windows, load_watch
 from i2moe.estimators import InteractionClassifier
 
@@ -30,7 +31,7 @@ class Options:
     """
 
     folds: int = N_FOLDS
-    n_teachers: int = 8
+    n_teachers: int = TEACHERS
 
 
 def main(options: Options) -> None:

@@ -17,6 +17,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from examples.common.recipe import TEACHERS
 from i2moe.estimators import InteractionClassifier
 from i2moe.moe.weights import interaction_shares
 
@@ -41,7 +42,7 @@ class Options:
 
     n_train: int = 2000
     seeds: int = 3
-    n_teachers: int = 8
+    n_teachers: int = TEACHERS
 
 
 @dataclass(frozen=True)

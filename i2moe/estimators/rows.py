@@ -22,6 +22,9 @@ __all__ = ["Rows", "SampleLoss", "Shuffled", "call", "split", "weighted", "weigh
 SampleLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps predictions (B, C) and targets (B, ...) to the loss of each sample (B,)."""
 
+_AUX_WEIGHT = 0.01
+"""How much a backbone's own loss counts."""
+
 
 class Rows(NamedTuple):
     """Samples as tensors.
@@ -89,12 +92,12 @@ class Shuffled:
 
 def weighted(loss: SampleLoss) -> Callable[[InteractionOutput, tuple[Tensor, Tensor, Tensor | None]], Tensor]:
     """Return the loss of experts and modalities alone, of targets, the samples' weights, and targets of each alone."""
-    supervise = InteractionSupervision(lambda prediction, y: (loss(prediction, y[0]) * y[1]).mean())
+    supervise = InteractionSupervision(lambda prediction, y: _mean(loss(prediction, y[0]), y[1]))
 
     def loss_of(out: InteractionOutput, target: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
         y, weight, alone = target
         of_each = None if alone is None else (alone, weight.unsqueeze(1).expand(alone.shape[:2]))
-        return supervise(out, (y, weight), of_each) + 0.01 * out.aux_loss
+        return supervise(out, (y, weight), of_each) + _AUX_WEIGHT * out.aux_loss
 
     return loss_of
 
@@ -105,10 +108,14 @@ def weighted_plain(loss: SampleLoss) -> Callable[[Tensor | BackboneOutput, tuple
     def loss_of(out: Tensor | BackboneOutput, target: tuple[Tensor, Tensor, None]) -> Tensor:
         y, weight, _ = target
         output = as_backbone_output(out, "the backbone")
-        mean = (loss(output.prediction, y) * weight).mean()
-        return mean if output.aux_loss is None else mean + 0.01 * output.aux_loss
+        mean = _mean(loss(output.prediction, y), weight)
+        return mean if output.aux_loss is None else mean + _AUX_WEIGHT * output.aux_loss
 
     return loss_of
+
+
+def _mean(losses: Tensor, weight: Tensor) -> Tensor:
+    return (losses * weight).mean()
 
 
 def call(model: nn.Module, inputs: tuple[tuple[Tensor, ...], Tensor]) -> Any:

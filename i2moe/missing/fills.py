@@ -16,7 +16,7 @@ from i2moe._common.checks import look_up
 from i2moe._common.means import pool_tokens, update_running_mean
 from i2moe._common.modalities import Modality, leaves, map_leaves
 
-__all__ = ["Fill", "LearnedFill", "MeanFill", "ShuffleFill", "ZeroFill", "as_fill"]
+__all__ = ["Fill", "LearnedFill", "MeanFill", "ShuffleFill", "ZeroFill", "as_fill", "where_present"]
 
 
 class Fill(nn.Module):
@@ -57,7 +57,7 @@ class Fill(nn.Module):
             modality: B rows, nested or not.
             present: (B,) bool, which samples have the modality.
         """
-        filled: Modality = map_leaves(partial(_where_present, present), modality, self.fill_values(modality, present))
+        filled: Modality = map_leaves(partial(where_present, present), modality, self.fill_values(modality, present))
         return filled
 
     def placeholder(self, n_samples: int, reference: Tensor) -> Modality:
@@ -166,7 +166,7 @@ class MeanFill(_VectorFill):
     @torch.no_grad()
     def _update(self, modality: Modality, present: Tensor) -> None:
         _split(self.vector, modality)  # checks the width
-        rows = [_where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
+        rows = [where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
         means = torch.cat([x.sum(0) for x in rows]) / present.sum().clamp(min=1)
         update_running_mean(self.vector, self.n_batches, means, momentum=self.momentum, counts=present.any())
 
@@ -297,7 +297,8 @@ def _shape(x: Tensor) -> Tensor:
     return torch.empty(0, *x.shape[1:], dtype=x.dtype, device="meta")
 
 
-def _where_present(present: Tensor, x: Tensor, fill_values: Tensor) -> Tensor:
+def where_present(present: Tensor, x: Tensor, fill_values: Tensor) -> Tensor:
+    """Return x (B, ...), with `fill_values` in the rows that are not present, (B,) bool."""
     return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, fill_values)
 
 

@@ -16,6 +16,7 @@ from i2moe._common.output import SoftTargets
 from i2moe._common.passes import sizes_parameters
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.missing import Fill
+from i2moe.missing.fills import where_present
 from i2moe.moe.available import Fills, bind_and_fill, make_fills
 from i2moe.moe.experts.building import build_backbones
 from i2moe.moe.names import group_arguments
@@ -88,8 +89,7 @@ class Specialist(nn.Module):
         output = as_backbone_output(returned := self.backbone(*args, **kwargs), "the backbone")
         prediction = output.prediction
         if self.modality is not None and present is not None:
-            has = present[:, self.modality].reshape(-1, *(1,) * (prediction.ndim - 1))
-            prediction = torch.where(has, prediction, 0)
+            prediction = where_present(present[:, self.modality], prediction, prediction.new_zeros(()))
         return replace(output, prediction=prediction) if isinstance(returned, BackboneOutput) else prediction
 
 
@@ -136,8 +136,8 @@ class Teacher(nn.Module):
         self.task: Task = task
         self.specialists = nn.ModuleList(specialists)
         self._kinds = [each.modality for each in found]
-        wanted = (*range(len(names.pop()) if names else 0), None)
-        missing = [kind for kind in wanted if kind not in self._kinds]
+        self._modalities = range(len(found[0].modality_names) if found else 0)
+        missing = [kind for kind in (*self._modalities, None) if kind not in self._kinds]
         if missing:
             raise ValueError(
                 "specialists must hold one of each modality alone, and one of all (None), however there is none of "
@@ -171,8 +171,7 @@ class Teacher(nn.Module):
         def mean_of(kind: int | None) -> Tensor:
             return each[[other == kind for other in self._kinds]].mean(0)
 
-        alone = [mean_of(kind) for kind in range(max(kind or 0 for kind in self._kinds) + 1)]
-        soft = SoftTargets(mean_of(None), torch.stack(alone, dim=1))
+        soft = SoftTargets(mean_of(None), torch.stack([mean_of(modality) for modality in self._modalities], dim=1))
         check_finite("the specialists' predictions", *soft)
         return soft
 

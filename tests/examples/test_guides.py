@@ -329,8 +329,7 @@ class TestFrozenText:
             "N_TRAIN, N_HELD_OUT, N_TEST = 1_200, 400, 800",
             "N_TRAIN, N_HELD_OUT, N_TEST = 300, 80, 120",
         )
-        pair = torch.stack([variables["out"].prediction, variables["test"][2]]).squeeze(2)
-        assert pair.corrcoef()[0, 1] > 0.25
+        assert variables["r2"] > 0.06  # 0.12 measured; the mean alone has 0
         text, facts = variables["text"], variables["facts"]
         assert text.shape == (500, 384)
         assert not text.is_inference()

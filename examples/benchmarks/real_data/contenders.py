@@ -193,11 +193,11 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
     whole, held_out = (split[torch.arange(len(split))] for split in (data.train, data.validation))
     inputs: tuple[Tensor, ...] = (*whole.modalities, whole.available)
     targets: Tensor | SoftTargets = whole.targets
-    longer = 1
-    if contender.taught and settings.teachers:
-        longer, teachers = LONGER, settings.teachers
+    n_teachers = settings.teachers if contender.taught else 0
+    longer = LONGER if n_teachers else 1
+    if n_teachers:
         specialist = partial(_specialist, data, settings)
-        targets = soft_targets(specialist, inputs, whole.targets, data.task, seed=seed, n_teachers=teachers)
+        targets = soft_targets(specialist, inputs, whole.targets, data.task, seed=seed, n_teachers=n_teachers)
     torch.manual_seed(seed)
     model = contender.build(data)
     batches: Iterable[Batch] = Batches(inputs, targets, settings.batch_size, seed)
@@ -216,10 +216,10 @@ def train(data: MultimodalData, contender: Contender, seed: int, settings: Setti
 
 
 def _specialist(data: MultimodalData, settings: Settings, modality: int | None, seed: int) -> Model:
-    def build(data: MultimodalData) -> Model:
-        return Model(Specialist(lambda: Network(data), len(data.shapes), modality), takes_available=True)
-
-    return train(data, Contender(build), seed, settings)
+    contender = Contender(
+        lambda data: Model(Specialist(lambda: Network(data), len(data.shapes), modality), takes_available=True)
+    )
+    return train(data, contender, seed, settings)
 
 
 def criterion_of(data: MultimodalData) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 from torch import nn
@@ -42,8 +42,9 @@ def make_experts(
         TypeError: if the factory is no function, or returns no module.
         ValueError: if it returns the same module twice, or `members` is out of range.
     """
+    what = [f"expert {name!r}" for name in names]
     if members is None:
-        bank = ExpertBank(build_backbones(backbone_factory, names), names, execution=execution, checkpoint=checkpoint)
+        bank = ExpertBank(build_backbones(backbone_factory, what), names, execution=execution, checkpoint=checkpoint)
         _warn_of_copies(bank)
         return bank
     if not isinstance(members, int | Integral) or members < 1 or execution != "auto":
@@ -51,7 +52,7 @@ def make_experts(
             f"members must be an integer of at least 1, with execution='auto', however they are {members!r} with "
             f"{execution!r}"
         )
-    (backbone,) = build_backbones(backbone_factory, names[:1])
+    (backbone,) = build_backbones(backbone_factory, what[:1])
     kind = TiedExperts if tied else SharedExperts
     return kind(backbone, names, int(members), checkpoint=checkpoint)
 
@@ -71,8 +72,8 @@ def _warn_of_copies(bank: ExpertBank) -> None:
         )
 
 
-def build_backbones(backbone_factory: Callable[[], nn.Module], names: tuple[str, ...]) -> list[nn.Module]:
-    """Call the factory once for each name, which errors show.
+def build_backbones(backbone_factory: Callable[[], nn.Module], what: Sequence[str]) -> list[nn.Module]:
+    """Call the factory once for each module that is wanted, named in words for errors.
 
     Raises:
         TypeError: if the factory is no function, or returns no module.
@@ -84,11 +85,11 @@ def build_backbones(backbone_factory: Callable[[], nn.Module], names: tuple[str,
             f"{type(backbone_factory).__name__}; pass `lambda: MyFusion(...)`, called once per expert"
         )
     # NOTE[DIFF] experts start different; in the released code they start as copies of one module.
-    backbones = [backbone_factory() for _ in names]
-    for name, backbone in zip(names, backbones, strict=True):
+    backbones = [backbone_factory() for _ in what]
+    for each, backbone in zip(what, backbones, strict=True):
         if not isinstance(backbone, nn.Module):
             raise TypeError(
-                f"backbone_factory must return a torch.nn.Module, however for {name!r} it returned a "
+                f"backbone_factory must return a torch.nn.Module, however for {each} it returned a "
                 f"{type(backbone).__name__}"
             )
     if len({id(backbone) for backbone in backbones}) < len(backbones):
