@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader
 
 from i2moe import ComputedReweighter, InteractionMoE, InteractionSupervision, Specialist, Teacher, calibrate
+from i2moe._common.tasks import Task
 from i2moe.missing import ModalityDropout
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
@@ -145,8 +146,8 @@ def test_a_divergence_is_warned_of_and_the_best_epoch_kept() -> None:
     assert model.bias.item() == -2
 
 
-def make(**options: Any) -> InteractionMoE:
-    return InteractionMoE(lambda: nn.Bilinear(3, 2, 2), 2, reweighter=ComputedReweighter(), **options)
+def make(task: Task = "classification", **options: Any) -> InteractionMoE:
+    return InteractionMoE(lambda: nn.Bilinear(3, 2, 2), 2, reweighter=ComputedReweighter(task), **options)
 
 
 def samples(n: int = 32) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -273,6 +274,24 @@ def test_a_task_that_the_weights_are_not_for_is_refused_before_training() -> Non
 
     with pytest.raises(ValueError, match=r"batch 0 .* with ComputedReweighter\(task\)"):
         fit(make(), data, data, loss_of, n_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "target"),
+    [
+        ("classification", torch.rand(32, 2)),
+        ("classification", torch.tensor([[2.0, -1.0]]).expand(32, 2)),
+        ("multilabel", torch.tensor([[2.0, -1.0]]).expand(32, 2)),
+    ],
+)
+def test_soft_targets_of_another_task_are_refused(task: Any, target: torch.Tensor) -> None:
+    modalities, label = samples()
+    held_out = [(modalities, label if task == "classification" else torch.nn.functional.one_hot(label, 2).float())]
+    train = [(modalities, SoftTargets(target, target.unsqueeze(1).expand(32, 2, 2)))]
+    with pytest.raises(ValueError, match=f"soft targets must be of the model's task, {task}, however they"):
+        fit(make(task), train, held_out, mse_loss, n_epochs=1)
+    with pytest.raises(TypeError, match="held_out must have the samples' own targets"):
+        fit(make(), train, train, InteractionSupervision(cross_entropy), n_epochs=1)
 
 
 def test_a_criterion_in_place_of_a_loss_is_noted() -> None:

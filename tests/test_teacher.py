@@ -178,8 +178,15 @@ def test_students_of_one_teacher_agree_more_than_models_of_noisy_targets() -> No
 def test_classes_of_several_positions_are_on_the_second_axis() -> None:
     probabilities = torch.rand(B, C, C).softmax(1)
     labels = torch.randint(C, (B, C))
-    target = SoftTargets(probabilities, probabilities.unsqueeze(1)).mixed_with(labels, 1.0).target
+    soft = SoftTargets(probabilities, probabilities.unsqueeze(1))
+    target = soft.mixed_with(labels, 1.0).target
     assert torch.equal(target.argmax(1), labels)
+    assert torch.equal(soft.mixed_with(labels.numpy(), 1.0).target, target)  # type: ignore[arg-type]
+
+
+def test_it_shows_what_it_predicts_from() -> None:
+    assert "from 'x'" in repr(Specialist(Fusion, 2, 0, modality_names=("x", "y")))
+    assert "from all" in repr(Specialist(Fusion, 2))
 
 
 def test_batches_take_their_rows_and_are_joined_again() -> None:
@@ -212,6 +219,13 @@ def test_a_single_model_is_no_list() -> None:
             lambda: Teacher(specialists(), "regression")(*batch()).mixed_with(torch.zeros(B).long()),
             "build the teacher with the task of the labels",
         ),
+        (lambda: teacher_of()(*batch()).mixed_with(torch.ones(B, C)), "build the teacher with the task of the labels"),
+        (lambda: teacher_of()(*batch()).mixed_with(torch.full((B, C), torch.nan)), "labels must be finite"),
+        (
+            lambda: SoftTargets(torch.rand(B, 1), torch.rand(B, 2, 1)).mixed_with(torch.zeros(B).long()),
+            r"labels must be \(6, 1\) as the teacher's",
+        ),
+        (lambda: specialists()[0](None, torch.zeros(B, 4)), r"give its fill an example, ZeroFill\(example=x\)"),
         (lambda: teacher_of()(*batch()).mixed_with(torch.full((B,), C)), "must be from 0 to 2"),
         (lambda: Teacher([*specialists(), Specialist(bilinear, 2)], "classification")(*batch()), "their shapes are"),
         (lambda: teacher_of()(torch.full((B, 3), torch.nan), torch.zeros(B, 4)), "must be finite"),

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_fraction
+from i2moe._common.checks import TOLERANCE, check_fraction
+from i2moe._common.modalities import as_tensor
+from i2moe._common.tasks import Task
 
 __all__ = ["InteractionOutput", "SoftTargets"]
 
@@ -105,30 +107,61 @@ class SoftTargets(NamedTuple):
         where the labels are hard to predict. A share of the labels prevents that.
 
         Args:
-            labels: (B,) classes, or (B, ...) labels or values, as the criterion takes them.
+            labels: (B,) classes, or (B, ...) labels or values, as the criterion takes them; a tensor or array.
             share: how far, from 0 for the teacher's predictions to 1 for the labels.
 
         Raises:
-            ValueError: if the labels do not fit the targets, or the share is not in [0, 1].
+            ValueError: if the labels do not fit the targets or are not finite, or the share is not in [0, 1].
 
         Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2.
         """
         target, alone = self
         check_fraction(share=share)
+        labels = torch.as_tensor(as_tensor(labels), device=target.device)
+        n_classes = target.shape[1] if target.ndim > 1 else 1
         of_classes = (target.shape[0], *target.shape[2:])
-        if labels.shape == of_classes and target.ndim > 1 and not labels.is_floating_point():
-            n_classes = target.shape[1]
-            if not (target.sum(1) - 1).abs().lt(1e-2).all() or not ((labels >= 0) & (labels < n_classes)).all():
+        are_classes = n_classes > 1 and labels.shape == of_classes and not labels.is_floating_point()
+        if are_classes:
+            if not ((labels >= 0) & (labels < n_classes)).all():
                 raise ValueError(
-                    f"labels that are classes must be from 0 to {n_classes - 1} and the teacher's predictions "
-                    f"probabilities of these, however labels are from {labels.min()} to {labels.max()} and predictions "
-                    f"sum to {target.sum(1).mean():.3g}; build the teacher with the task of the labels"
+                    f"labels that are classes must be from 0 to {n_classes - 1}, however they are from {labels.min()} "
+                    f"to {labels.max()}"
                 )
             labels = nn.functional.one_hot(labels.long(), n_classes).movedim(-1, 1)
         if labels.shape != target.shape:
+            classes = f"classes {of_classes} of an integer type, or " if n_classes > 1 else ""
             raise ValueError(
-                f"labels must be classes {of_classes} of an integer type, or {tuple(target.shape)} as "
-                f"the teacher's predictions are, however they are {labels.dtype} {tuple(labels.shape)}"
+                f"labels must be {classes}{tuple(target.shape)} as the teacher's predictions are, however they are "
+                f"{labels.dtype} {tuple(labels.shape)}"
             )
         labels = labels.to(target.dtype)
+        if not labels.isfinite().all():
+            raise ValueError("labels must be finite, however some are NaN or infinity; drop these samples")
+        if (_sum_to_one(target) and not _sum_to_one(labels)) or (are_classes and not _sum_to_one(target)):
+            raise ValueError(
+                "the teacher's predictions must be of the labels' task, where classes sum to 1, however predictions "
+                f"sum to {target.sum(1).mean():.3g} and labels to {labels.sum(1).mean():.3g}; build the teacher with "
+                "the task of the labels"
+            )
         return SoftTargets(target.lerp(labels, share), alone.lerp(labels.unsqueeze(1).expand_as(alone), share))
+
+    def check(self, task: Task) -> None:
+        """Refuse what cannot be the predictions of a teacher of this task.
+
+        Raises:
+            ValueError: if classes do not sum to 1, or probabilities are not in [0, 1].
+        """
+        low, high = self.target.min(), self.target.max()
+        if task != "regression" and (low < 0 or high > 1):
+            found = f"are from {low:.3g} to {high:.3g}"
+        elif task == "classification" and not _sum_to_one(self.target):
+            found = f"sum to {self.target.sum(1).mean():.3g}"
+        else:
+            return
+        raise ValueError(
+            f"soft targets must be of the model's task, {task}, however they {found}; build the teacher with this task"
+        )
+
+
+def _sum_to_one(target: Tensor) -> bool:
+    return target.ndim > 1 and target.shape[1] > 1 and bool((target.sum(1) - 1).abs().le(TOLERANCE).all())

@@ -73,7 +73,7 @@ class Fill(nn.Module):
         if self._example is None:
             raise ValueError(
                 "a modality that a call leaves out must have a known shape, however its fill has seen no example; "
-                f"give the model feature_dims if it is (B, D), or its fill an example: {type(self).__name__}(example=x)"
+                f"give its fill an example, {type(self).__name__}(example=x), or an InteractionMoE feature_dims"
             )
         rows: Modality = map_leaves(
             lambda x: reference.new_zeros(

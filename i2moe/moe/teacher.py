@@ -92,6 +92,10 @@ class Specialist(nn.Module):
             prediction = where_present(present[:, self.modality], prediction, prediction.new_zeros(()))
         return replace(output, prediction=prediction) if isinstance(returned, BackboneOutput) else prediction
 
+    def extra_repr(self) -> str:
+        """Show what it predicts from."""
+        return "from all" if self.modality is None else f"from {self.modality_names[self.modality]!r}"
+
 
 class Teacher(nn.Module):
     """Average the predictions of specialists, as targets for one model.

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.modalities import as_tensor, leaves
+from i2moe._common.output import SoftTargets
 from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
 from i2moe.interpretation.observation.observe import call_by_signature, device_of, move
@@ -66,7 +67,7 @@ def fit(
         model: an `InteractionMoE`, or any module that holds one. Batches are moved to its device.
         train: the batches `(modalities, target)` of an epoch, each time it is iterated over: a `Batches`, or a
             `DataLoader`.
-        held_out: batches that the model is not trained on.
+        held_out: batches that the model is not trained on, with their own targets.
         loss_of: maps what the model returns and the target to the loss, in training and on the held-out data: an
             `InteractionSupervision`, say, which takes the `SoftTargets` of a `Teacher` too.
         n_epochs: most epochs.
@@ -76,16 +77,18 @@ def fit(
         decay: of the average; 0 for the last parameters. Buffers, as those of a BatchNorm, are always the last.
         calibrator: calibrates the trained model, in place of `calibrate` on the held-out batches. For targets that are
             no plain labels, or for samples with weights: `partial(calibrate, data=..., sample_weight=...)`.
-        call: how to call the model with the modalities of a batch, as for `explain`.
+        call: how to call the model with the modalities of a batch, as for `explain`. A batch that is a dict is its
+            keyword arguments, `available` among them.
         after_epoch: called with the held-out loss after each epoch.
 
     Returns:
         The held-out loss of each epoch.
 
     Raises:
-        TypeError: if the data are no batches or can be iterated over only once, or a function is none.
+        TypeError: if the data are no batches or can be iterated over only once, a function is none, or held-out targets
+            are a teacher's.
         ValueError: if there is no batch, a number is out of range, or no held-out loss is finite. Also, before it
-            trains, if the first batch does not fit, or `calibrate` refuses it.
+            trains, if the first batch does not fit, `calibrate` refuses it, or soft targets are of another task.
 
     Warns:
         UserWarning: if a later held-out loss is not finite: training stops, and the best epoch before is kept. Also if
@@ -115,6 +118,13 @@ def fit(
             "calibrator must come with computed weights, however the model has none; build it with "
             "reweighter='computed'"
         )
+    if isinstance(first_held_out[1], SoftTargets):
+        raise TypeError(
+            "held_out must have the samples' own targets, however it has the SoftTargets of a teacher; teachers are "
+            "for the training samples"
+        )
+    if reweighter is not None and isinstance(first[1], SoftTargets):
+        first[1].check(reweighter.task)
     call = call_by_signature if call is None else call
     device = device_of(model)
 
