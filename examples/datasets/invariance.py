@@ -51,6 +51,7 @@ class Change:
             mix=self.weights(data.mix.unsqueeze(0)).squeeze(0),
             shows_type=tuple(source is not None and data.shows_type[source] for source in sources),
             exact=data.exact and _change_posteriors(data.exact, sources),
+            answers=None,
         )
 
     def weights(self, weights: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ class KnownInteractions:
         n_classes: number of classes, or None for a regression.
         shows_type: (M,), whether each modality alone shows which type a sample is of.
         exact: the exact posteriors, where the generator has them.
+        answers: (n, E), what the target would be by each type, where the generator knows that: classes, or of a
+            regression the mean.
     """
 
     modalities: tuple[Tensor, ...]
@@ -63,6 +65,7 @@ class KnownInteractions:
     n_classes: int | None
     shows_type: tuple[bool, ...]
     exact: Posteriors | None = None
+    answers: Tensor | None = None
 
     @property
     def type_names(self) -> tuple[str, ...]:

@@ -164,13 +164,13 @@ class Mixture:
         generator = torch.Generator().manual_seed(seed)
         interaction = torch.multinomial(self.shares, n, replacement=True, generator=generator)
         symbols = torch.randint(self.n_classes, (n, self.n_modalities), generator=generator)
-        symbols, answer = _decide(symbols, interaction, self.n_classes)
+        symbols, answers = _decide(symbols, interaction, self.n_classes)
 
         shown = self.shows_type(interaction, self.shares, generator)
         features = [
             self._features(symbols[:, j], shown if shows else None, generator) for j, shows in enumerate(self._shown)
         ]
-        answer = _disturb(answer, self.n_classes, self.label_noise, generator)
+        answer = _disturb(_of_type(answers, interaction), self.n_classes, self.label_noise, generator)
         return KnownInteractions(
             modalities=tuple(self.render(each, j) for j, each in enumerate(features)),
             target=self.target(answer, self.n_classes, generator),
@@ -179,6 +179,7 @@ class Mixture:
             n_classes=self.n_classes if self.target is classes else None,
             shows_type=self._shown,
             exact=self._exact(features),
+            answers=answers if self.target is classes else _scaled(answers + 0.5, self.n_classes),
         )
 
     @property
@@ -197,13 +198,13 @@ class Mixture:
         """
         grid = torch.cartesian_prod(*[torch.arange(self.n_classes)] * self.n_modalities)  # (C^M, M)
         interaction = torch.arange(len(self.shares)).repeat_interleave(len(grid))
-        symbols, answer = _decide(grid.repeat(len(self.shares), 1), interaction, self.n_classes)
+        symbols, answers = _decide(grid.repeat(len(self.shares), 1), interaction, self.n_classes)
 
         n_states = [self.n_classes * (len(self.shares) if shows else 1) for shows in self._shown]
         states = symbols + self.n_classes * interaction[:, None] * torch.tensor(self._shown)
         joint = torch.zeros(*n_states, self.n_classes, dtype=torch.float64)
         probability = self.shares.double()[interaction] / len(grid)
-        joint.index_put_((*states.T, answer), probability / probability.sum(), accumulate=True)
+        joint.index_put_((*states.T, _of_type(answers, interaction)), probability / probability.sum(), accumulate=True)
 
         return self._with_label_noise(joint)
 
@@ -254,12 +255,16 @@ def _hadamard(size: int) -> Tensor:
 
 
 def _decide(symbols: Tensor, interaction: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """From independent symbols (n, M) to the symbols and answers (n,) of samples of these types."""
+    """From independent symbols (n, M) to those of samples of these types, and what each type would answer, (n, E)."""
     redundant = interaction == symbols.shape[1] + 1
     symbols = torch.where(redundant[:, None], symbols[:, :1], symbols)
     synergy = symbols.sum(1, keepdim=True) % n_classes
-    candidates = torch.cat((symbols, synergy, symbols[:, :1]), dim=1)  # (n, E), in the order of the types
-    return symbols, candidates.gather(1, interaction[:, None]).squeeze(1)
+    return symbols, torch.cat((symbols, synergy, symbols[:, :1]), dim=1)
+
+
+def _of_type(answers: Tensor, interaction: Tensor) -> Tensor:
+    """Return the answers (n,) of the samples' own types."""
+    return answers.gather(1, interaction[:, None]).squeeze(1)
 
 
 def _disturb(answer: Tensor, n_classes: int, label_noise: float, generator: Generator) -> Tensor:

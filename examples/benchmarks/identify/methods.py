@@ -13,6 +13,7 @@ from examples.benchmarks.identify.experts import Experts
 from examples.benchmarks.identify.masking import InterShap
 from examples.benchmarks.identify.method import Method
 from examples.benchmarks.identify.pointwise import Lsmi, Pointwise
+from examples.benchmarks.identify.rules import Rules
 from examples.benchmarks.identify.settings import Training
 
 __all__ = ["METHODS"]
@@ -29,6 +30,7 @@ METHODS: Mapping[str, Callable[[Training], Method]] = MappingProxyType(
         "ceiling": Ceiling,
         "informed": Informed,
         "told": Told,
+        "rules": Rules,
         "exact": lambda training: Exact(),
     }
 )

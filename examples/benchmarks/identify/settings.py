@@ -40,7 +40,7 @@ class Settings(Training):
         data: names out of `examples.datasets.problems.PROBLEMS`, with or without a change as in
             "dense-gates/times-10", or of groups of them: known, harder, literature, invariance.
         method: names of methods: paper, computed, fitted, replaced, pointwise, lsmi, intershap, ceiling, informed,
-            told, exact.
+            told, rules, exact.
         seeds: number of seeds; each draws its own training data and its own start.
         first_seed: the first of them; another one also draws another test set.
         n_train: training samples.
