@@ -27,7 +27,7 @@ __all__ = [
 
 MEMBERS = 4
 """Members of each expert with computed weights."""
-TEACHERS = 16
+TEACHERS = 8
 """Networks of each kind, one for each modality alone and one for all, that experts with computed weights learn from."""
 LONGER = 3
 """How many times longer a model trains that learns from teachers, at most, and without a better held-out loss: what it
