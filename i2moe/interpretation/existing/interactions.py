@@ -10,6 +10,7 @@ from zlib import crc32
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import look_up
 from i2moe._common.modalities import as_tensor, map_leaves
 from i2moe._common.tasks import Task, check_target, check_task, score
 from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
@@ -203,11 +204,7 @@ def _scores(task: Task, raw: Tensor, target: Tensor) -> Tensor:
 
 def _as_marginals(marginals: object) -> Marginals:
     if isinstance(marginals, str):
-        if marginals not in _BY_NAME:
-            raise ValueError(
-                f"marginals must be one of {sorted(_BY_NAME)} or an object, however they are {marginals!r}"
-            )
-        return _BY_NAME[marginals]()
+        return look_up("marginals", marginals, _BY_NAME)()
     if isinstance(marginals, Marginals) and not isinstance(marginals, type):
         return marginals
     if isinstance(marginals, type) or not hasattr(marginals, "fit"):
