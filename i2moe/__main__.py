@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,9 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _report(options: argparse.Namespace) -> InteractionReport:
     """Train on part of the samples, report on the others."""
     from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities
+    from i2moe.estimators.checks import check_targets
 
     if not 0 < options.test_fraction < 1:
         raise ValueError(f"--test-fraction must lie between 0 and 1, however it is {options.test_fraction}")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed must be from 0 to {2**32 - 1}, however it is {options.seed}")
+    if options.out.is_dir():
+        raise ValueError(f"--out must be a file, however {options.out} is a folder; name a file in it")
     if not options.out.absolute().parent.is_dir():
         raise ValueError(f"--out must lie in a folder that exists, however {options.out.parent} does not; make it")
     arrays = _read(options.data)
@@ -102,10 +108,8 @@ def _report(options: argparse.Namespace) -> InteractionReport:
             )
     y, groups = arrays[options.target], None if group is None else arrays[group]
     modalities = Modalities({name: arrays[name] for name in names})
-    if y.ndim == 0 or len(y) != len(modalities):
-        raise ValueError(
-            f"the target must have a row for each of {len(modalities)} samples, however its shape is {y.shape}"
-        )
+    modalities.available()  # what no row may hold is found before training, and by its place in the file
+    check_targets(y, len(modalities))
     settings: dict[str, Any] = {
         "max_epochs": options.max_epochs,
         "n_teachers": options.n_teachers,
@@ -181,9 +185,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"data must be an .npz file, however there is no file {path}; look at the path")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, EOFError, TypeError, ValueError, BadZipFile) as error:
         raise ValueError(
             f"data must be an .npz file of arrays of numbers or strings, however {path} is not; "
             "write it by numpy.savez(path, image=..., text=..., y=...), strings of pandas by y.astype(str)"

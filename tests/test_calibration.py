@@ -203,6 +203,10 @@ def test_a_prior_that_is_known_better_is_taken() -> None:
             torch.testing.assert_close(calibrate(model, batches(task)) > 0, scale > 0)
     with pytest.raises(ValueError, match="prior must hold a finite number for each of 3 outputs"):
         calibrate(make(), batches("classification"), prior=torch.ones(2))
+    with pytest.raises(ValueError, match=r"prior must be at least 0 and sum to 1 .* divide counts by their sum"):
+        calibrate(make(), batches("classification"), prior=torch.tensor([20, 30, 50]))
+    with pytest.raises(ValueError, match="how frequent each label is, from 0 to 1"):
+        calibrate(make("multilabel"), batches("multilabel"), prior=torch.tensor([0.2, 0.3, 5]))
 
 
 def test_a_backbone_that_returns_probabilities_is_warned_of() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

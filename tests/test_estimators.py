@@ -689,11 +689,17 @@ def test_help_of_the_command_line_has_the_defaults(capsys: pytest.CaptureFixture
         (["data.npz", "--target", "y", "--modalities", "a", "y"], "must not hold target or groups"),
         (["data.npz", "--target", "y", "--out", "no/such/folder.html"], "a folder that exists"),
         (["data.npz", "--target", "y", "--test-fraction", "1.5"], "must lie between 0 and 1"),
-        (["short.npz", "--target", "y"], "a row for each of 40 samples"),
-        (["scalar.npz", "--target", "y"], "a row for each of 40 samples"),
+        (["short.npz", "--target", "y"], "one target for each of 40 samples"),
+        (["scalar.npz", "--target", "y"], "one target for each of 40 samples"),
         (["data.npz", "--target", "y", "--modalities", "a"], "at least two modalities"),
         (["image.npz", "--target", "y"], "array 'b' has shape (40, 2, 2, 3)"),
         (["rare.npz", "--target", "y"], "hold some of each class out"),
+        (["broken.npz", "--target", "y"], "must be an .npz file"),
+        (["empty.npz", "--target", "y"], "must be an .npz file"),
+        (["data.npz", "--target", "y", "--seed", "-1"], "--seed must be from 0"),
+        (["data.npz", "--target", "y", "--out", "."], "--out must be a file"),
+        (["infinite.npz", "--target", "y"], "holds infinity in 1 rows (39)"),
+        (["unknown.npz", "--target", "y"], "y must be known for all samples"),
     ],
 )
 def test_errors_of_the_command_line(
@@ -707,6 +713,10 @@ def test_errors_of_the_command_line(
     np.savez(tmp_path / "rare.npz", a=A, b=B, y=np.arange(40))
     np.save(tmp_path / "one.npy", A)
     (tmp_path / "text.txt").write_text("a,b\n")
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "data.npz").read_bytes()[:200])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez(tmp_path / "infinite.npz", a=np.where(np.arange(40)[:, None] == 39, np.inf, A), b=B, y=Y)
+    np.savez(tmp_path / "unknown.npz", a=A, b=B, y=np.where(np.arange(40) == 39, np.nan, Y))
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path / arguments[0]), *arguments[1:]])
     assert message in capsys.readouterr().err

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -127,6 +127,12 @@ class TestWeights:
         ]
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
+
+    def test_so_they_do_with_an_estimator_that_draws_from_numpy(self) -> None:
+        forest = RandomForestClassifier(4)
+        data, background = batches(60, 1), batches(60, 2)
+        first, second = (interactions(Knowing(1, 1), data, background, marginals=forest) for _ in range(2))
+        assert torch.equal(first.weights, second.weights)
 
 
 class TestModels:
@@ -367,6 +373,14 @@ class TestMistakes:
         arguments: dict[str, Any] = {"model": Knowing(1, 1), "data": batches(60, 1), "background": batches(60, 2)}
         with pytest.raises(error, match=message):
             interactions(**(arguments | changes))
+
+    def test_the_models_own_error_keeps_its_place(self) -> None:
+        def within(a: Tensor) -> Tensor:
+            raise ValueError("of the model")
+
+        with pytest.raises(ValueError, match="in batch 0 of data: of the model") as caught:
+            interactions(lambda a, b: within(a), batches(60, 1), batches(60, 2))
+        assert "within" in [entry.name for entry in caught.traceback]
 
     def test_a_mistake_in_the_data_is_found_before_marginals_are_made(self) -> None:
         asked: list[int] = []

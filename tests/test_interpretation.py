@@ -815,7 +815,7 @@ class TestErrors:
             assert torch.equal(report.weights, expected.weights)
             assert torch.equal(report.checksums, expected.checksums)
 
-    @pytest.mark.parametrize("names", ["abc", {0: "a", 1: "b", 2: "c"}])
+    @pytest.mark.parametrize("names", ["abc", {0: "a", 1: "b", 2: "c"}, {"a", "b", "c"}])
     def test_class_names_without_an_order_or_in_one_string(self, names: Any) -> None:
         with pytest.raises(ValueError, match="class_names must be a list of names"):
             explain(make_model(), make_batches(), class_names=names)

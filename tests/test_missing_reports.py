@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,8 @@ def test_text_table_and_file_name_the_patterns(tmp_path: Path) -> None:
         pytest.approx(report.correct[torch.tensor(members)].double().mean().item(), abs=1e-3)
         for members in ([0, 4], [1, 5], [2], [3])
     ]
+    alone = replace(report, marginals=report.expert_predictions[:, :3].masked_fill(~AVAILABLE.unsqueeze(2), torch.nan))
+    assert alone.to_pandas()["alone/c"].isna().tolist() == (~AVAILABLE[:, 2]).tolist()
     table = report.to_pandas()
     assert table["available/c"].tolist() == AVAILABLE[:, 2].tolist()
     assert table["comprehensiveness/c"].isna().tolist() == (~AVAILABLE[:, 2]).tolist()

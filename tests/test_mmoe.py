@@ -268,6 +268,12 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.usefixtures("quiet")
+def test_a_seed_of_numpy_makes_checkpoints_that_can_be_read(tmp_path: Path) -> None:
+    first, again = (run(build(), checkpoint_dir=tmp_path, seed=np.int64(3)) for _ in range(2))
+    assert same(first, again)
+
+
+@pytest.mark.usefixtures("quiet")
 def test_a_seed_decides_everything_and_the_global_state_is_left_alone() -> None:
     torch.manual_seed(1)
     first = run(build(), seed=3)

@@ -221,3 +221,9 @@ class TestErrors:
         monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
         with pytest.raises(ImportError, match=r"pip install 'i2moe\[plot\]'"):
             plot_weights(EXAMPLE)
+
+
+def test_a_dollar_in_a_name_is_no_mathematics() -> None:
+    report = replace(EXAMPLE, output_names=("under $\\50", "over $\\80"))
+    for draw in (plot_classes, lambda report: plot_sample(report, 1)):
+        draw(report).figure.canvas.draw()

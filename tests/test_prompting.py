@@ -127,6 +127,7 @@ def test_of_a_name_within_a_name_the_longer_counts() -> None:
     asked = expert(labels=["funny", "not funny"])
     assert asked.parse("Not funny") == pytest.approx([0.1, 0.9])
     assert asked.parse("funny") == pytest.approx([0.9, 0.1])
+    assert asked.parse("It could be funny or not funny.") is None
 
 
 def test_garbage_is_asked_about_again_and_then_refused() -> None:
@@ -406,6 +407,9 @@ def test_a_fault_is_survived_and_lasting_ones_are_reported(
     assert time.monotonic() - begin < 1.6
     assert len(server.faults) == 7
     assert "secret" not in str(caught.value)
+
+    server.faults = [fault]
+    assert endpoint(server, n_attempts=2, timeout=timeout, first_wait=5, max_wait=0.01)("how much?") == "low"
 
 
 def test_the_wait_the_server_asks_for_is_kept(server: Server) -> None:

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,14 @@ DAMAGED = r"report\.pt must be a whole file written by InteractionReport\.save, 
 
 @pytest.mark.parametrize("n_draws", [0, 1])
 def test_a_saved_report_is_loaded_as_it_was(tmp_path: Path, n_draws: int) -> None:
-    report = explain(make_model().double(), double_batches(), n_draws=n_draws, class_names=("a", "ß", "c"))
+    names, confidence = np.array(["a", "ß", "c"]), np.float64(0.9)
+    report = explain(
+        make_model().double(),
+        double_batches(),
+        n_draws=n_draws,
+        class_names=names,  # type: ignore[arg-type]
+        confidence=confidence,
+    )
     report.save(tmp_path / "report.pt")
     loaded = InteractionReport.load(tmp_path / "report.pt")
     assert same_tensors(report, loaded)

@@ -72,6 +72,14 @@ class TestUsage:
         (warning,) = unmeasured(weights, apart=False).warnings()
         assert "the experts are near identical (mean disagreement 0.0000)" in warning
 
+    def test_outputs_of_other_levels_do_not_make_experts_alike(self) -> None:
+        far = torch.tensor([0.0, 1000.0])
+        experts = torch.randn(100, 4, 2) + far
+        report = unmeasured(torch.full((100, 4), 0.25))
+        values = {"expert_predictions": experts, "prediction": experts.mean(1), "target": far.expand(100, 2)}
+        changed = replace(report, task="regression", **values)  # type: ignore[arg-type]
+        assert not any("near identical" in warning for warning in changed.warnings())
+
     def test_healthy_weights_are_not_warned_of(self) -> None:
         weights = torch.eye(4).repeat_interleave(2, dim=0)  # each expert for both classes
         assert unmeasured(weights).warnings() == ()
@@ -258,6 +266,15 @@ def test_predictions_that_are_off_where_a_modality_is_missing(
     )
     found = [warning for warning in report.warnings() if "are off" in warning]
     assert len(found) == warned
+    if task == "regression":  # a value that is the same everywhere changes nothing
+        with_constant = {
+            name: torch.cat((value, torch.full_like(value, 5)), dim=-1)
+            for name in ("expert_predictions", "prediction", "target")
+            for value in [getattr(report, name)]
+        }
+        both = replace(report, output_names=("a", "rooms"), **with_constant)  # type: ignore[arg-type]
+        assert [warning for warning in both.warnings() if "are off" in warning] == found
+        assert both.quality.score == pytest.approx(report.quality.score)
     for warning in found:
         assert "the 100 samples without text" in warning
         assert "predicted at 0.50 on average, and is at 0.10 (" in warning or "is at 0.90 (" in warning

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from i2moe import Reweighter, StaticReweighter
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -42,9 +42,9 @@ def check_names(what: str, names: Sequence[str], n: int) -> tuple[str, ...]:
     Raises:
         ValueError: if there are more or fewer, two are the same, or one is no string or empty.
     """
-    if isinstance(names, str | Mapping):
+    if isinstance(names, str | Mapping | set | frozenset):  # of what order?
         raise ValueError(f"{what} must be a list of names, however it is {names!r}")
-    found = tuple(names)
+    found = tuple(str(name) if isinstance(name, str) else name for name in names)  # numpy's strings cannot be loaded
     if len(found) != n or len(set(found)) != n or not all(isinstance(name, str) and name for name in found):
         raise ValueError(f"{what} must be {n} different, not empty strings, however they are {found}")
     return found

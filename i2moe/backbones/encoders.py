@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 
 __all__ = ["Conv1dEncoder", "Conv3dEncoder", "GRUEncoder", "MLPEncoder", "Maxout", "MaxoutEncoder"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 from i2moe.backbones.layers import dispatch
 from i2moe.backbones.layers.attention import AttentionLayer
 from i2moe.backbones.layers.fusion import TokenFusion

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 
 __all__ = ["Encoder", "Fusion", "SequenceEncoder", "VectorEncoder", "choose_encoders", "make_encoder"]
 

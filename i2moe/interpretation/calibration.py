@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_finite
+from i2moe._common.checks import check_distribution, check_finite
 from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, certain, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
@@ -101,7 +101,11 @@ def calibrate(
     outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
     weight = _share_of_each(len(targets), sample_weight)
     n_outputs = outputs.shape[2]
-    prior = weight @ certain(reweighter.task, targets, n_outputs) if prior is None else _checked(prior, n_outputs)
+    prior = (
+        weight @ certain(reweighter.task, targets, n_outputs)
+        if prior is None
+        else _checked(prior, reweighter.task, n_outputs)
+    )
     center = prior if reweighter.task == "regression" else 0
     outputs, targets = outputs - center, targets - center
     scale = torch.stack(
@@ -148,12 +152,16 @@ def _rows(
     return outputs, target, torch.cat((out.available, several), dim=1).cpu()
 
 
-def _checked(prior: Tensor, n_outputs: int) -> Tensor:
+def _checked(prior: Tensor, task: Task, n_outputs: int) -> Tensor:
     prior = torch.as_tensor(prior).detach().cpu().double()
     if prior.shape != (n_outputs,) or not prior.isfinite().all():
         raise ValueError(
             f"prior must hold a finite number for each of {n_outputs} outputs, however it is {prior.tolist()}"
         )
+    if task == "classification":
+        check_distribution("prior", prior, "divide counts by their sum")
+    if task == "multilabel" and not ((prior >= 0) & (prior <= 1)).all():
+        raise ValueError(f"prior must hold how frequent each label is, from 0 to 1, however it is {prior.tolist()}")
     return prior
 
 

@@ -158,7 +158,7 @@ def explain(
         comprehensiveness=rows.get("comprehensiveness"),
         sufficiency=rows.get("sufficiency"),
         checksums=rows["checksums"],
-        confidence=confidence,
+        confidence=float(confidence),
         available=rows.get("available"),
         marginals=rows.get("marginals"),
         weight_spread=rows.get("weight_spread"),
@@ -183,7 +183,7 @@ def name_outputs(names: Sequence[str] | None, n_outputs: int) -> tuple[str, ...]
     """
     if names is None:
         return tuple(str(c) for c in range(n_outputs)) if n_outputs > 1 else ("output",)
-    listed = names if isinstance(names, str | Mapping) else [str(name) for name in names]  # refused: of what order?
+    listed = names if isinstance(names, str | Mapping | set | frozenset) else [str(name) for name in names]
     return check_names("class_names", listed, n_outputs)
 
 

@@ -102,6 +102,7 @@ def plot_classes(report: InteractionReport, *, ax: Axes | None = None) -> Axes:
     ax.set(ylabel="label" if report.task == "multilabel" else "true class", title="Mean weight by class (samples)")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+    _show_as_it_is(ax)
     return ax
 
 
@@ -267,10 +268,19 @@ def _axes(ax: Axes | None, *, width: float = 8.0, height: float = 4.0) -> Axes:
     return pyplot.subplots(figsize=(width, min(height, 14)), layout="constrained")[1]
 
 
+def _show_as_it_is(ax: Axes) -> None:
+    """Take no `$` in a name for mathematics."""
+    from matplotlib.text import Text
+
+    for text in ax.findobj(Text):
+        text.set_parse_math(False)
+
+
 def _tidy(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="both", color=_FAINT, alpha=0.35, linewidth=0.6)
     ax.set_axisbelow(True)
+    _show_as_it_is(ax)
 
 
 def _loss_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:

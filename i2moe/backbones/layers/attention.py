@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.dropout import Dropout
+from i2moe._common.randomness import Dropout
 from i2moe.backbones.layers.checks import check_heads
 
 __all__ = ["MLP", "AttentionLayer", "SelfAttention", "TransformerLayer"]

@@ -172,7 +172,7 @@ def interactions(
         comprehensiveness=None if without is None else full - _scores(task, without[:, :n_modalities], target),
         sufficiency=None if without is None else full - _scores(task, reduced[:, :n_modalities], target),
         checksums=checksums,
-        confidence=confidence,
+        confidence=float(confidence),
         marginals=reduced[:, :n_modalities],
         predictions_without=without,
         prior=known_joint.mean(0),  # of what `prediction` is; marginals may be scaled

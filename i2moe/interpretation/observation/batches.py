@@ -183,7 +183,8 @@ def in_batch(index: int, source: str = "data") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"in batch {index} of {source}: {error}") from error.__cause__
+        located = ValueError(f"in batch {index} of {source}: {error}")
+        raise located.with_traceback(error.__traceback__) from error.__cause__
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
 from i2moe._common.passes import evaluating
+from i2moe._common.randomness import numpy_seeded
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
@@ -144,9 +145,9 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
-    """Draw torch's random numbers from a seed, then put its random state back."""
+    """Draw torch's and numpy's random numbers from a seed, then put their random states back."""
     on_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+    with torch.random.fork_rng(devices=[device] if on_cuda else []), numpy_seeded(seed):
         torch.default_generator.manual_seed(seed)
         if on_cuda:
             with torch.cuda.device(device):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from i2moe._common.files import replacing, to_bytes
+from i2moe._common.randomness import numpy_seeded
 
 __all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages", "seeded"]
 
@@ -88,7 +89,7 @@ def run_stages(
     Raises:
         ValueError: if a checkpoint cannot be read or comes from other data or settings.
     """
-    identity = {"seed": seed, **(fingerprint or {}), "earlier stages": ""}
+    identity = {"seed": int(seed), **(fingerprint or {}), "earlier stages": ""}
     done: list[str] = []
     for stage in stages:
 
@@ -125,7 +126,7 @@ def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterat
     Layers draw initial weights and dropout from torch's, estimators without a `random_state` from numpy's.
     """
     own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
-    with torch.random.fork_rng(list(devices)), _numpy_seeded(own):
+    with torch.random.fork_rng(list(devices)), numpy_seeded(own):
         state = random.getstate()
         random.seed(own)
         torch.manual_seed(own)
@@ -133,21 +134,6 @@ def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterat
             yield torch.Generator().manual_seed(own)
         finally:
             random.setstate(state)
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    try:
-        import numpy as np
-    except ImportError:  # then no estimator draws from it
-        yield
-        return
-    state = np.random.get_state()
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def fingerprint_of(data: Mapping[str, Any]) -> dict[str, str]:
@@ -177,7 +163,7 @@ def _load(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         found, result = content["identity"], content["result"]
     except Exception as error:
         raise ValueError(
-            f"{path} must be a checkpoint of MMoE.fit, however it cannot be read ({error}); delete it"
+            f"{path} must be a checkpoint of MMoE.fit, however it cannot be read ({type(error).__name__}); delete it"
         ) from error
     different = [key for key in identity.keys() | found.keys() if identity.get(key) != found.get(key)]
     if different:

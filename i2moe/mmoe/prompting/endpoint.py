@@ -124,7 +124,7 @@ class ChatEndpoint:
             EndpointError: if there is none after all attempts, the server refuses, or the key is missing.
             ImportError: if httpx2 is not installed.
         """
-        wait = self.first_wait
+        wait = min(self.first_wait, self.max_wait)
         for attempt in range(1, self.n_attempts + 1):
             try:
                 with self._slots:

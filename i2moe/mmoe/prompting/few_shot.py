@@ -164,9 +164,10 @@ class FewShotExpert:
         by_label = _json_object(answer)
         if by_label and any(_same(key, label) for key in by_label for label in self.labels):
             return _probabilities(by_label, self.labels)
-        named = [i for i, label in enumerate(self.labels) if _names(answer, label)]
-        # "not happy" names "happy" within: of two names the longer counts.
-        named = [i for i in named if not any(i != j and _names(self.labels[j], self.labels[i]) for j in named)]
+        named = []
+        for i in sorted(range(len(self.labels)), key=lambda i: -len(self.labels[i])):
+            answer, n_found = _pattern(self.labels[i]).subn("", answer)  # "not happy" does not name "happy"
+            named += [i] * (n_found > 0)
         if len(named) != 1:
             return None
         rest = (1 - self.confidence) / (len(self.labels) - 1)
@@ -246,8 +247,8 @@ def _spread(target: Tensor, k: int, seed: int) -> list[int]:
     return sorted(order, key=lambda i: turn[i])[:k]  # sorting keeps the drawn order within a turn
 
 
-def _names(text: str, label: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(label.strip())}(?!\w)", text, re.IGNORECASE) is not None
+def _pattern(label: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(label.strip())}(?!\w)", re.IGNORECASE)
 
 
 def _same(a: str, b: str) -> bool:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.dropout import Dropout
 from i2moe._common.means import pool_tokens
 from i2moe._common.modalities import Modality, leaves
+from i2moe._common.randomness import Dropout
 
 __all__ = ["Reweighter", "StaticReweighter"]
 

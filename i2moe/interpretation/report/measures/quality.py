@@ -86,7 +86,7 @@ def points(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
     target = target.double()
     variance = target.var(0, correction=0)
     unexplained = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
-    return 1 - unexplained.mean(1)
+    return 1 - unexplained.nanmean(1)
 
 
 def chance(task: Task, target: Tensor) -> float:

@@ -98,7 +98,7 @@ def to_pandas(report: Diagnostics) -> pd.DataFrame:
     )
 
 
-def _columns(report: Diagnostics) -> dict[str, Tensor | list[str]]:
+def _columns(report: Diagnostics) -> dict[str, Tensor | list[str | None]]:
     named = _decided(report, "target", report.target, report.target)
     named |= _decided(report, "prediction", report.prediction, report.decision)
     named |= {"correct": report.correct, "score": report.score}
@@ -122,14 +122,15 @@ def _columns(report: Diagnostics) -> dict[str, Tensor | list[str]]:
     return named
 
 
-def _each(prefix: str, names: Sequence[str], values: Tensor) -> dict[str, Tensor | list[str]]:
+def _each(prefix: str, names: Sequence[str], values: Tensor) -> dict[str, Tensor | list[str | None]]:
     return {f"{prefix}/{name}": column for name, column in zip(names, values.unbind(1), strict=True)}
 
 
-def _decided(report: Diagnostics, name: str, raw: Tensor, decided: Tensor) -> dict[str, Tensor | list[str]]:
+def _decided(report: Diagnostics, name: str, raw: Tensor, decided: Tensor) -> dict[str, Tensor | list[str | None]]:
     """A class by its name, or one column per label or value."""
     if report.task == "classification":
-        return {name: [report.output_names[c] for c in decided.tolist()]}
+        rows = zip(decided.tolist(), raw.isnan().reshape(len(raw), -1).any(1).tolist(), strict=True)
+        return {name: [None if unknown else report.output_names[c] for c, unknown in rows]}
     if len(report.output_names) == 1:
         return {name: raw[:, 0]}
     return _each(name, report.output_names, raw)

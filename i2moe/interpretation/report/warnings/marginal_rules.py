@@ -101,12 +101,13 @@ def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
     predicted = probabilities(report.task, report.prediction.double())
     actual = certain(report.task, report.target, predicted.shape[1])
     unit = actual.std(0) if report.task == "regression" else torch.ones(())
+    unit = torch.where(unit > 0, unit, torch.nan)  # of a constant value, nothing is far off
     found = []
     for name, there in zip(report.modality_names, report.available.unbind(1), strict=True):
         if min(int(there.sum()), int((~there).sum())) < FEW_SAMPLES:
             continue
         error = ((predicted - actual) / unit)[~there]
-        off = error.mean(0).abs()
+        off = error.mean(0).abs().nan_to_num(0)
         output = int(off.argmax())
         if off[output] > max(above, 3 * float(error[:, output].std()) / len(error) ** 0.5):
             found.append(

@@ -174,7 +174,7 @@ def _find_apart(names: Sequence[str], mean: Tensor, lowest: Tensor, highest: Ten
 
 def _find_near_identical(report: Diagnostics, below: float) -> list[str]:
     mean = report.disagreement.mean()
-    unit = report.prediction.std() if report.task == "regression" and len(report) > 1 else 1.0
+    unit = report.prediction.std(0).mean() if report.task == "regression" and len(report) > 1 else 1.0
     if mean >= below * unit:
         return []
     return [

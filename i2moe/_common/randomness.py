@@ -1,12 +1,15 @@
-"""Dropout that draws faster on the CPU."""
+"""Random numbers: dropout that draws faster on the CPU, and numpy's own state."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "numpy_seeded"]
 
 
 class Dropout(nn.Dropout):
@@ -24,3 +27,19 @@ class Dropout(nn.Dropout):
             return F.dropout(x, self.p, self.training)
         kept = torch.rand_like(x).sub_(self.p).ceil_()  # 0 or 1; torch.vmap has no rule for ge_
         return x * kept.div_(1 - self.p)
+
+
+@contextmanager
+def numpy_seeded(seed: int) -> Iterator[None]:
+    """Draw numpy's random numbers from a seed, as estimators without a `random_state` do, then put its state back."""
+    try:
+        import numpy as np
+    except ImportError:
+        yield
+        return
+    state = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
