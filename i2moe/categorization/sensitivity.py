@@ -167,4 +167,4 @@ def _describe(threshold: Threshold) -> str:
         return "default"
     if isinstance(threshold, Quantile):
         return f"quantile {threshold.q:g}"
-    return f"<= {threshold:g}" if isinstance(threshold, int | float) else type(threshold).__name__.lower()
+    return f"<= {threshold:g}" if isinstance(threshold, int | float) else repr(threshold)

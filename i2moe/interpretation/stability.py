@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from i2moe.interpretation.report import InteractionReport
-from i2moe.interpretation.report.measures.comparison import check_same_samples
+from i2moe.interpretation.report.measures.comparison import check_same_samples, how_alike
 from i2moe.interpretation.report.text.columns import number, table
 from i2moe.interpretation.statistics import correlation, plain
 
@@ -149,14 +149,14 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
 
     pairs = tuple(combinations(range(len(reports)), 2))
     weights = [report.weights.double() for report in reports]
-    largest = [weight.argmax(1) for weight in weights]
+    same_largest, distances = zip(*(how_alike(weights[a], weights[b]) for a, b in pairs), strict=True)
     n_experts = len(reports[0].expert_names)
     correlations = [[correlation(weights[a][:, e], weights[b][:, e]) for e in range(n_experts)] for a, b in pairs]
     return Stability(
         expert_names=reports[0].expert_names,
         pairs=pairs,
         correlations=torch.tensor(correlations, dtype=torch.float64),
-        same_largest=torch.stack([(largest[a] == largest[b]).double().mean() for a, b in pairs]),
-        distances=torch.stack([(weights[a] - weights[b]).abs().sum(1).mean() / 2 for a, b in pairs]),
+        same_largest=torch.tensor(same_largest, dtype=torch.float64),
+        distances=torch.tensor(distances, dtype=torch.float64),
         global_weights=torch.stack([weight.mean(0) for weight in weights]),
     )

@@ -153,7 +153,7 @@ def against_rest(joint: Values, modality: int) -> Tensor:
         (n_modality, product of the other n, n_classes).
 
     Raises:
-        ValueError: if `joint` has no such modality.
+        ValueError: if `joint` has no such modality, or a single one.
 
     Example:
         >>> parity = torch.zeros(2, 2, 2, 2)
@@ -163,9 +163,9 @@ def against_rest(joint: Values, modality: int) -> Tensor:
         R 0.000 | U1 0.000 | U2 0.000 | S 1.000 | total 1.000 bits
     """
     p = as_tensor(joint, "joint")
-    if not 0 <= modality < p.ndim - 1:
+    if p.ndim < 3 or not 0 <= modality < p.ndim - 1:
         raise ValueError(
-            f"`modality` must be in 0..M-1 for a `joint` of M modalities and a target, however: {modality} "
+            f"`modality` must be in 0..M-1 for a `joint` of M >= 2 modalities and a target, however: {modality} "
             f"with a joint of shape {tuple(p.shape)}; the last axis is the target."
         )
     return p.movedim(modality, 0).flatten(1, -2)

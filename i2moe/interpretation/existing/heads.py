@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,7 +39,7 @@ class Head:
             self._loss(self._fit(x[~held_out], target[~held_out], n_outputs, ridge), x[held_out], target[held_out])
             for ridge in _RIDGES
         ]
-        self.weight = self._fit(x, target, n_outputs, _RIDGES[_smallest(losses)])
+        self.weight = self._fit(x, target, n_outputs, _RIDGES[int(torch.stack(losses).argmin())])
 
     def __call__(self, features: Tensor) -> Tensor:
         """Predict (B, C): probabilities, or values."""
@@ -80,7 +78,3 @@ class Head:
         if self.task == "multilabel":
             return F.binary_cross_entropy_with_logits(outputs, target)
         return F.mse_loss(outputs, target)
-
-
-def _smallest(losses: Sequence[Tensor]) -> int:
-    return int(torch.stack(list(losses)).argmin())

@@ -126,7 +126,7 @@ def _expert_stage(parts: Parts, data: TrainingData, k: int) -> Stage:
         if bool(parts.fallback[k]):
             return {}
         own = ((parts.categories.category == k) & ~parts.categories.ambiguous).nonzero()[:, 0]
-        training = recipe.fine_tuning if parts.factories.experts_start_from_baseline else recipe.training
+        training = recipe.fine_tuning if parts.factories.experts is None else recipe.training
         modalities, target = select(data.modalities, own), data.target[own.to(data.target.device)]
         expert.fit(modalities, target, training, generator=generator, on_epoch=on_epoch)
         predict(expert, select(modalities, torch.arange(1)), name)  # refuses an expert that cannot answer

@@ -31,11 +31,6 @@ class Factories:
     experts: Callable[[str], object] | None
     router: Callable[[], Router] | None
 
-    @property
-    def experts_start_from_baseline(self) -> bool:
-        """Whether experts are copies of the trained baseline."""
-        return self.experts is None
-
     def build_unimodal(self, i: int) -> Predictor:
         """Build an untrained classifier of modality i."""
         return as_predictor(self.unimodal[i](), self.objective, f"what unimodal[{i}] builds")

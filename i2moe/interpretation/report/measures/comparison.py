@@ -14,7 +14,7 @@ from i2moe.interpretation.report.measures.quality import Quality, points
 from i2moe.interpretation.report.text.columns import number, table
 from i2moe.interpretation.statistics import mean_interval, plain, rank_correlation
 
-__all__ = ["Comparison", "check_same_samples", "compare"]
+__all__ = ["Comparison", "check_same_samples", "compare", "how_alike"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +114,7 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         )
     gains = points(other.task, other.prediction, other.target) - points(report.task, report.prediction, report.target)
     a, b = report.weights.double(), other.weights.double()
+    same_largest, distance = how_alike(a, b)
     return Comparison(
         report.expert_names,
         score_name[report.task],
@@ -122,10 +123,15 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         agreement=torch.tensor(
             [rank_correlation(*pair) for pair in zip(a.unbind(1), b.unbind(1), strict=True)], dtype=torch.float64
         ),
-        same_largest=(a.argmax(1) == b.argmax(1)).double().mean().item(),
-        distance=((a - b).abs().sum(1).mean() / 2).item(),
+        same_largest=same_largest,
+        distance=distance,
         mean_weights=torch.stack([a.mean(0), b.mean(0)]),
     )
+
+
+def how_alike(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Compare weights (N, E): the share of samples with the same largest one, and the mean half L1 distance."""
+    return (a.argmax(1) == b.argmax(1)).double().mean().item(), ((a - b).abs().sum(1).mean() / 2).item()
 
 
 def check_same_samples(first: Diagnostics, other: Diagnostics, index: int) -> None:
