@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._common.checks import check_at_least_one, look_up
-from i2moe._common.modalities import Modality, leaves, map_leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves, versions_of
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
 
@@ -95,7 +95,7 @@ class Perturbation(nn.Module):
             available: (B, M) bool, which modalities each sample has; None for all. One it lacks is never replaced.
 
         Raises:
-            ValueError: if `per_step` exceeds M.
+            ValueError: if `per_step` exceeds M, or `replace` changes the batch in place.
         """
         real = tuple(modalities)
         if self.per_step is not None and self.per_step > len(real):
@@ -103,7 +103,13 @@ class Perturbation(nn.Module):
                 f"per_step must be at most the number of modalities {len(real)}, however it is {self.per_step}"
             )
         # NOTE[DIFF] all experts share one draw: each loss needs its own expert's views only, its expectation stays.
+        versions = versions_of(real)
         replacements = tuple(self(modality) for modality in real)
+        if versions_of(real) != versions:
+            raise ValueError(
+                "a perturbation must leave the batch as it is, which the real view shows, however "
+                f"{type(self).__name__} changed it in place; use operations that return a new tensor (0 * x)"
+            )
         if available is not None:
             replacements = replace_where(available.unbind(1), replacements, real)
         rows, originals = None, real

@@ -588,6 +588,14 @@ def test_the_command_line_takes_numbers_as_a_modality(tmp_path: Path) -> None:
     assert (tmp_path / "r.html").exists()
 
 
+def test_a_fit_that_fails_leaves_no_old_model_with_new_units() -> None:
+    regressor = InteractionRegressor(**QUICK).fit([A, B], A[:, 0])
+    with pytest.raises(ValueError, match="validation_fraction must leave samples"):
+        regressor.set_params(validation_fraction=0.001).fit([A, B], 1000 * A[:, 0])
+    with pytest.raises(NotFittedError):
+        regressor.predict([A, B])
+
+
 class TestGroups:
     """Samples of one person are not parted."""
 
@@ -605,6 +613,7 @@ class TestGroups:
             assert 0.05 < len(rest) / 400 < 0.3
             held_out.add(frozenset(groups[rest]))
         assert len(held_out) > 1  # drawn at random
+        assert 0.7 < len(split(target, 0.8, groups)[1]) / 400 < 0.9
 
     def test_a_class_in_held_out_groups_alone_is_refused(self) -> None:
         target = torch.tensor([0, 0, 1, 1])
@@ -628,6 +637,9 @@ class TestGroups:
         mark, sign = reweighters[1].scale[:2]
         assert reweighters[0].scale[0] > 1  # it recognizes those it was calibrated on
         assert mark < 0.5 < sign  # marks of new people say nothing
+        taught = InteractionClassifier(**LEARNING | {"n_teachers": 2}).fit([a, b], y, groups=people)
+        reweighter: Any = taught.model_.reweighter
+        assert reweighter.scale[0] < 0.5  # nor do teachers know those who are held out
 
     def test_the_prior_is_that_of_all_samples(self) -> None:
         """Each person has one class: those held out are of few."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,6 +42,14 @@ every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUN
 
 def interactions(n_modalities: int) -> tuple[Interaction, ...]:
     return (*range(n_modalities), "synergy", "redundancy")
+
+
+def test_integers_of_numpy_are_numbers_of_modalities() -> None:
+    views, available = torch.randn(5, 4, 3, 2), torch.rand(5, 2) > 0.2
+    ours, theirs = (*range(2), "synergy", "redundancy"), (*np.arange(2), "synergy", "redundancy")
+    for options in ({}, {"available": available}):
+        expected = InteractionLosses()(views, ours, **options)
+        torch.testing.assert_close(InteractionLosses()(views, theirs, **options), expected)
 
 
 def test_every_function_is_tested() -> None:

@@ -388,3 +388,8 @@ def test_a_module_is_trained_with_the_model(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "zero", "mean", "shuffle"])
 def test_a_name_is_the_perturbation_of_that_name(name: str) -> None:
     assert type(as_perturbation(name)).__name__.lower() == name
+
+
+def test_a_function_that_changes_the_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a perturbation must leave the batch as it is, .* changed it in place"):
+        as_perturbation(lambda x: x.zero_()).draw((torch.ones(3, 2), torch.ones(3, 2)))

@@ -223,6 +223,24 @@ def test_batches_of_a_loader_are_called_by_position_and_of_dicts_by_name() -> No
     assert fit(first, loader, loader, supervise, 2) == pytest.approx(fit(second, named, named, supervise, 2), abs=1e-6)
 
 
+def test_a_specialist_is_called_as_its_backbone() -> None:
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Bilinear(3, 2, 2)
+
+        def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            prediction: torch.Tensor = self.layer(*pair)
+            return prediction
+
+    (a, b), label = samples()
+    fit(Specialist(Whole, 2, 0), Batches((a, b), label, 16), [((a, b), label)], cross_entropy, 1)
+    available = torch.ones(32, 2, dtype=torch.bool)
+    named = Specialist(lambda: nn.Bilinear(3, 2, 2), 2, 0, modality_names=("input1", "input2"))
+    data = [({"input1": a, "input2": b, "available": available}, label)]
+    fit(named, data, data, cross_entropy, 1)
+
+
 def test_a_call_of_ones_own_drops_modalities_in_training() -> None:
     (a, b), label = samples()
     drop, seen = ModalityDropout(0.5), list[bool]()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from i2moe import BackboneOutput, InteractionMoE
 from i2moe.backbones import FusionTransformer
@@ -386,8 +389,7 @@ def test_a_single_member_is_the_backbone_itself() -> None:
     assert dict(model.experts.backbone.named_parameters()).keys() == dict(backbone.named_parameters()).keys()
     modalities = torch.randn(B, 3), torch.randn(B, 5)
     torch.testing.assert_close(model(*modalities).prediction, backbone(*modalities))
-    with pytest.raises(ValueError, match="has members already"):
-        share(model.experts.backbone, K)
+    InteractionMoE(lambda: model.experts.backbone, 2, reweighter="computed", members=1)  # none is in another's way
 
 
 # --- Refusals ---
@@ -451,3 +453,69 @@ def test_rows_must_stay_on_the_first_axis(network: nn.Module, found: str) -> Non
         members.running(K, n_rows=3 * K),
     ):
         network(torch.randn(5, 2) if "shape" in found else torch.randn(3 * K, 2))
+
+
+class Around(nn.Module):
+    """A head on an encoder that is used elsewhere too."""
+
+    def __init__(self, encoder: nn.Module, again: bool | None = None) -> None:
+        super().__init__()
+        self.encoder, self.head, self.again = encoder, nn.Linear(8, 3), again
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        both = torch.cat((x, y), dim=1)
+        if self.again is not None:
+            both = recomputed(self.encoder, both, use_reentrant=self.again)
+        else:
+            both = self.encoder(both)
+        output: Tensor = self.head(torch.tanh(both))
+        return output
+
+
+def test_a_shared_layer_does_not_run_elsewhere() -> None:
+    encoder = nn.Linear(4, 8)
+    model = InteractionMoE(lambda: Around(encoder), 2, reweighter="computed", members=K)
+    with pytest.raises(RuntimeError, match="layer 'encoder' ran outside of it; give the model a copy"):
+        encoder(torch.randn(K, 4))
+    assert model(torch.randn(B, 2), torch.randn(B, 2)).prediction.shape == (B, 3)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_checkpointing_within_a_backbone_is_exact_or_refused(again: bool) -> None:
+    x = [torch.randn(B, 2, requires_grad=True) for _ in range(2)]
+
+    def gradients(again: bool | None, **options: Any) -> list[Tensor | None]:
+        torch.manual_seed(0)
+        model = InteractionMoE(lambda: Around(nn.Linear(4, 8), again), 2, reweighter="computed", members=K, **options)
+        out = model(*x)
+        (out.expert_predictions.sum() + out.marginals.square().sum()).backward()
+        return [parameter.grad for parameter in model.parameters()]
+
+    for one, other in zip(gradients(again), gradients(None), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(RuntimeError, match=r"must leave checkpointing to the model, .* checkpoint=True"):
+        gradients(again, perturbation="gaussian")
+
+
+def test_threads_take_turns() -> None:
+    model = InteractionMoE(lambda: Around(nn.Linear(4, 8)), 2, reweighter="computed", members=K).eval()
+    batches = [(torch.randn(n, 2), torch.randn(n, 2)) for n in (3, 17, 64, 101) * 10]
+
+    def predict(batch: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.no_grad():
+            prediction: Tensor = model(*batch).prediction
+        return prediction
+
+    expected = list(map(predict, batches))
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(pool.map(predict, batches), expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_factors_that_quantization_drops_are_missed() -> None:
+    model = InteractionMoE(lambda: Around(nn.Linear(4, 8)).float(), 2, reweighter="computed", members=K).float().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(RuntimeError, match="must keep the members' factors"):
+        small(torch.randn(B, 2).float(), torch.randn(B, 2).float())

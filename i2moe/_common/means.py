@@ -38,7 +38,7 @@ def view_weights(interaction: int | str, replaced: Tensor | None, available: Ten
         (B, V - 1), exactly 1 where everything exists.
     """
     exists, n_existing = _existing(interaction, available)
-    n_terms = exists.numel() - (len(exists) if isinstance(interaction, int) else 0)
+    n_terms = exists.numel() - (0 if isinstance(interaction, str) else len(exists))
     weights = exists * (n_terms / n_existing.clamp(min=1).to(dtype))
     return weights if replaced is None else weights.index_select(1, replaced.int().argmax(1))
 
@@ -102,7 +102,7 @@ def joined_processes(group: dist.ProcessGroup | None) -> dist.ProcessGroup | Non
 def _existing(interaction: int | str, available: Tensor) -> tuple[Tensor, Tensor]:
     """Say where a loss has terms, (B, M) bool, and how many."""
     exists = available & (available.sum(1, keepdim=True) > 1)
-    if not isinstance(interaction, int):
+    if isinstance(interaction, str):
         return exists, exists.sum()
     exists = exists & exists.select(1, interaction).unsqueeze(1)
     return exists, exists.sum() - exists.select(1, interaction).sum()

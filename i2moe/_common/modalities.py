@@ -22,6 +22,7 @@ __all__ = [
     "leaves",
     "map_leaves",
     "sequence_like",
+    "versions_of",
 ]
 
 Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
@@ -129,3 +130,10 @@ def as_tensor(value: Any) -> Any:
             f"an array must hold numbers, however its dtype is {copied.dtype}; number classes 0, 1, ..., "
             "and convert other columns with astype(float)"
         ) from error
+
+
+def versions_of(modalities: Sequence[Modality]) -> list[int]:
+    """How often each tensor was changed in place, where torch keeps count."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return []
+    return [leaf._version for modality in modalities for leaf in leaves(modality) if not leaf.is_inference()]

@@ -99,6 +99,8 @@ class InteractionEstimator(BaseEstimator, ABC):
 
     def _fit(self, modalities: Modalities, targets: np.ndarray, weight: np.ndarray, groups: np.ndarray | None) -> Self:
         """Train on samples that were checked; all may lack a modality."""
+        if hasattr(self, "model_"):  # a fit that fails shall leave no old model beside new units
+            delattr(self, "model_")
         self._has_groups = groups is not None
         target, weight = self._learn_target(targets, weight)
         device = check_device(self.device)
@@ -115,7 +117,7 @@ class InteractionEstimator(BaseEstimator, ABC):
             with progress_bar(self.progress, (1 + n_specialists) * self.max_epochs) as after_epoch:
                 run = partial(self._train, device=device, after_epoch=after_epoch)
                 if n_specialists:
-                    train = train.taught_by(self._teacher(data, groups, run), device)
+                    train = train.taught_by(self._teacher(train, held_out, run), device)
                 drop = ModalityDropout(self.modality_dropout if model.n_modalities > 2 else 0.0, rows=0.5)
                 calibrator = partial(
                     calibrate,
@@ -141,7 +143,7 @@ class InteractionEstimator(BaseEstimator, ABC):
 
         `model_(*modalities, available=available)` is the call.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         return self.inputs_(Modalities(Xs))
 
     def report(
@@ -176,7 +178,7 @@ class InteractionEstimator(BaseEstimator, ABC):
                 f"it is a {type(retrain_on).__name__}"
                 + (f" of {len(retrain_on)}" if hasattr(retrain_on, "__len__") else "")
             )
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         if retrain_on is not None and self._has_groups and len(retrain_on) < 4:
             raise ValueError(
                 "retrain_on must hold the groups that fit was called with, however it is a tuple of "
@@ -253,13 +255,12 @@ class InteractionEstimator(BaseEstimator, ABC):
             device = device_of(self.model_)
             return torch.cat([function(*move(inputs, device)).cpu().double() for inputs, _ in batches])
 
-    def _teacher(self, data: Rows, groups: np.ndarray | None, run: Callable[..., list[float]]) -> Teacher:
-        """Train specialists of each modality and of all; each holds out other samples, so their mean is of all."""
-        build, n_modalities = self._factory(data), len(data.modalities)
+    def _teacher(self, train: Rows, held_out: Rows, run: Callable[..., list[float]]) -> Teacher:
+        """Train specialists of each modality and of all; none sees what is held out to calibrate the model."""
+        build, n_modalities = self._factory(train), len(train.modalities)
         specialists = []
         for modality in (*range(n_modalities), None) * self.n_teachers:
             specialist = Specialist(build, n_modalities, modality, modality_names=self.inputs_.names)
-            train, held_out = map(data.take, split(data.target, self.validation_fraction, groups))
             run(specialist, train, held_out, weighted_plain(self._loss()))
             specialists.append(specialist)
         return Teacher(specialists, self._task)

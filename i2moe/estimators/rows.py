@@ -162,11 +162,13 @@ def _split_groups(target: Tensor, fraction: float, groups: np.ndarray) -> tuple[
         raise ValueError(f"groups must be at least two, to hold some out, however there are {n_groups}")
     splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
     if not target.is_floating_point():
-        n_folds = min(max(2, round(1 / fraction)), n_groups)
+        n_folds = min(max(2, round(1 / min(fraction, 1 - fraction))), n_groups)
         splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
         train, held_out = map(torch.from_numpy, next(splitter.split(target, target, groups)))
+    if fraction > 0.5 and not target.is_floating_point():  # one fold is trained on, the others are held out
+        train, held_out = held_out, train
     lost = [] if target.is_floating_point() else np.setdiff1d(target, target[train]).tolist()
     if lost:
         raise ValueError(

@@ -210,4 +210,6 @@ def _against_others(
     contrasts = contrasts.mean(-1)
     # The diagonal compares a view with itself.
     per_negative = (contrasts.sum(1) - contrasts.diagonal()) / (n_views - 1)
-    return per_negative.select(0, negative) if isinstance(negative, int) else (per_negative * negative).sum()
+    if isinstance(negative, Tensor) and negative.ndim:
+        return (per_negative * negative).sum()
+    return per_negative.select(0, int(negative))

@@ -22,6 +22,7 @@ from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
 from i2moe.moe.inputs import Arrange
+from i2moe.moe.teacher import Specialist
 from i2moe.moe.weights.computed import ComputedReweighter
 
 __all__ = [
@@ -181,14 +182,14 @@ def call_by_signature(model: Any, modalities: Any) -> object:
     leave modalities out.
     """
     mask = {}
-    if isinstance(model, InteractionMoE) and isinstance(modalities, Mapping) and "available" in modalities:
+    if isinstance(model, InteractionMoE | Specialist) and isinstance(modalities, Mapping) and "available" in modalities:
         modalities = dict(modalities)
         mask["available"] = modalities.pop("available")
     parameters = _parameters(model)
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(modalities, Mapping):
         named = {p.name for p in parameters}
-        optional = isinstance(model, InteractionMoE) and model.fill is not None
+        optional = isinstance(model, InteractionMoE | Specialist) and model.fill is not None
         fits = (optional or set(required) <= set(modalities)) and set(modalities) <= named
         spread = fits or any(p.kind is p.VAR_KEYWORD for p in parameters)
         return model(**modalities, **mask) if spread else model(modalities, **mask)
@@ -278,6 +279,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _parameters(model: Any) -> Sequence[inspect.Parameter]:
-    """The parameters that say how modalities are handed over: an InteractionMoE is called as its backbones."""
-    model = unwrap(model.example_backbone) if isinstance(model, InteractionMoE) else model
+    """The parameters that say how modalities are handed over: these modules are called as their backbones."""
+    if isinstance(model, InteractionMoE | Specialist):
+        model = unwrap(model.example_backbone if isinstance(model, InteractionMoE) else model.backbone)
     return tuple(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values())

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from i2moe._common.modalities import BackboneOutput, Modality, leaves
-from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
+from i2moe._common.modalities import BackboneOutput, Modality, leaves, versions_of
+from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed
 from i2moe.moe.experts.rows import check_output, join, shapes_of, split_last, split_views, stack_views
 from i2moe.moe.experts.structure import unchanged, watched
 from i2moe.moe.experts.vmap import run_vmapped

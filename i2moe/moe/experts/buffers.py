@@ -13,18 +13,11 @@ from torch.nn.parameter import UninitializedBuffer
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from i2moe._common.modalities import Modality, leaves
+from i2moe._common.modalities import Modality, versions_of
 
-__all__ = ["borrowed_buffers", "check_untouched", "checkpointed", "versions_of"]
+__all__ = ["borrowed_buffers", "check_untouched", "checkpointed"]
 
 _Buffers: TypeAlias = dict[tuple[nn.Module, str], Tensor | None]
-
-
-def versions_of(modalities: Sequence[Modality]) -> list[int]:
-    """How often each tensor was changed in place, where torch keeps count."""
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return []
-    return [leaf._version for modality in modalities for leaf in leaves(modality) if not leaf.is_inference()]
 
 
 def check_untouched(name: str, modalities: Sequence[Modality], versions: list[int]) -> None:

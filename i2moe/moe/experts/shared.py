@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves
+from i2moe._common.modalities import BackboneOutput, Modality, leaves, map_leaves, versions_of
 from i2moe.moe.experts.bank import ExpertOutputs
-from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed, versions_of
+from i2moe.moe.experts.buffers import borrowed_buffers, check_untouched, checkpointed
 from i2moe.moe.experts.rows import check_output, join, shapes_of, split_last, split_views, stack_views
 from i2moe.moe.experts.sharing import share
 from i2moe.moe.inputs import Arrange

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["Members", "share"]
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Threads take turns: which members run is noted beside the layers."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAST_AXIS = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.LSTM, nn.GRU, nn.RNN)
 
@@ -30,6 +33,8 @@ class Members:
         self.n_experts = n_experts
         self.counts: tuple[int, ...] = (n_experts * n_members,)
         self.n_rows = n_experts * n_members
+        self.is_running = False
+        self.all_ran = True
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -46,12 +51,14 @@ class Members:
             *counts: how many of the first members run; with several counts, those of the first, then those of the next.
             n_rows: rows of the pass.
         """
-        before = self.counts, self.n_rows
-        self.counts, self.n_rows = counts, n_rows
-        try:
-            yield
-        finally:
-            self.counts, self.n_rows = before
+        self.all_ran &= counts == (self.n_experts * self.n_members,)
+        with nullcontext() if torch.compiler.is_compiling() else _ONE_AT_A_TIME:
+            before = self.counts, self.n_rows, self.is_running
+            self.counts, self.n_rows, self.is_running = counts, n_rows, True
+            try:
+                yield
+            finally:
+                self.counts, self.n_rows, self.is_running = before
 
     def of_blocks(self, values: Tensor) -> Tensor:
         """Turn what each of n members has, (n, D), into what those have that run each time."""
@@ -202,6 +209,8 @@ class _Factors(nn.Module):
     def _blocks(self, x: Tensor) -> Tensor:
         """Split the rows by member, (G, n, R, ...)."""
         n_rows = self.members.n_rows
+        if not (self.members.is_running or torch.compiler.is_compiling()):
+            self._check_recomputed()
         if isinstance(x, Tensor) and x.ndim > 1 and x.shape[0] == 1:  # one row for all: the embedding of positions, say
             x = x.expand(n_rows, *x.shape[1:])
         if not isinstance(x, Tensor) or x.shape[0] % n_rows:
@@ -211,6 +220,19 @@ class _Factors(nn.Module):
                 f"however layer {self.path!r} got {found}; use members=None"
             )
         return x.reshape(*self.members.block_shape, -1, *x.shape[1:])
+
+    def _check_recomputed(self) -> None:
+        """Refuse to run outside of the model, but in a backward pass that runs again what checkpointing dropped."""
+        if torch._C._current_graph_task_id() == -1:
+            raise RuntimeError(
+                f"a layer that experts share must run within their model, however layer {self.path!r} ran outside of "
+                "it; give the model a copy: copy.deepcopy(layer) in the factory, or use members=1"
+            )
+        if not self.members.all_ran:
+            raise RuntimeError(
+                "a backbone that experts share must leave checkpointing to the model, however "
+                f"layer {self.path!r} runs again in the backward pass; use InteractionMoE(..., checkpoint=True)"
+            )
 
     def _of_blocks(self, values: Tensor, blocks: Tensor) -> Tensor:
         """Give the members' values (n, D) the axes of the blocks."""
@@ -251,13 +273,11 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
             f"a layer must be shared between the experts of one model, however layer {path!r} ({type(layer).__name__}) "
             "has members already; build a new one in the factory"
         )
+    if members.n_experts * members.n_members == 1:
+        return
     n_inputs, n_outputs = _sizes(layer)
     axis = 1 if isinstance(layer, _CONVOLUTIONS) else -1
-    alone = members.n_experts * members.n_members == 1
-    factors = None if alone else _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
-    if factors is None:
-        vars(layer)["member_factors"] = None  # no module of this name: a state dict with factors must not fit
-        return
+    factors = _Factors(path, members, n_inputs, n_outputs, axis, next(layer.parameters()))
     layer.add_module("member_factors", factors)
     for kind, forward in ((nn.Linear, factors.linear), *((kind, factors.convolution) for kind in _CONVOLUTIONS)):
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
@@ -270,6 +290,11 @@ def _share_layer(path: str, layer: nn.Module, members: Members) -> None:
 
 
 def _unchanged(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    if not hasattr(layer, "member_factors"):
+        raise RuntimeError(
+            f"a layer that experts share must keep the members' factors, however a {type(layer).__name__} took its "
+            "place without them, by quantization say; use members=1"
+        )
     return output
 
 
