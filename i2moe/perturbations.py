@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from i2moe._common.checks import check_at_least_one, look_up
-from i2moe._common.modalities import Modality, leaves, map_leaves, versions_of
+from i2moe._common.modalities import Modality, leaves, map_leaves, versions_of, where_present
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
 
@@ -299,7 +299,7 @@ def replace_where(
 ) -> tuple[Modality, ...]:
     """Replace what a mark per modality, () or (B,) bool, says, without asking the device which one it is."""
     return tuple(
-        map_leaves(partial(_choose, marked), new, old)
+        map_leaves(partial(where_present, marked), new, old)
         for marked, new, old in zip(marks, replacements, originals, strict=True)
     )
 
@@ -311,7 +311,3 @@ def _warn_of_one(n_samples: int, perturbation: str) -> None:
             "nothing: use larger batches, or another perturbation",
             stacklevel=3,
         )
-
-
-def _choose(marked: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(marked if marked.ndim == 0 else marked.reshape(-1, *(1,) * (old.ndim - 1)), new, old)

@@ -23,6 +23,7 @@ __all__ = [
     "map_leaves",
     "sequence_like",
     "versions_of",
+    "where_present",
 ]
 
 Modality: TypeAlias = "Tensor | Sequence[Modality] | Mapping[str, Modality] | None"
@@ -137,3 +138,8 @@ def versions_of(modalities: Sequence[Modality]) -> list[int]:
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return []
     return [leaf._version for modality in modalities for leaf in leaves(modality) if not leaf.is_inference()]
+
+
+def where_present(present: Tensor, x: Tensor, fill_values: Tensor) -> Tensor:
+    """Return x (B, ...), with `fill_values` in the rows that are not present, (B,) bool."""
+    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, fill_values)

@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from i2moe._common.checks import look_up
 from i2moe._common.means import pool_tokens, update_running_mean
-from i2moe._common.modalities import Modality, leaves, map_leaves
+from i2moe._common.modalities import Modality, leaves, map_leaves, where_present
 
-__all__ = ["Fill", "LearnedFill", "MeanFill", "ShuffleFill", "ZeroFill", "as_fill", "where_present"]
+__all__ = ["Fill", "LearnedFill", "MeanFill", "ShuffleFill", "ZeroFill", "as_fill"]
 
 
 class Fill(nn.Module):
@@ -295,11 +295,6 @@ def as_fill(fill: str | Fill, width: int | None = None) -> Fill:
 def _shape(x: Tensor) -> Tensor:
     """Note a tensor's shape and type, without rows."""
     return torch.empty(0, *x.shape[1:], dtype=x.dtype, device="meta")
-
-
-def where_present(present: Tensor, x: Tensor, fill_values: Tensor) -> Tensor:
-    """Return x (B, ...), with `fill_values` in the rows that are not present, (B,) bool."""
-    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, fill_values)
 
 
 def _floating(modality: Modality, filler: str) -> list[Tensor]:

@@ -229,8 +229,7 @@ class InteractionMoE(nn.Module):
     def _bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
-        names = self.modality_names if self.arguments is None else self.arguments
-        return bind_and_fill(names, self.fill, args, kwargs, available)
+        return bind_and_fill(self.arguments or self.modality_names, self.fill, args, kwargs, available)
 
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool

@@ -92,7 +92,7 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
     smaller = InteractionMoE(
         lambda: next(remaining),
         model.n_modalities,
-        modality_names=model.modality_names if model.arguments is None else model.arguments,
+        modality_names=model.arguments or model.modality_names,
         reweighter=model.reweighter if computed or len(chosen) == len(bank) else _Selected(model.reweighter, chosen),
         losses=model.losses,
         perturbation=model.perturbation,

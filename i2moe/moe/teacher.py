@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_finite
-from i2moe._common.modalities import BackboneOutput, as_backbone_output
+from i2moe._common.modalities import BackboneOutput, as_backbone_output, where_present
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import SoftTargets
 from i2moe._common.passes import sizes_parameters
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.missing import Fill
-from i2moe.missing.fills import where_present
 from i2moe.moe.available import Fills, bind_and_fill, make_fills
 from i2moe.moe.experts.building import build_backbones
 from i2moe.moe.names import group_arguments
@@ -81,8 +80,9 @@ class Specialist(nn.Module):
         Returns:
             The prediction, or a `BackboneOutput` with it where the backbone returns one.
         """
-        names = self.modality_names if self.arguments is None else self.arguments
-        modalities, arrange, present = bind_and_fill(names, self.fill, args, kwargs, available)
+        modalities, arrange, present = bind_and_fill(
+            self.arguments or self.modality_names, self.fill, args, kwargs, available
+        )
         if self.modality is not None:
             modalities = self.fill.each_alone(self.modality_names, modalities)[self.modality]
         args, kwargs = arrange(modalities)
