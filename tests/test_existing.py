@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,9 @@ def test_texts_and_categories_tell_samples_apart() -> None:
         interactions(of_lengths, batch(*each), batch(*each)) for each in (("bc", "x"), ("cd", "x"), ("bc", "y"))
     )
     assert report.compare(report).distance == 0
+    steps = torch.tensor([[0.2, 0.3, 0.5, 0.0], [0.4, 0.3, 0.1, 0.2]], dtype=torch.float64).repeat(20, 1)
+    first, second = (replace(report, weights=steps + 1e-9 * torch.randn(steps.shape)) for _ in range(2))
+    assert first.compare(second).agreement[[0, 2, 3]].tolist() == pytest.approx([1, 1, 1])
     for other in others:
         with pytest.raises(ValueError, match="same samples"):
             report.compare(other)

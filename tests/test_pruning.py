@@ -171,6 +171,8 @@ def test_top_experts_take_samples_that_lack_modalities() -> None:
     available = torch.tensor([[True, False], [False, True]] * 8)
     x = torch.where(available[:, :1], x, torch.nan)
     found, expected = (m(x, y, available=available) for m in (TopExperts(model, 4).eval(), model))
+    assert torch.equal(found.available, available)
+    assert TopExperts(model, 4).eval()(x, y).available.all()
     torch.testing.assert_close(found.weights, expected.weights, rtol=0, atol=0)
     torch.testing.assert_close(found.prediction, expected.prediction)
     best = TopExperts(model, 1).eval()(x, y, available=available)

@@ -121,12 +121,17 @@ def compare(report: Diagnostics, other: Diagnostics) -> Comparison:
         (report.quality, other.quality),
         *mean_interval(gains, report.confidence, difference_bounds(report.task), report.clusters),
         agreement=torch.tensor(
-            [rank_correlation(*pair) for pair in zip(a.unbind(1), b.unbind(1), strict=True)], dtype=torch.float64
+            [rank_correlation(*pair) for pair in zip(_rounded(a), _rounded(b), strict=True)], dtype=torch.float64
         ),
         same_largest=same_largest,
         distance=distance,
         mean_weights=torch.stack([a.mean(0), b.mean(0)]),
     )
+
+
+def _rounded(weights: Tensor) -> tuple[Tensor, ...]:
+    """Return each expert's weights to six digits, as for `agreement`: ranks among smaller differences are noise."""
+    return weights.round(decimals=6).unbind(1)
 
 
 def how_alike(a: Tensor, b: Tensor) -> tuple[float, float]:
