@@ -231,6 +231,10 @@ class InteractionMoE(nn.Module):
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
         return bind_and_fill(self.arguments or self.modality_names, self.fill, args, kwargs, available)
 
+    def _present(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor | None:
+        """Return a mask in any case, where there could be one: in other processes samples may lack something."""
+        return available if self.fill is None or available is not None else mask_of(modalities, True)
+
     def _mix(
         self, modalities: tuple[Modality, ...], arrange: Arrange, available: Tensor | None, *, perturb: bool
     ) -> InteractionOutput:
@@ -239,8 +243,7 @@ class InteractionMoE(nn.Module):
                 "experts that are one network must have computed weights and no perturbation, however the model got "
                 "others after it was built; build the model with them"
             )
-        # A mask in any case, where there could be one: in other processes samples may lack something.
-        present = available if self.fill is None or available is not None else mask_of(modalities, True)
+        present = self._present(modalities, available)
         views = Views(modalities)
         if perturb and self.perturbation is not None:
             views = self.perturbation.draw(modalities, present)

@@ -14,7 +14,6 @@ from i2moe._common.means import renormalized, weighted_sum
 from i2moe._common.modalities import Modality, map_leaves
 from i2moe._common.output import InteractionOutput
 from i2moe._common.passes import sizes_parameters
-from i2moe.moe.available import mask_of
 from i2moe.moe.experts.bank import ExpertBank, mixing_layer
 from i2moe.moe.model import InteractionMoE
 from i2moe.moe.names import choose_experts
@@ -177,7 +176,7 @@ class TopExperts(nn.Module):
             weights=weights,
             expert_predictions=predictions,
             aux_loss=weights.new_zeros(()),
-            available=mask_of(modalities, True) if available is None and model.fill is not None else available,
+            available=model._present(modalities, available),
         )
 
     def extra_repr(self) -> str:

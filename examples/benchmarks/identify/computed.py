@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from examples.benchmarks.identify.networks import Network, accuracy
@@ -26,7 +26,7 @@ from i2moe import ComputedReweighter, InteractionMoE, InteractionOutput, Interac
 from i2moe.moe.teacher import SoftTargets
 from i2moe.training import Batches, fit
 
-__all__ = ["Computed"]
+__all__ = ["Computed", "fit_early"]
 
 PATIENCE = 4  # epochs, of a teacher
 
@@ -93,15 +93,7 @@ class Computed:
         loss_of: Callable[[Any, Any], Tensor],
         longer: int = 1,
     ) -> None:
-        fit(
-            model,
-            batches,
-            [(self._inputs(validation), _target(validation))],
-            loss_of,
-            8 * longer * self.training.epochs,
-            optimizer=partial(torch.optim.AdamW, lr=self.training.learning_rate),
-            patience=PATIENCE * longer,
-        )
+        fit_early(model, batches, (self._inputs(validation), _target(validation)), loss_of, self.training, longer)
 
     def weights(self, test: KnownInteractions) -> Tensor:
         """Return the weights."""
@@ -121,6 +113,26 @@ class Computed:
         """Return the standardized modalities, and that all are available."""
         modalities = [(x - mean) / scale for x, (mean, scale) in zip(data.modalities, self._units, strict=True)]
         return *modalities, torch.ones(len(data.target), len(modalities), dtype=torch.bool)
+
+
+def fit_early(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    held_out: Batch,
+    loss_of: Callable[[Any, Any], Tensor],
+    training: Training,
+    longer: int = 1,
+) -> None:
+    """Train by the settings of the benchmark, and stop early; `longer` multiplies epochs and patience."""
+    fit(
+        model,
+        batches,
+        [held_out],
+        loss_of,
+        8 * longer * training.epochs,
+        optimizer=partial(torch.optim.AdamW, lr=training.learning_rate),
+        patience=PATIENCE * longer,
+    )
 
 
 def _target(data: KnownInteractions) -> Tensor:

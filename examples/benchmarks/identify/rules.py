@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from examples.benchmarks.identify.computed import PATIENCE
-from examples.benchmarks.identify.networks import Network, accuracy
+from examples.benchmarks.identify.computed import fit_early
+from examples.benchmarks.identify.networks import Network, accuracy, task_loss
 from examples.benchmarks.identify.settings import Training
 from examples.datasets.known import KnownInteractions
 from i2moe.moe.weights import interaction_shares
-from i2moe.training import Batches, fit
+from i2moe.training import Batches
 
 __all__ = ["Rules"]
 
@@ -65,14 +64,12 @@ class Rules:
     ) -> _Answering:
         torch.manual_seed(seed)
         network = _Answering(train, chosen, self.training)
-        fit(
+        fit_early(
             network,
             Batches(_inputs(train, chosen), train.target, self.training.batch_size, seed),
-            [(_inputs(validation, chosen), validation.target)],
-            _squared_error if train.n_classes is None else _negative_log_likelihood,
-            8 * self.training.epochs,
-            optimizer=partial(torch.optim.AdamW, lr=self.training.learning_rate),
-            patience=PATIENCE,
+            (_inputs(validation, chosen), validation.target),
+            task_loss if train.n_classes is None else _negative_log_likelihood,
+            self.training,
         )
         return network
 
@@ -109,10 +106,6 @@ def _inputs(data: KnownInteractions, chosen: Sequence[int]) -> tuple[Tensor, ...
 def _prior(data: KnownInteractions) -> Tensor:
     """Return what is predicted from nothing, (C,): classes are equally frequent, and values have a mean of 0."""
     return torch.zeros(1) if data.n_classes is None else torch.full((data.n_classes,), 1 / data.n_classes)
-
-
-def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(prediction.squeeze(1), target)
 
 
 def _negative_log_likelihood(prediction: Tensor, target: Tensor) -> Tensor:
