@@ -459,6 +459,12 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "weight decay": ([A, B], Y, {"weight_decay": float("nan")}, "weight_decay must be a finite number"),
     "device": ([A, B], Y, {"device": "gpu"}, "device must be one that torch can use, .* however it is 'gpu'"),
     "class weight": ([A, B], Y, {"class_weight": "even"}, "class_weight must be 'balanced', .* however it is 'even'"),
+    "negative class weight": (
+        [A, B],
+        Y,
+        {"class_weight": {True: -1, False: 1}},
+        "class_weight must have finite",
+    ),
     "names in one string": ([A, B], Y, {"modality_names": "ab"}, "modality_names must be a list of names"),
     "a name twice": ([A, B], Y, {"modality_names": ("a", "a")}, "modality_names must be 2 different"),
     "values for classes": ([A, B], A[:, 0], {}, "y must be one class for each sample.*InteractionRegressor"),
@@ -613,7 +619,14 @@ class TestGroups:
             assert 0.05 < len(rest) / 400 < 0.3
             held_out.add(frozenset(groups[rest]))
         assert len(held_out) > 1  # drawn at random
-        assert 0.7 < len(split(target, 0.8, groups)[1]) / 400 < 0.9
+
+    @pytest.mark.parametrize("classes", [True, False])
+    @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.99])
+    def test_the_fraction_is_held_out(self, fraction: float, classes: bool) -> None:
+        groups = np.repeat(np.arange(20), 10)
+        target = torch.arange(200) % 2 if classes else torch.randn(200, 1)
+        held_out = len(split(target, fraction, groups)[1]) / 200
+        assert held_out == pytest.approx(min(max(fraction, 0.05), 0.95))
 
     def test_a_class_in_held_out_groups_alone_is_refused(self) -> None:
         target = torch.tensor([0, 0, 1, 1])
@@ -649,9 +662,9 @@ class TestGroups:
         assert reweighter.prior.tolist() == [0.25] * 4
 
     def test_unknown_groups_are_refused(self) -> None:
-        for unknown in (None, np.nan):
+        for unknown in (None, np.nan, pd.NA):
             groups = np.array(["p"] * 39 + [unknown], dtype=object)
-            with pytest.raises(ValueError, match="groups must be known for all samples, however 1 are NaN or None"):
+            with pytest.raises(ValueError, match="groups must be known for all samples, however 1 are NaN, NA or None"):
                 InteractionClassifier(**QUICK).fit([A, B], Y, groups=groups)
 
     def test_copies_need_the_groups_too(self) -> None:

@@ -560,7 +560,7 @@ def test_a_model_that_never_fills_keeps_its_state() -> None:
 @pytest.mark.parametrize("used", [False, True])
 def test_a_lazy_model_is_saved_loaded_and_learns(fill: str, used: bool) -> None:
     with warnings.catch_warnings():
-        model, other = (make(fill=fill, feature_dims=None) for _ in range(2))
+        model, other = (copy.deepcopy(make(fill=fill, feature_dims=None)) for _ in range(2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     modalities = batch()
     for _ in range(3):

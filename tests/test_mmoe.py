@@ -409,7 +409,7 @@ def test_rare_categories_fall_back_to_the_baseline() -> None:
     report = model.report(modalities, target, categories=categories)
     assert [row.has_expert for row in report.rows] == [False, False, False, True]
     assert "synergy (baseline)" in str(report)
-    assert report["synergy"].expert == report["synergy"].baseline
+    assert report["synergy"].oracle == report["synergy"].baseline
 
 
 @pytest.mark.usefixtures("quiet")
@@ -489,7 +489,7 @@ def test_report_equals_counting_by_hand() -> None:
         assert row.n_samples == len(mine)
         if mine:
             n = len(mine)
-            assert row.expert == row.oracle == pytest.approx(sum(r[k] for r in right) / n)
+            assert row.oracle == pytest.approx(sum(r[k] for r in right) / n)
             assert row.best == pytest.approx(sum(any(r) for r in right) / n)
             assert row.router == pytest.approx(sum(int(out.weights[b].argmax()) == k for b in mine) / n)
             assert row.baseline == pytest.approx(
@@ -503,6 +503,17 @@ def test_report_equals_counting_by_hand() -> None:
     assert str(report).count("\n") == 2 + 4
     with pytest.raises(KeyError):
         report["nonsense"]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_category_without_samples_has_no_scores() -> None:
+    modalities, target = data(100)
+    model = build().fit(modalities, target, RECIPE)
+    redundancy, sure = torch.full((100,), 3), torch.zeros(100, dtype=torch.bool)
+    categories = Categories(redundancy, torch.zeros(100, 4), model.expert_names, sure, sure, None)
+    report = model.report(modalities, target, categories=categories)
+    assert report["synergy"].n_samples == 0
+    assert "| synergy | 0 | - | - | - | - | - |" in str(report)
 
 
 def test_categories_of_known_interactions_are_found() -> None:

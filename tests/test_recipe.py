@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -122,11 +122,11 @@ def test_training_stops_where_the_loss_falls_too_little_and_keeps_the_lowest() -
 
 
 def test_inputs_of_another_type_are_noted() -> None:
-    modalities = (torch.randn(8, 3).double(), torch.randn(8, 2).double())
-    batch = modalities, torch.arange(8) % 2
-    with pytest.raises(RuntimeError) as caught:
-        fit(make(), [batch], [batch], InteractionSupervision(cross_entropy), 1)
-    assert any("convert the inputs: x.float()" in note for note in caught.value.__notes__)
+    for given, own in permutations([torch.float32, torch.float64]):
+        batch = (torch.randn(8, 3, dtype=given), torch.randn(8, 2, dtype=given)), torch.arange(8) % 2
+        with pytest.raises(RuntimeError) as caught:
+            fit(make().to(own), [batch], [batch], InteractionSupervision(cross_entropy), 1)
+        assert any(f"convert the inputs: x.to({own})" in note for note in caught.value.__notes__)
 
 
 def test_without_patience_all_epochs_are_run() -> None:

@@ -281,7 +281,7 @@ def kinds_of_experts(problem: Problem, recipe: Recipe, seed: int, n_asked: int) 
         for name, experts in kinds.items():
             model = build(problem, experts).fit(*problem.train, recipe, seed=seed)
             report = model.report(modalities, truth, categories=named(problem.kinds[1][:n_asked], model))
-            found[name] = {"baseline": report.overall.baseline} | {row.name: row.expert for row in report.rows}
+            found[name] = {"baseline": report.overall.baseline} | {row.name: row.oracle for row in report.rows}
             found[name] |= {"oracle": report.overall.oracle, "MMoE": report.overall.mixture}
             found[name]["requests"] = float(ask.usage.n_requests)
     return found

@@ -50,12 +50,17 @@ def check_targets(y: Any, n_samples: int) -> np.ndarray:
 
 
 def _check_known(name: str, values: np.ndarray) -> None:
-    absent = values != values if values.dtype.kind in "fO" else np.zeros(())  # NaN differs from itself
-    absent = absent | (values == None) if values.dtype.kind == "O" else absent  # noqa: E711
-    if absent.any():
+    kind = values.dtype.kind
+    n_unknown = sum(map(_is_unknown, values.flat)) if kind == "O" else np.isnan(values).sum() if kind == "f" else 0
+    if n_unknown:
         raise ValueError(
-            f"{name} must be known for all samples, however {absent.sum()} are NaN or None; drop these samples"
+            f"{name} must be known for all samples, however {n_unknown} are NaN, NA or None; drop these samples"
         )
+
+
+def _is_unknown(value: Any) -> bool:
+    same = value == value  # NaN differs from itself, and NA is neither the same nor another
+    return value is None or not (isinstance(same, bool | np.bool_) and bool(same))
 
 
 def check_present(modalities: Modalities, available: np.ndarray) -> None:

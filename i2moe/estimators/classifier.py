@@ -123,6 +123,10 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
                 f"class_weight must be 'balanced', None or a dict of the classes {self.classes_.tolist()}, however it "
                 f"is {self.class_weight!r} ({error})"
             ) from error
+        if not np.isfinite(found).all() or (found < 0).any():
+            raise ValueError(
+                f"class_weight must have finite numbers of at least 0, however it is {self.class_weight!r}"
+            )
         return found
 
     def _code_target(self, y: np.ndarray) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -160,19 +161,27 @@ def _split_groups(target: Tensor, fraction: float, groups: np.ndarray) -> tuple[
     n_groups, seed = len(np.unique(groups)), int(torch.randint(2**31 - 1, ()))
     if n_groups < 2:
         raise ValueError(f"groups must be at least two, to hold some out, however there are {n_groups}")
-    splitter = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-    if not target.is_floating_point():
-        n_folds = min(max(2, round(1 / min(fraction, 1 - fraction))), n_groups)
-        splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    if target.is_floating_point():
+        n_held_out = min(ceil(fraction * n_groups), n_groups - 1)
+        splitter = GroupShuffleSplit(1, test_size=n_held_out, random_state=seed)
+        train, held_out = map(torch.from_numpy, next(splitter.split(target, target, groups)))
+        return train, held_out
+    n_held_out, n_folds = _folds(fraction, n_groups)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
-        train, held_out = map(torch.from_numpy, next(splitter.split(target, target, groups)))
-    if fraction > 0.5 and not target.is_floating_point():  # one fold is trained on, the others are held out
-        train, held_out = held_out, train
-    lost = [] if target.is_floating_point() else np.setdiff1d(target, target[train]).tolist()
-    if lost:
+        parts = [torch.from_numpy(part) for _, part in folds.split(target, target, groups)]
+    held_out, train = torch.cat(parts[:n_held_out]), torch.cat(parts[n_held_out:]).sort().values
+    if lost := np.setdiff1d(target, target[train]).tolist():
         raise ValueError(
             f"each class must be in groups to train on, however class number {lost[0]} is in groups held out alone; "
             "give more groups of this class"
         )
     return train, held_out
+
+
+def _folds(fraction: float, n_groups: int) -> tuple[int, int]:
+    """Return of how many folds how many come nearest to a fraction, with the fewest folds."""
+    most = min(n_groups, max(10, round(1 / min(fraction, 1 - fraction))))
+    pairs = ((min(max(1, round(fraction * n)), n - 1), n) for n in range(2, most + 1))
+    return min(pairs, key=lambda pair: abs(pair[0] / pair[1] - fraction))

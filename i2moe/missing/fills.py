@@ -135,7 +135,8 @@ class LearnedFill(_VectorFill):
 class MeanFill(_VectorFill):
     """Fill by the mean over training batches, the same for all tokens: an exponential average, zero at the start.
 
-    Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`.
+    Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`. A sample of padding alone counts
+    as zeros: say by `available` that it lacks the modality.
 
     Args:
         example: any batch of the modality; its last axes are the mean's width.
@@ -241,6 +242,15 @@ class _Lazy(LazyModuleMixin, _VectorFill):
                 self.vector.zero_()
 
 
+class _UnsizedBuffer(UninitializedBuffer):
+    """One that can be copied, as an `UninitializedParameter` can."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _UnsizedBuffer:
+        make: Any = type(self)
+        copied: _UnsizedBuffer = make(self.requires_grad, self.data.device, self.data.dtype)
+        return copied
+
+
 class _LazyLearnedFill(_Lazy, LearnedFill):
     cls_to_become = LearnedFill
 
@@ -256,7 +266,7 @@ class _LazyMeanFill(_Lazy, MeanFill):
     def __init__(self) -> None:
         super().__init__(torch.empty(0, 0))
         self._example = None
-        self.vector = UninitializedBuffer()
+        self.vector = _UnsizedBuffer()
 
 
 _BY_NAME: dict[str, tuple[Callable[[], Fill], Callable[[Modality], Fill]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,15 +18,14 @@ __all__ = ["MMoEReport", "ReportRow", "make_report"]
 
 @dataclass(frozen=True)
 class ReportRow:
-    """The scores on the samples of one category, or on all.
+    """The scores on the samples of one category, or on all; NaN for a category without samples.
 
     Args:
         name: the category, or "all".
         n_samples: how many samples it has.
         baseline: the multimodal baseline's score.
-        expert: the score of the category's own expert; over all samples the mean of the categories' by size.
         mixture: the model's, router and aggregation included.
-        oracle: the score with the true category instead of the router. Within a category that is its expert's.
+        oracle: the score with the true category instead of the router: within a category, that of its own expert.
         best: the score if for each sample the best of all experts were known: a bound for any router.
         router: share of the samples routed to their true category (largest weight).
         has_expert: False where the baseline predicts in its place.
@@ -34,7 +34,6 @@ class ReportRow:
     name: str
     n_samples: int
     baseline: float
-    expert: float
     mixture: float
     oracle: float
     best: float
@@ -46,8 +45,8 @@ class ReportRow:
 class MMoEReport:
     """What `MMoE.report` returns; `print` shows it as a Markdown table.
 
-    Where categories were found with the labels of the same samples, `oracle`, `expert` and `best` have seen these
-    labels: they bound what routing could give, no model reaches them.
+    Where categories were found with the labels of the same samples, `oracle` and `best` have seen these labels:
+    they bound what routing could give, no model reaches them.
 
     Args:
         metric: "accuracy" or "squared error".
@@ -71,13 +70,17 @@ class MMoEReport:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        columns = ("samples", "baseline", "expert", "mixture", "oracle", "best expert", "routed right")
+        columns = ("samples", "baseline", "mixture", "oracle", "best expert", "routed right")
         lines = [f"| category ({self.metric}) | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for row in (*self.rows, self.overall):
-            scores = (row.baseline, row.expert, row.mixture, row.oracle, row.best, row.router)
+            scores = (row.baseline, row.mixture, row.oracle, row.best, row.router)
             name = row.name if row.has_expert else f"{row.name} (baseline)"
-            lines.append(f"| {name} | {row.n_samples} | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
+            lines.append(f"| {name} | {row.n_samples} | " + " | ".join(map(_shown, scores)) + " |")
         return "\n".join(lines)
+
+
+def _shown(score: float) -> str:
+    return "-" if math.isnan(score) else f"{score:.3f}"
 
 
 def make_report(
@@ -101,12 +104,10 @@ def make_report(
     experts, weights = out.expert_predictions, out.weights
     category = categories.category.to(experts.device)
     each = torch.stack([objective.score(expert, target) for expert in experts.unbind(1)], dim=1)  # (B, K)
-    by_oracle = objective.score(oracle(experts, category), target)
     columns = {
         "baseline": objective.score(baseline, target),
-        "expert": by_oracle,
         "mixture": objective.score(out.prediction, target),
-        "oracle": by_oracle,
+        "oracle": objective.score(oracle(experts, category), target),
         "best": each.amax(1) if objective.higher_is_better else each.amin(1),
         "router": (weights.argmax(-1) == category).double(),
     }

@@ -266,7 +266,8 @@ def _noted_types(model: nn.Module, inputs: Any) -> Iterator[None]:
         given = {x.dtype for x in leaves(inputs) if isinstance(x, Tensor) and x.is_floating_point()}
         own = {parameter.dtype for parameter in model.parameters()}
         if given - own:
-            error.add_note(f"inputs are of {given}, however the parameters are of {own}; convert the inputs: x.float()")
+            cure = f"x.to({', '.join(map(str, own))})"
+            error.add_note(f"inputs are of {given}, however the parameters are of {own}; convert the inputs: {cure}")
         raise
 
 
