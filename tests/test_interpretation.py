@@ -741,6 +741,13 @@ class TestStability:
         assert "-" in result.summary()
         json.dumps(result.to_dict(), allow_nan=False)
 
+    def test_weights_that_disagree_are_not_reliable(self) -> None:
+        first = InteractionReport.example()
+        result = stability([first, replace(first, weights=first.weights[:, [1, 0, 2, 3]])])
+        assert result.correlations[0, 0] < 0
+        assert result.reliability.tolist() == pytest.approx([0, 0, 1, 1])
+        assert result.weights.sum(1).tolist() == pytest.approx([1] * 4)
+
     def test_different_seeds_on_the_same_loader(self) -> None:
         reports = []
         for seed in range(2):

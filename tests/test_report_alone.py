@@ -191,6 +191,22 @@ def made_up(n: int = 400, **changes: Any) -> InteractionReport:
     return replace(report, **changes)
 
 
+@pytest.mark.parametrize("n_reports", [2, 4])
+def test_means_of_models_agree_as_the_reliability_says(n_reports: int) -> None:
+    """The weights of a model are the same as those of all others, and noise of its own."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(4000, 4, generator=generator)
+
+    def noisy() -> InteractionReport:
+        return made_up(4000, weights=truth + torch.randn(4000, 4, generator=generator))
+
+    one, other = (stability([noisy() for _ in range(n_reports)]) for _ in range(2))
+    assert one.correlations.mean().item() == pytest.approx(0.5, abs=0.03)
+    for e in range(4):
+        found = torch.corrcoef(torch.stack([one.weights[:, e], other.weights[:, e]]))[0, 1].item()
+        assert found == pytest.approx(float(one.reliability[e]), abs=0.03)
+
+
 class TestFaithfulness:
     def test_of_weights_that_follow_the_predictions_and_of_those_that_do_not(self) -> None:
         report = made_up()

@@ -34,6 +34,7 @@ class Stability:
         distances: (P,), how much of a sample's weight goes to other experts in the other report: half the sum of
             the absolute differences, in [0, 1], mean over the samples.
         global_weights: (R, E), the mean weights.
+        weights: (N, E), each sample's weights, mean over the reports. They depend less on the seed than those of one.
 
     Example:
         >>> result = stability([InteractionReport.example()] * 3)
@@ -49,6 +50,7 @@ class Stability:
     same_largest: Tensor
     distances: Tensor
     global_weights: Tensor
+    weights: Tensor
 
     def __repr__(self) -> str:
         return f"Stability({len(self.global_weights)} reports, {self.verdict()}, weights differ by up to " + (
@@ -76,25 +78,39 @@ class Stability:
         """(E,), the standard deviation of the global weights between reports."""
         return self.global_weights.std(0)
 
+    @property
+    def reliability(self) -> Tensor:
+        r"""(E,), the correlation that the mean `weights` are expected to have with those of R other models.
+
+        It follows from the mean correlation r of two models, where their differences are independent:
+
+        $$\frac{R r}{1 + (R - 1) r}$$
+
+        0 where r is negative. Source: Spearman, and Brown, British Journal of Psychology 3, 1910.
+        """
+        n, r = len(self.global_weights), self.correlations.mean(0).clamp(min=0)
+        return n * r / (1 + (n - 1) * r)
+
     def summary(self) -> str:
-        """Return a plain-text table.
+        """Return a plain-text table. *Of means* is the `reliability`.
 
         Example:
             >>> print(stability([InteractionReport.example()] * 2).summary())
             2 reports, 1 pair: the same largest weight for 100.0% of the samples (lowest pair 100.0%)
             stable: weights differ by 0.000 of 1 (farthest pair 0.000; up to 0.1 stable, above 0.2 unstable)
             <BLANKLINE>
-            expert             correlation  lowest  global weight  spread
-            uniqueness/image         1.000   1.000          0.350   0.000
-            uniqueness/text          1.000   1.000          0.150   0.000
-            synergy                  1.000   1.000          0.350   0.000
-            redundancy               1.000   1.000          0.150   0.000
+            expert             correlation  lowest  of means  global weight  spread
+            uniqueness/image         1.000   1.000     1.000          0.350   0.000
+            uniqueness/text          1.000   1.000     1.000          0.150   0.000
+            synergy                  1.000   1.000     1.000          0.350   0.000
+            redundancy               1.000   1.000     1.000          0.150   0.000
         """
         pairs = f"{len(self.pairs)} pair" + "s" * (len(self.pairs) > 1)
         rows = zip(
             self.expert_names,
             self.correlations.mean(0),
             self.correlations.amin(0),
+            self.reliability,
             self.global_weights.mean(0),
             self.spread,
             strict=True,
@@ -105,7 +121,7 @@ class Stability:
             f"{self.verdict()}: weights differ by {self.distances.mean():.3f} of 1 (farthest pair "
             f"{self.distances.max():.3f}; up to 0.1 stable, above 0.2 unstable)\n\n"
         ) + table(
-            ["expert", "correlation", "lowest", "global weight", "spread"],
+            ["expert", "correlation", "lowest", "of means", "global weight", "spread"],
             [[name, *map(number, values)] for name, *values in rows],
         )
 
@@ -117,6 +133,7 @@ class Stability:
             "correlations": plain(self.correlations),
             "same_largest": self.same_largest.tolist(),
             "distances": self.distances.tolist(),
+            "reliability": plain(self.reliability),
             "verdict": self.verdict(),
             "global_weights": self.global_weights.tolist(),
             "spread": self.spread.tolist(),
@@ -132,7 +149,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         reports: at least two.
 
     Returns:
-        Correlations, agreement on the largest weight, distances, a verdict, and global weights.
+        Correlations, agreement on the largest weight, distances, a verdict, and mean weights.
 
     Raises:
         ValueError: if there are fewer than two reports, or experts, samples or their order differ.
@@ -159,4 +176,5 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         same_largest=torch.tensor(same_largest, dtype=torch.float64),
         distances=torch.tensor(distances, dtype=torch.float64),
         global_weights=torch.stack([weight.mean(0) for weight in weights]),
+        weights=torch.stack(weights).mean(0),
     )

@@ -135,8 +135,8 @@ class LearnedFill(_VectorFill):
 class MeanFill(_VectorFill):
     """Fill by the mean over training batches, the same for all tokens: an exponential average, zero at the start.
 
-    Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`. A sample of padding alone counts
-    as zeros: say by `available` that it lacks the modality.
+    Padded tokens leave the mean by a boolean mask beside the tokens, as in `Reweighter`. A sample of padding alone
+    counts as zeros: say by `available` that it lacks the modality.
 
     Args:
         example: any batch of the modality; its last axes are the mean's width.
