@@ -619,6 +619,7 @@ class TestGroups:
             assert 0.05 < len(rest) / 400 < 0.3
             held_out.add(frozenset(groups[rest]))
         assert len(held_out) > 1  # drawn at random
+        assert 0.7 < len(split(target, 0.8, groups)[1]) / 400 < 0.9
 
     @pytest.mark.parametrize("classes", [True, False])
     @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.3, 0.4, 0.5, 0.7, 0.8, 0.99])

@@ -13,7 +13,7 @@ from torch import Tensor
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.measures.comparison import check_same_samples, how_alike
 from i2moe.interpretation.report.text.columns import number, table
-from i2moe.interpretation.statistics import correlation, plain
+from i2moe.interpretation.statistics import correlation, plain, reliability_of_means
 
 __all__ = ["Stability", "stability"]
 
@@ -80,16 +80,11 @@ class Stability:
 
     @property
     def reliability(self) -> Tensor:
-        r"""(E,), the correlation that the mean `weights` are expected to have with those of R other models.
+        """(E,), the correlation that the mean `weights` are expected to have with those of R other models.
 
-        It follows from the mean correlation r of two models, where their differences are independent:
-
-        $$\frac{R r}{1 + (R - 1) r}$$
-
-        0 where r is negative. Source: Spearman, and Brown, British Journal of Psychology 3, 1910.
+        It follows from the mean correlation of two models, where their differences are independent.
         """
-        n, r = len(self.global_weights), self.correlations.mean(0).clamp(min=0)
-        return n * r / (1 + (n - 1) * r)
+        return reliability_of_means(self.correlations.mean(0), len(self.global_weights))
 
     def summary(self) -> str:
         """Return a plain-text table. *Of means* is the `reliability`.
@@ -165,7 +160,7 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         check_same_samples(reports[0], report, index)
 
     pairs = tuple(combinations(range(len(reports)), 2))
-    weights = [report.weights.double() for report in reports]
+    weights = torch.stack([report.weights.double() for report in reports])
     same_largest, distances = zip(*(how_alike(weights[a], weights[b]) for a, b in pairs), strict=True)
     n_experts = len(reports[0].expert_names)
     correlations = [[correlation(weights[a][:, e], weights[b][:, e]) for e in range(n_experts)] for a, b in pairs]
@@ -175,6 +170,6 @@ def stability(reports: Sequence[InteractionReport]) -> Stability:
         correlations=torch.tensor(correlations, dtype=torch.float64),
         same_largest=torch.tensor(same_largest, dtype=torch.float64),
         distances=torch.tensor(distances, dtype=torch.float64),
-        global_weights=torch.stack([weight.mean(0) for weight in weights]),
-        weights=torch.stack(weights).mean(0),
+        global_weights=weights.mean(1),
+        weights=weights.mean(0),
     )

@@ -21,6 +21,7 @@ __all__ = [
     "plain",
     "rank_correlation",
     "ranks",
+    "reliability_of_means",
     "student_quantile",
 ]
 
@@ -172,6 +173,23 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     if _is_constant(a) or _is_constant(b):
         return math.nan
     return correlation(ranks(a), ranks(b))
+
+
+def reliability_of_means(correlations: Tensor, n: int) -> Tensor:
+    r"""Return how far means of n measurements are expected to correlate with means of n others.
+
+    It follows from the correlation r of one with another, where their errors are independent:
+
+    $$\frac{n r}{1 + (n - 1) r}$$
+
+    0 where r is negative. Source: Spearman, and Brown, British Journal of Psychology 3, 1910.
+
+    Example:
+        >>> reliability_of_means(torch.tensor([0.5, -0.5]), n=2)
+        tensor([0.6667, 0.0000])
+    """
+    r = correlations.clamp(min=0)
+    return n * r / (1 + (n - 1) * r)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -75,12 +74,9 @@ class MMoEReport:
         for row in (*self.rows, self.overall):
             scores = (row.baseline, row.mixture, row.oracle, row.best, row.router)
             name = row.name if row.has_expert else f"{row.name} (baseline)"
-            lines.append(f"| {name} | {row.n_samples} | " + " | ".join(map(_shown, scores)) + " |")
+            shown = " | ".join(f"{score:.3f}" for score in scores).replace("nan", "-")  # of no samples
+            lines.append(f"| {name} | {row.n_samples} | {shown} |")
         return "\n".join(lines)
-
-
-def _shown(score: float) -> str:
-    return "-" if math.isnan(score) else f"{score:.3f}"
 
 
 def make_report(

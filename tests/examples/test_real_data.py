@@ -13,7 +13,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 from torch import Tensor
 
 from examples.benchmarks.real_data import running
-from examples.benchmarks.real_data.behavior import coalition_benefit, observe_behavior, shares_of
+from examples.benchmarks.real_data.behavior import agreement, coalition_benefit, observe_behavior, shares_of
 from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS, train
 from examples.benchmarks.real_data.measuring import measure, shares_apart
 from examples.benchmarks.real_data.robustness import MASKED, NOISE, Augmented, robustness
@@ -105,6 +105,18 @@ def test_weights_that_know_where_a_modality_harms() -> None:
     found = coalition_benefit(observe_behavior(answer, split), split, weights)
     assert found["weights"] == 1.0
     assert "weights" not in coalition_benefit(observe_behavior(answer, split), split, None)
+
+
+def test_means_of_two_models_agree_more() -> None:
+    """Each model's weights are the same ones and noise as large: two agree by 1/2, means of two by 2/3."""
+    generator = torch.Generator().manual_seed(0)
+    truth, *noise = torch.randn(5, 20_000, 3, generator=generator)
+    found = agreement([truth + each for each in noise])
+    assert found["Pearson"] == pytest.approx(1 / 2, abs=0.02)
+    assert found["Pearson, two models"] == pytest.approx(found["Pearson, expected"], abs=0.01)
+    assert found["Pearson, expected"] == pytest.approx(2 / 3, abs=0.02)
+    assert 0.4 < found["stable"] < found["stable, two models"] < 2 / 3
+    assert agreement([truth + each for each in noise[:2]]).keys() == {"stable", "stable, by weight", "starts differ"}
 
 
 def test_members_of_the_ensemble_are_trained_for_themselves() -> None:

@@ -13,7 +13,8 @@ compared with the model's own predictions from one modality alone.
 * faithful: rank correlation over the samples of an expert's weight and the share that it names, of the model's own
   predictions: mean over the experts, and the worst expert.
 * stable: rank correlation of the weights of two starts, mean over the experts. by weight: each expert counts as much as
-  its mean weight. two models: the same of the mean weights of two models and of two others, with --starts 4.
+  its mean weight. two models: the same of the mean weights of two models and of two others, with --starts 4. Pearson:
+  plain correlations; expected is that of two models by the Spearman-Brown formula.
 * starts differ: how much of a sample's weight is elsewhere in the other start (half L1), mean over the samples.
 * apart: distance (half L1) of the mean weights from the shares by networks trained apart on one modality each. Of
   variance: the same of the means in which a sample counts by the squared distance of its prediction from the mean.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from examples.benchmarks.identify import coalitions
 from examples.benchmarks.identify.scores import distance
 from examples.datasets._interface import Split, Task
-from i2moe.interpretation.statistics import rank_correlation
+from i2moe.interpretation.statistics import correlation, rank_correlation, reliability_of_means
 from i2moe.moe.weights import interaction_shares
 
 __all__ = [
@@ -94,13 +95,35 @@ def over_samples(weights: Tensor, moved: Tensor) -> Tensor:
     return torch.stack((weights.mean(0), moved @ weights / moved.sum()))
 
 
-def correlations(weights: Tensor, others: Tensor) -> list[float]:
+def correlations(
+    weights: Tensor, others: Tensor, of: Callable[[Tensor, Tensor], float] = rank_correlation
+) -> list[float]:
     """Return the rank correlation over the samples for each expert, of (n, E) and (n, E); NaN for a constant one."""
-    return [rank_correlation(one, other) for one, other in zip(weights.unbind(1), others.unbind(1), strict=True)]
+    return [of(one, other) for one, other in zip(weights.unbind(1), others.unbind(1), strict=True)]
 
 
-def agreement(weights: Tensor, others: Tensor) -> dict[str, float]:
-    """Say how far the weights (n, E) of two models agree, see `examples.benchmarks.real_data`."""
+def agreement(weights: Sequence[Tensor]) -> dict[str, float]:
+    """Say how far the weights (n, E) of two models or more agree, see `examples.benchmarks.real_data`."""
+    each = [_agreement_of_two(*pair) for pair in combinations(weights, 2)]
+    found = {name: fmean(values[name] for values in each) for name in each[0]}
+    return found | _agreement_of_means(weights[:4]) if len(weights) > 3 else found
+
+
+def _agreement_of_means(weights: Sequence[Tensor]) -> dict[str, float]:
+    """Say how far the means of two of four models agree with those of the two others."""
+    pairs = list(combinations(weights, 2))
+    alike = torch.tensor([correlations(*pair, of=correlation) for pair in pairs]).mean(0)
+    means = [(one + other) / 2 for one, other in pairs]
+    parts = list(zip(means[:3], reversed(means[3:]), strict=True))  # the first pair and the last share no model
+    return {
+        "stable, two models": fmean(fmean(correlations(*part)) for part in parts),
+        "Pearson": float(alike.mean()),
+        "Pearson, two models": fmean(fmean(correlations(*part, of=correlation)) for part in parts),
+        "Pearson, expected": float(reliability_of_means(alike, 2).mean()),
+    }
+
+
+def _agreement_of_two(weights: Tensor, others: Tensor) -> dict[str, float]:
     by_expert = correlations(weights, others)
     means = ((weights + others) / 2).mean(0).tolist()
     return {

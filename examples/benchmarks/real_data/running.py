@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from examples.benchmarks.identify.scores import distance
-from examples.benchmarks.real_data.behavior import agreement, correlations
+from examples.benchmarks.real_data.behavior import agreement
 from examples.benchmarks.real_data.contenders import BY_NAME, CONTENDERS
 from examples.benchmarks.real_data.measuring import run, shares_apart
 from examples.benchmarks.real_data.settings import Settings
@@ -65,10 +65,7 @@ def _run(job: tuple[str, int, str, Settings]) -> dict[str, Any]:
     values = {key: fmean(one.values[key] for one in found) for key in found[0].values}
     weights = [one.weights for one in found if one.weights is not None]
     if len(weights) > 1:
-        values |= agreement(weights[0], weights[1])
-    if len(weights) > 3:
-        pairs = [(weights[i] + weights[i + 1]) / 2 for i in (0, 2)]
-        values["stable, two models"] = fmean(correlations(*pairs))
+        values |= agreement(weights)
     overall = [one.overall for one in found if one.overall is not None]
     if overall:
         apart = _shares_apart(name, split, settings)
