@@ -224,15 +224,14 @@ class TestFaithfulness:
         target = torch.arange(400) % 2
         sure = 6 * (nn.functional.one_hot(target, 2).float() - 0.5)
         together = made_up(marginals=0.02 * torch.randn(400, 2, 2), prediction=sure)  # pure synergy
-        noise = 0.03 * torch.rand(400, 1)
+        noise = 0.045 * torch.rand(400, 1)
         weights = torch.cat([noise / 3, noise / 3, 1 - noise, noise / 3], dim=1)
         near = replace(together, weights=weights)
-        assert near.overall.std[2] > 0.005
+        assert near.overall.std[2] > 0.01  # not constant
         assert abs(near.faithfulness[2]) < 0.3
-        assert not any("do not follow" in warning for warning in near.warnings(constant_below=0))
-        assert any("do not follow" in warning for warning in near.warnings(constant_below=0, near_below=0))
+        assert not any("do not follow" in warning for warning in near.warnings())
         far = replace(near, weights=weights[:, [2, 0, 1, 3]] * 0.8 + 0.05)
-        assert any("do not follow" in warning for warning in far.warnings(constant_below=0))
+        assert any("do not follow" in warning for warning in far.warnings())
 
     def test_faithfulness_does_not_depend_on_targets(self) -> None:
         report = made_up()

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from i2moe._common.checks import check_at_least_one
-from i2moe.interpretation.report.warnings.rules import find_collapsed, find_constant, find_unused
+from i2moe.interpretation.report.warnings.rules import (
+    COLLAPSED,
+    CONSTANT,
+    UNUSED,
+    find_collapsed,
+    find_constant,
+    find_unused,
+)
 from i2moe.moe import InteractionOutput
 
 __all__ = ["WeightHealth", "WeightMonitor"]
@@ -89,9 +96,9 @@ class WeightMonitor:
         expert_names: Sequence[str],
         *,
         patience: int = 1,
-        unused_below: float = 0.1,
-        collapsed_above: float = 0.9,
-        constant_below: float = 0.01,
+        unused_below: float = UNUSED,
+        collapsed_above: float = COLLAPSED,
+        constant_below: float = CONSTANT,
     ) -> None:
         check_at_least_one(patience=patience)
         self.expert_names: tuple[str, ...] = tuple(expert_names)

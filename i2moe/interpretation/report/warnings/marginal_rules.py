@@ -20,6 +20,15 @@ __all__ = [
 
 LITTLE = 0.1
 """A mean weight, or a share of the model's behavior, that is too small to compare."""
+_OFF = 0.1
+"""Predictions are off if the calibration error of a modality alone exceeds by this what it would be by chance, or if
+the mean for the samples without a modality is by more than this from the targets' mean: probability, or the target's
+deviations."""
+_UNCARRIED = 0.2
+"""A mean weight above this contradicts the predictions from each modality alone. It is on the uniqueness of one that
+predicts no better than chance, or on redundancy where fewer than two predict better."""
+_NEAR_PRIOR = 0.5
+"""The mean weights are mostly of predictions near the prior, if their share is above."""
 
 
 def find_worse_together(report: Diagnostics) -> list[str]:
@@ -43,7 +52,7 @@ def find_worse_together(report: Diagnostics) -> list[str]:
     return found
 
 
-def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
+def find_miscalibrated(report: Diagnostics) -> list[str]:
     """Say which modality's predictions are not as sure as they are right, where weights are computed from them.
 
     One that predicts no better than chance, and has little weight of its own, moves no weight by much. Classes count as
@@ -61,7 +70,7 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
         if not known.any():
             continue
         error, noise = calibration(report.task, marginal[known], report.target[known], counts[known])
-        if error - noise > above and (report.quality_alone[name].better_than_chance or weight.get(i, 0) > LITTLE):
+        if error - noise > _OFF and (report.quality_alone[name].better_than_chance or weight.get(i, 0) > LITTLE):
             parts.append(f"{name!r} {error:.2f}")
     if not parts:
         return []
@@ -77,10 +86,10 @@ def find_miscalibrated(report: Diagnostics, above: float) -> list[str]:
     ]
 
 
-def find_near_prior(report: Diagnostics, above: float) -> list[str]:
+def find_near_prior(report: Diagnostics) -> list[str]:
     """Say that most computed weights are of predictions near the prior, where small errors decide."""
     near = float(report.near_prior.double().mean()) if report.computed and len(report) >= FEW_SAMPLES else 0.0
-    if near <= above:
+    if near <= _NEAR_PRIOR:
         return []
     return [
         f"{near:.0%} of the predictions are near the prior, what is predicted from nothing: there small errors decide "
@@ -90,7 +99,7 @@ def find_near_prior(report: Diagnostics, above: float) -> list[str]:
     ]
 
 
-def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
+def find_off_where_missing(report: Diagnostics) -> list[str]:
     """Say without which modality the predictions are too high or too low on average, beyond chance.
 
     So they are where it is missing for a reason that has to do with the target: the model cannot tell a modality that
@@ -109,7 +118,7 @@ def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
         error = ((predicted - actual) / unit)[~there]
         off = error.mean(0).abs().nan_to_num(0)
         output = int(off.argmax())
-        if off[output] > max(above, 3 * float(error[:, output].std()) / len(error) ** 0.5):
+        if off[output] > max(_OFF, 3 * float(error[:, output].std()) / len(error) ** 0.5):
             found.append(
                 f"the predictions for the {len(error)} samples without {name} are off: {report.output_names[output]!r} "
                 f"is predicted at {predicted[~there, output].mean():.2f} on average, and is at "
@@ -121,7 +130,7 @@ def find_off_where_missing(report: Diagnostics, above: float) -> list[str]:
     return found
 
 
-def find_uncarried(report: Diagnostics, above: float) -> list[str]:
+def find_uncarried(report: Diagnostics) -> list[str]:
     """Say which weights no modality alone can carry."""
     alone = {name: found for name, found in report.quality_alone.items() if found.better_than_chance is not None}
     if not alone:
@@ -131,7 +140,7 @@ def find_uncarried(report: Diagnostics, above: float) -> list[str]:
     for expert, interaction, weight in zip(
         report.expert_names, report.interactions, report.overall.mean.tolist(), strict=True
     ):
-        if weight <= above or interaction == "synergy":
+        if weight <= _UNCARRIED or interaction == "synergy":
             continue
         if isinstance(interaction, int):
             name = report.modality_names[interaction]

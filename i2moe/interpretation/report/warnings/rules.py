@@ -18,25 +18,40 @@ from i2moe.interpretation.report.warnings.marginal_rules import (
 )
 from i2moe.interpretation.statistics import FEW_SAMPLES, explained_by_groups
 
-__all__ = ["find_collapsed", "find_constant", "find_unused", "report_warnings"]
+__all__ = ["COLLAPSED", "CONSTANT", "UNUSED", "find_collapsed", "find_constant", "find_unused", "report_warnings"]
 
 
-def report_warnings(
-    report: Diagnostics,
-    *,
-    unused_below: float = 0.1,
-    collapsed_above: float = 0.9,
-    constant_below: float = 0.01,
-    follow_class_above: float = 0.5,
-    near_identical_below: float = 0.01,
-    apart_above: float = 0.2,
-    agreement_below: float = 0.3,
-    near_below: float = 0.05,
-    homogeneous_above: float = 0.7,
-    miscalibrated_above: float = 0.1,
-    uncarried_above: float = 0.2,
-    near_prior_above: float = 0.5,
-) -> tuple[str, ...]:
+UNUSED = 0.1
+"""(learned weights) An expert is unused if its mean weight is below this share of an even one, 1 / E, and it is the
+largest for no sample. No warning where the model behaves like its interaction for less than a tenth."""
+COLLAPSED = 0.9
+"""(learned weights) The weights have collapsed if one expert's mean weight is above."""
+CONSTANT = 0.01
+"""(learned weights) The weights are constant if no expert's standard deviation reaches this."""
+_CLASS_BOUND = 0.5
+"""(learned weights of a classification) They follow the predicted class if it explains more than this share of their
+variance between samples, beyond chance. A reweighter that solves the task by itself does so: an expert per class
+instead of an expert per interaction."""
+_IDENTICAL = 0.01
+"""(learned weights) The experts are near identical if their mean disagreement is below (regression: in standard
+deviations of the predictions). The weights may still name a sample's interaction, if they were trained to. They do not
+show which expert the prediction depends on."""
+_APART = 0.2
+"""(learned weights) The mean weights contradict the behavior if one of them is farther outside of its bounds
+(`report.behavior`)."""
+_HOMOGENEOUS = 0.7
+"""(learned weights) The data holds one interaction if the middle of the behavior's bounds and its expert's mean weight
+are above. Then only a contradiction is warned of."""
+_UNFAITHFUL = 0.3
+"""The weights do not follow the behavior of single samples if an expert's rank correlation is below:
+`report.faithfulness`, or `report.agreement` of learned weights. Not checked where ranks are noise: for fewer than 20
+samples, constant weights, and experts with a mean weight below a tenth."""
+_NEAR = 0.05
+"""Weights follow the behavior, whatever their ranks, if an expert's weight differs from its share of the behavior
+(`report.behavior_shares`) by less on average: where all samples are nearly alike, ranks are noise."""
+
+
+def report_warnings(report: Diagnostics) -> tuple[str, ...]:
     """Return what is suspicious about the weights, in sentences.
 
     One expert with nearly all weight can mean that training failed, or that the data holds one interaction. Where
@@ -45,74 +60,45 @@ def report_warnings(
 
     Args:
         report: the report.
-        unused_below: (learned weights) an expert is unused if its mean weight is below this share of an even one,
-            1 / E, and it is the largest for no sample. No warning where the model behaves like its interaction for
-            less than a tenth.
-        collapsed_above: the weights have collapsed if one expert's mean weight is above.
-        constant_below: the weights are constant if no expert's standard deviation reaches this.
-        follow_class_above: (classification) the weights follow the predicted class if it explains more than this
-            share of their variance between samples, beyond chance. A reweighter that solves the task by itself does
-            so: an expert per class instead of an expert per interaction.
-        near_identical_below: (learned weights) the experts are near identical if their mean disagreement is below
-            (regression: in standard deviations of the predictions). The weights may still name a sample's interaction,
-            if they were trained to. They do not show which expert the prediction depends on.
-        apart_above: the mean weights contradict the behavior if one of them is farther outside of its bounds
-            (`report.behavior`).
-        agreement_below: the weights do not follow the behavior of single samples if an expert's rank correlation is
-            below: `report.faithfulness`, or `report.agreement` of learned weights. Not checked where ranks are noise:
-            for fewer than 20 samples, constant weights, and experts with a mean weight below a tenth.
-        near_below: weights follow the behavior, whatever their ranks, if an expert's weight differs from its share of
-            the behavior (`report.behavior_shares`) by less on average: where all samples are nearly alike, ranks are
-            noise.
-        homogeneous_above: the data holds one interaction if the middle of the behavior's bounds and its expert's mean
-            weight are above. Then only a contradiction is warned of.
-        miscalibrated_above: (computed weights) the weights rest on predictions that are surer, or less sure, than they
-            are right, if the calibration error of a modality alone exceeds by this what it would be by chance. Also
-            (all weights) the predictions for the samples without a modality are off, if their mean is by more than this
-            from the targets' mean: probability, or the target's deviations.
-        uncarried_above: a mean weight above this contradicts the predictions from each modality alone. It is on the
-            uniqueness of one that predicts no better than chance, or on redundancy where fewer than two predict better.
-        near_prior_above: (computed weights) the mean weights are mostly of predictions near the prior, if their share
-            is above.
 
     Example:
         >>> from i2moe.interpretation import InteractionReport
-        >>> InteractionReport.example().warnings(collapsed_above=0.3)[0]
-        "the weights have collapsed onto 'uniqueness/image': its mean weight is 0.350"
+        >>> InteractionReport.example().warnings()
+        ()
     """
     names = report.expert_names
     if len(names) == 1:
         return ()
     found = _find_chance(report)
     found += find_worse_together(report)
-    found += find_miscalibrated(report, miscalibrated_above)
-    found += find_off_where_missing(report, miscalibrated_above)
-    found += find_near_prior(report, near_prior_above)
-    found += find_uncarried(report, uncarried_above)
+    found += find_miscalibrated(report)
+    found += find_off_where_missing(report)
+    found += find_near_prior(report)
+    found += find_uncarried(report)
     if report.computed:
         # They are shares of the model's own predictions: one interaction for all samples, or for a class, is a finding.
-        return (*found, *_find_unfaithful(report, agreement_below, constant_below, near_below))
+        return (*found, *_find_unfaithful(report))
 
     mean, (lowest, highest) = report.overall.mean, report.behavior  # NaN if not measured, true of no comparison
-    found += _find_apart(names, mean, lowest, highest, apart_above)
-    if bool((torch.minimum(mean, (lowest + highest) / 2) > homogeneous_above).any()):
+    found += _find_apart(names, mean, lowest, highest)
+    if bool((torch.minimum(mean, (lowest + highest) / 2) > _HOMOGENEOUS).any()):
         return tuple(found)
 
-    collapsed = find_collapsed(names, mean.tolist(), collapsed_above)
-    constant = find_constant(float(report.overall.std.max()), constant_below) if len(report) > 1 else {}
+    collapsed = find_collapsed(names, mean.tolist(), COLLAPSED)
+    constant = find_constant(float(report.overall.std.max()), CONSTANT) if len(report) > 1 else {}
     if collapsed:
         found += collapsed.values()  # which says that the others are unused, and the weights constant
     else:
         is_largest = [share > 0 for share in report.weights.argmax(1).bincount(minlength=len(names)).tolist()]
-        unused = find_unused(names, mean.tolist(), is_largest, unused_below)
+        unused = find_unused(names, mean.tolist(), is_largest, UNUSED)
         found += [
             unused[name] for name, absent in zip(names, highest < LITTLE, strict=True) if name in unused and not absent
         ]
         found += constant.values()
-    found += _find_near_identical(report, near_identical_below)
+    found += _find_near_identical(report)
     if not constant:
-        found += _find_class_bound(report, follow_class_above)
-        found += _find_unfaithful(report, agreement_below, constant_below, near_below)
+        found += _find_class_bound(report)
+        found += _find_unfaithful(report)
     return tuple(found)
 
 
@@ -158,11 +144,11 @@ def _find_chance(report: Diagnostics) -> list[str]:
     return ["the predictions are no better than without any modality: there is nothing to interpret"]
 
 
-def _find_apart(names: Sequence[str], mean: Tensor, lowest: Tensor, highest: Tensor, above: float) -> list[str]:
+def _find_apart(names: Sequence[str], mean: Tensor, lowest: Tensor, highest: Tensor) -> list[str]:
     parts = [
         f"{name!r} {weight:.2f} against {low:.2f} to {high:.2f}"
         for name, weight, low, high in zip(names, mean.tolist(), lowest.tolist(), highest.tolist(), strict=True)
-        if max(low - weight, weight - high) > above
+        if max(low - weight, weight - high) > _APART
     ]
     if not parts:
         return []
@@ -172,10 +158,10 @@ def _find_apart(names: Sequence[str], mean: Tensor, lowest: Tensor, highest: Ten
     ]
 
 
-def _find_near_identical(report: Diagnostics, below: float) -> list[str]:
+def _find_near_identical(report: Diagnostics) -> list[str]:
     mean = report.disagreement.mean()
     unit = report.prediction.std(0).mean() if report.task == "regression" and len(report) > 1 else 1.0
-    if mean >= below * unit:
+    if mean >= _IDENTICAL * unit:
         return []
     return [
         f"the experts are near identical (mean disagreement {mean:.4f}): whatever the weights say of a sample, its "
@@ -183,11 +169,11 @@ def _find_near_identical(report: Diagnostics, below: float) -> list[str]:
     ]
 
 
-def _find_class_bound(report: Diagnostics, above: float) -> list[str]:
+def _find_class_bound(report: Diagnostics) -> list[str]:
     if report.task != "classification":
         return []
     explained = explained_by_groups(report.weights, report.decision)
-    if not explained > above:
+    if not explained > _CLASS_BOUND:
         return []
     return [
         f"the weights follow the predicted class, which explains {explained:.0%} of their variance: "
@@ -195,7 +181,7 @@ def _find_class_bound(report: Diagnostics, above: float) -> list[str]:
     ]
 
 
-def _find_unfaithful(report: Diagnostics, below: float, constant_below: float, near_below: float) -> list[str]:
+def _find_unfaithful(report: Diagnostics) -> list[str]:
     if len(report) < FEW_SAMPLES:
         return []
     measures: dict[str, Tensor] = {}
@@ -204,12 +190,12 @@ def _find_unfaithful(report: Diagnostics, below: float, constant_below: float, n
     # Weights computed from predictions are compared with these; a single sample's score is noise beside them.
     if report.comprehensiveness is not None and not report.computed:
         measures["agreement"] = report.agreement
-    compared = (report.overall.std >= constant_below) & (report.overall.mean >= LITTLE)
+    compared = (report.overall.std >= CONSTANT) & (report.overall.mean >= LITTLE)
     if report.marginals is not None:
-        compared &= ~((report.weights - report.behavior_shares).abs().nanmean(0) < near_below)
+        compared &= ~((report.weights - report.behavior_shares).abs().nanmean(0) < _NEAR)
     found = []
     for measure, values in measures.items():
-        low = ((values < below) & compared).tolist()
+        low = ((values < _UNFAITHFUL) & compared).tolist()
         parts = [f"{name!r} {values[e]:+.2f}" for e, name in enumerate(report.expert_names) if low[e]]
         if parts:
             found.append(
