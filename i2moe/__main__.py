@@ -137,14 +137,14 @@ def _split(
     import torch
     from sklearn.model_selection import train_test_split
 
+    from i2moe._common.randomness import seeded
     from i2moe.estimators.checks import check_groups
     from i2moe.estimators.rows import split
-    from i2moe.interpretation.observation.observe import seeded
 
     fraction: float = options.test_fraction
     if groups is not None:
         target = torch.from_numpy(np.unique(y, return_inverse=True)[1]) if classes else torch.zeros(len(y))
-        with seeded(options.seed, None):
+        with seeded(options.seed):
             train, test = split(target, fraction, check_groups(groups, len(y)))
         return train.numpy(), test.numpy()
     try:

@@ -189,7 +189,7 @@ def test_the_prior_of_a_calibrated_model_stays() -> None:
 
 def test_a_class_that_is_missing_is_warned_of() -> None:
     data = [(x, y.clamp(max=1)) for x, y in batches("classification")]
-    with pytest.warns(UserWarning, match=r"none of 80 samples is of class \[2\]"):
+    with pytest.warns(UserWarning, match=r"above 0 for each class, however of \[2\] it is 0"):
         calibrate(make(), data)
 
 
@@ -217,6 +217,17 @@ def test_a_backbone_that_returns_probabilities_is_warned_of() -> None:
     model = InteractionMoE(lambda: Softmax(3), 2, reweighter="computed", members=1)
     with pytest.warns(UserWarning, match="leave the last softmax out"):
         calibrate(model, batches("classification"))
+
+
+def test_a_modality_whose_samples_count_for_nothing_keeps_its_scale() -> None:
+    model, ((modalities, target), _) = make(modality_names=("x", "y")), batches("classification")
+    available = torch.ones(N, 2, dtype=torch.bool)
+    available[20:, 1] = False
+    weight = torch.arange(N).ge(20).double()
+    held_out = [({"x": modalities[0], "y": modalities[1], "available": available}, target)]
+    scale = calibrate(model, held_out, sample_weight=weight)
+    assert scale[0] != 1
+    assert scale[1:].tolist() == [1, 1]
 
 
 def test_a_modality_that_nobody_has_keeps_its_scale() -> None:

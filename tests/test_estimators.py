@@ -360,6 +360,11 @@ def test_report_of_a_regression_is_in_units() -> None:
     np.testing.assert_allclose(report.marginals[..., 0], estimator.marginal_predict(Xs), rtol=1e-5)
     np.testing.assert_allclose(report.predictions_without[:, 0, 0], estimator.marginal_predict(Xs)[:, 1], rtol=1e-5)
 
+    far = y + 1.7e9  # a clock's, of which float32 keeps two minutes
+    shifted = InteractionRegressor(**QUICK).fit(Xs, far).report(Xs, far, n_draws=0)
+    assert shifted.quality.score == pytest.approx(report.quality.score, abs=1e-4)
+    assert (shifted.weights - report.weights).abs().max() < 1e-3
+
 
 def test_a_sample_without_weight_changes_nothing() -> None:
     Xs, y = made("unique", n=120)

@@ -18,6 +18,7 @@ from examples.datasets.mixtures import Mixture
 from i2moe import InteractionMoE, interactions
 from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.existing import Fitted, Replaced
+from i2moe.interpretation.existing.heads import Head
 from i2moe.moe.weights import interaction_shares
 
 
@@ -113,7 +114,7 @@ class TestWeights:
         found = interactions(lambda a, b: a[:, 0] + b[:, 0], data, data, task="regression")
         assert found.marginals is not None
         torch.testing.assert_close(
-            found.marginals[:, 0], torch.cat([a[:, :1] for (a, _), _ in data]), atol=0.15, rtol=0
+            found.marginals[:, 0].float(), torch.cat([a[:, :1] for (a, _), _ in data]), atol=0.15, rtol=0
         )
         assert found.quality.score == pytest.approx(1)
 
@@ -377,6 +378,54 @@ class TestMistakes:
         arguments: dict[str, Any] = {"model": Knowing(1, 1), "data": batches(60, 1), "background": batches(60, 2)}
         with pytest.raises(error, match=message):
             interactions(**(arguments | changes))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_rounded_probabilities_are_probabilities(self, dtype: torch.dtype) -> None:
+        def of(dtype: torch.dtype | None) -> Any:
+            return lambda a, b: torch.stack([a[:, 0], b[:, 0], a[:, 1]], dim=1).softmax(1).to(dtype)
+
+        data, background = batches(200, seed=1), batches(40, seed=2)
+        rounded, exact = (interactions(of(each), data, background, marginals="replaced") for each in (dtype, None))
+        torch.testing.assert_close(rounded.prediction.softmax(1), exact.prediction.softmax(1), atol=0.01, rtol=0)
+
+    def test_probabilities_that_are_none_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"rows summing to 1, however they lie in .* summing to 1.5 to 1.5"):
+            interactions(
+                lambda a, b: torch.full((len(a), 3), 0.5),
+                batches(20, seed=1),
+                batches(20, seed=2),
+                returns="probabilities",
+            )
+
+    def test_values_large_beside_their_deviation(self) -> None:
+        def values(a: Any, b: Any) -> Any:
+            return 1.7e9 + 60 * (a[:, :1] + b[:, :1]).double()
+
+        data, background = (
+            [(modalities, values(*modalities) + 10 * modalities[0][:, 1:]) for modalities, _ in batches(100, seed=seed)]
+            for seed in (1, 2)
+        )
+        report = interactions(values, data, background, task="regression", marginals="replaced")
+        ((modalities, target),) = data
+        error = (values(*modalities) - target).square().mean() / target.var(0, correction=0)
+        assert report.quality.score == pytest.approx(1 - error.item(), abs=1e-6)
+
+    def test_never_on_more_rows_than_a_batch_has(self) -> None:
+        rows: list[int] = []
+
+        def model(a: Tensor, b: Tensor) -> Tensor:
+            rows.append(len(a))
+            return torch.cat([a, b], dim=1)[:, :2]
+
+        interactions(model, batches(16, seed=1), batches(100, seed=2, size=16))
+        assert max(rows) == 16
+
+    def test_the_penalty_of_a_head_does_not_depend_on_the_number_of_labels(self) -> None:
+        torch.manual_seed(0)
+        x, weight = torch.randn(200, 4).double(), torch.randn(4).double()
+        label = (torch.rand(200) < (x @ weight).sigmoid()).double().unsqueeze(1)
+        one, many = (Head("multilabel", x, label.repeat(1, n), n) for n in (1, 20))
+        torch.testing.assert_close(many(x), one(x).repeat(1, 20), atol=1e-3, rtol=0)
 
     def test_the_models_own_error_keeps_its_place(self) -> None:
         def within(a: Tensor) -> Tensor:

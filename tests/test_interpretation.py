@@ -319,7 +319,7 @@ class TestFaithfulness:
         assert report.comprehensiveness is None
         assert "replaced" not in report.summary()
         assert report.to_dict()["agreement"] is None
-        with pytest.raises(ValueError, match="n_draws was 0"):
+        with pytest.raises(ValueError, match="must have been measured"):
             _ = report.agreement
 
     @pytest.mark.filterwarnings("ignore:mean needs two samples")

@@ -406,6 +406,12 @@ def test_the_mean_is_over_present_rows_and_tokens_and_moves() -> None:
     assert fill.vector.item() == pytest.approx(mean)
 
 
+def test_the_mean_of_large_batches_in_half_precision() -> None:
+    fill, x = MeanFill(example=torch.zeros(1, 1)), torch.full((1024, 1), 100.0, dtype=torch.float16)
+    fill(x, torch.arange(1024) > 0)  # a sum of 102,300, more than float16 holds
+    assert fill.vector.tolist() == [100]
+
+
 def test_padded_tokens_leave_the_mean() -> None:
     tokens, mask = torch.randn(3, 4, 2), torch.arange(4) < torch.tensor([[1], [3], [2]])
     fill, present = MeanFill(example=(tokens, mask)), torch.tensor([True, True, False])

@@ -286,6 +286,28 @@ def test_a_seed_decides_everything_and_the_global_state_is_left_alone() -> None:
     assert not same(first, run(model, seed=4))
 
 
+@pytest.mark.usefixtures("quiet")
+def test_fitting_on_the_cpu_draws_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    run(build())
+    assert not seeded
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_fit_on_a_gpu_is_taken_up_again(tmp_path: Path) -> None:
+    modalities, target = data()
+    on_gpu, target = tuple(x.cuda() for x in modalities), target.cuda()
+    first = build().cuda().fit(on_gpu, target, RECIPE, checkpoint_dir=tmp_path)
+    for path in tmp_path.glob("router.pt"):
+        path.unlink()
+    again = build().cuda().fit(on_gpu, target, RECIPE, checkpoint_dir=tmp_path)
+    assert first.categories is not None
+    assert first.categories.category.device.type == "cuda"
+    assert same(first.state_dict(), again.state_dict())
+
+
 class PowerCutError(Exception):
     """Ends a run."""
 

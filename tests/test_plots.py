@@ -202,7 +202,7 @@ class TestErrors:
             plot_sample(EXAMPLE, index)
 
     def test_faithfulness_was_not_measured(self) -> None:
-        with pytest.raises(ValueError, match="n_draws was 0"):
+        with pytest.raises(ValueError, match="must have been measured"):
             plot_faithfulness(replace(EXAMPLE, comprehensiveness=None))
         with pytest.raises(ValueError, match="n_bins must be at least 2"):
             plot_faithfulness(EXAMPLE, n_bins=1)

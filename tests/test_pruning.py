@@ -97,6 +97,17 @@ def test_pruning_keeps_the_mode(training: bool) -> None:
     assert prune(make().train(training), ("synergy",)).training is training
 
 
+def test_pruning_leaves_the_mode_of_frozen_parts() -> None:
+    model = make().train()
+    frozen = next(model.experts[0].children())
+    frozen.eval()
+    smaller = prune(model, NAMES[:3])
+    assert smaller.training
+    assert smaller.experts.training
+    assert smaller.experts[1].training
+    assert not frozen.training
+
+
 def test_a_pruned_model_is_exported() -> None:
     smaller, (x, y) = prune(make(), ("synergy", "redundancy")), batch()
     exported = torch.export.export(smaller, (x, y))

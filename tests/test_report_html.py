@@ -173,6 +173,25 @@ def test_a_notebook_shows_the_summary_and_a_figure() -> None:
     assert page.tags.count("svg") == 1
 
 
+@pytest.mark.parametrize("n_modalities", [2, 6])
+def test_the_page_has_a_sample_of_each_interaction(n_modalities: int) -> None:
+    names = tuple(f"m{i}" for i in range(n_modalities))
+    expert_names = (*(f"uniqueness/{name}" for name in names), "synergy", "redundancy")
+    n_experts = n_modalities + 2
+    report = made_up(20 * n_experts)
+    report = replace(
+        report,
+        modality_names=names,
+        expert_names=expert_names,
+        interactions=(*range(n_modalities), "synergy", "redundancy"),
+        weights=torch.eye(n_experts).repeat(20, 1),
+        expert_predictions=report.expert_predictions[:, :1].repeat(1, n_experts, 1),
+        marginals=None,
+        predictions_without=None,
+    )
+    assert {f"rests on {name}" for name in expert_names} <= set(chosen_samples(report).values())
+
+
 def test_a_sample_that_rests_on_an_interaction_is_right_and_rests_on_it_most() -> None:
     torch.manual_seed(0)
     weights = torch.rand(200, 4).softmax(1)

@@ -6,11 +6,13 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from i2moe.interpretation import WeightStatistics
+from i2moe.interpretation import InteractionReport, WeightStatistics
 from i2moe.interpretation.report.measures.faithfulness import agreement
 from i2moe.interpretation.statistics import (
     correlation,
@@ -134,6 +136,14 @@ class TestAgreement:
         evidence = scale * weights
         evidence[-1] = 1e18
         assert agreement("regression", weights, evidence).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("unknown", [None, math.nan, pd.NA])
+def test_groups_must_be_known(unknown: Any) -> None:
+    report = InteractionReport.example()
+    for use in (report.by_group, report.clustered):
+        with pytest.raises(ValueError, match="known for all samples, however 1 are NaN, NA or None"):
+            use(["ann", "ann", "bob", unknown])
 
 
 class TestVarianceBetweenGroups:

@@ -70,7 +70,7 @@ def test_it_predicts_the_mean(task: Task) -> None:
 
     soft = teacher(*inputs, available=available)
 
-    outputs = [turn(model(*inputs, available=available)) for model in each]
+    outputs = [turn(model.eval()(*inputs, available=available)) for model in each]
     torch.testing.assert_close(soft.target, torch.stack(outputs[4:]).mean(0))
     for modality in (0, 1):
         expected = torch.stack(outputs[2 * modality : 2 * modality + 2]).mean(0)
@@ -187,6 +187,14 @@ def test_classes_of_several_positions_are_on_the_second_axis() -> None:
 def test_it_shows_what_it_predicts_from() -> None:
     assert "from 'x'" in repr(Specialist(Fusion, 2, 0, modality_names=("x", "y")))
     assert "from all" in repr(Specialist(Fusion, 2))
+
+
+def test_specialists_stay_in_their_mode() -> None:
+    each = specialists()
+    each[0].train()
+    each[1].eval()
+    teacher_of(each)(*batch())
+    assert [one.training for one in each] == [True, False, True]
 
 
 def test_batches_take_their_rows_and_are_joined_again() -> None:

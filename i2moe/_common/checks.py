@@ -17,6 +17,7 @@ __all__ = [
     "check_probabilities",
     "check_rate",
     "check_shape",
+    "is_unknown",
     "look_up",
 ]
 
@@ -56,6 +57,14 @@ def check_finite(what: str, *predictions: Tensor) -> None:
             f"{what} must be finite, however some are NaN or infinity; look for NaN in the modalities, and say with "
             "available= which samples lack one"
         )
+
+
+def is_unknown(label: Any) -> bool:
+    """Say whether a label is None, NaN or pandas' NA."""
+    try:
+        return label is None or not bool(label == label)  # NaN differs from itself
+    except TypeError:  # NA is neither the same nor another
+        return True
 
 
 def look_up(what: str, name: str, known: Mapping[str, _T]) -> _T:

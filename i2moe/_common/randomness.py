@@ -1,7 +1,8 @@
-"""Random numbers: dropout that draws faster on the CPU, and numpy's own state."""
+"""Random numbers: dropout that draws faster on the CPU, and blocks that draw from a seed."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "numpy_seeded"]
+__all__ = ["Dropout", "seeded"]
 
 
 class Dropout(nn.Dropout):
@@ -30,8 +31,29 @@ class Dropout(nn.Dropout):
 
 
 @contextmanager
-def numpy_seeded(seed: int) -> Iterator[None]:
-    """Draw numpy's random numbers from a seed, as estimators without a `random_state` do, then put its state back."""
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw random numbers of torch, numpy and Python from a seed, then put their states back.
+
+    Args:
+        seed: decides everything random.
+        device: that in use; the random state of a CUDA device is seeded too, and of no other one.
+    """
+    on_cuda = device is not None and device.type == "cuda"
+    state = random.getstate()
+    with torch.random.fork_rng([device] if on_cuda else []), _numpy_seeded(seed):
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
     try:
         import numpy as np
     except ImportError:

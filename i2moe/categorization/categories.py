@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,12 +51,19 @@ class Categories:
     def __getitem__(self, index: Array | slice) -> Categories:
         """Select samples, `categories[~categories.ambiguous]` say."""
         chosen = index if isinstance(index, slice) else torch.as_tensor(as_tensor(index))
+        return self._map(lambda x: x[chosen])
+
+    def to(self, device: torch.device | str) -> Categories:
+        """Return a copy on a device."""
+        return self._map(lambda x: x.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Categories:
         return replace(
             self,
-            category=self.category[chosen],
-            degrees=self.degrees[chosen],
-            agreement=self.agreement[chosen],
-            ambiguous=self.ambiguous[chosen],
+            category=change(self.category),
+            degrees=change(self.degrees),
+            agreement=change(self.agreement),
+            ambiguous=change(self.ambiguous),
         )
 
     def count(self, labels: Array | None = None, n_classes: int | None = None) -> Tensor:

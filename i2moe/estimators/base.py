@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor
+from i2moe._common.randomness import seeded
 from i2moe._common.tasks import Task, certain
 from i2moe.estimators.checks import (
     check_arguments,
@@ -32,7 +33,7 @@ from i2moe.estimators.retraining import retraining
 from i2moe.estimators.rows import Rows, SampleLoss, Shuffled, call, split, weighted, weighted_plain
 from i2moe.interpretation import InteractionReport, explain
 from i2moe.interpretation.calibration import calibrate
-from i2moe.interpretation.observation.observe import checksum, device_of, move, seeded
+from i2moe.interpretation.observation.observe import checksum, device_of, move
 from i2moe.missing import ModalityDropout
 from i2moe.moe import InteractionMoE
 from i2moe.moe.teacher import Specialist, Teacher

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from i2moe._common.checks import check_at_least_one, check_rate
+from i2moe._common.checks import check_at_least_one, check_rate, is_unknown
 from i2moe.estimators.inputs import Modalities, as_numpy
 
 __all__ = ["check_arguments", "check_device", "check_groups", "check_present", "check_targets", "check_weight"]
@@ -51,16 +51,11 @@ def check_targets(y: Any, n_samples: int) -> np.ndarray:
 
 def _check_known(name: str, values: np.ndarray) -> None:
     kind = values.dtype.kind
-    n_unknown = sum(map(_is_unknown, values.flat)) if kind == "O" else np.isnan(values).sum() if kind == "f" else 0
+    n_unknown = sum(map(is_unknown, values.flat)) if kind == "O" else np.isnan(values).sum() if kind == "f" else 0
     if n_unknown:
         raise ValueError(
             f"{name} must be known for all samples, however {n_unknown} are NaN, NA or None; drop these samples"
         )
-
-
-def _is_unknown(value: Any) -> bool:
-    same = value == value  # NaN differs from itself, and NA is neither the same nor another
-    return value is None or not (isinstance(same, bool | np.bool_) and bool(same))
 
 
 def check_present(modalities: Modalities, available: np.ndarray) -> None:

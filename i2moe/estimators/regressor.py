@@ -112,8 +112,8 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
 
 
 def _linear(x: Tensor | None, scale: float, mean: float) -> Tensor | None:
-    """Scale what was measured."""
-    return None if x is None else x * scale + mean
+    """Scale what was measured, in float64: values may be large beside their deviation, as those of a clock."""
+    return None if x is None else x.double() * scale + mean
 
 
 def _as_values(y: np.ndarray) -> np.ndarray:

@@ -66,7 +66,8 @@ def calibrate(
             is not finite, of which the message names the batch; or if the samples' weights do not fit.
 
     Warns:
-        UserWarning: if the data lacks a class, or the model returns probabilities in place of logits.
+        UserWarning: if the prior is 0 for a class, as of data that lacks it, or the model returns probabilities, not
+            logits.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -124,9 +125,9 @@ def calibrate(
     reweighter.prior.resize_(n_outputs).copy_(prior)
     if reweighter.task == "classification" and not prior.all():
         warnings.warn(
-            f"held-out data should hold each class, however none of {len(targets)} samples is of class "
-            f"{(prior == 0).nonzero().flatten().tolist()}: for the weights it never occurs; hold out more samples, or "
-            "give the classes' frequencies as prior=",
+            f"the prior should be above 0 for each class, however of {(prior == 0).nonzero().flatten().tolist()} it is "
+            "0: for the weights such a class never occurs; hold out samples of it, or give the classes' frequencies "
+            "as prior=",
             stacklevel=2,
         )
     return reweighter.scale.clone()
@@ -179,7 +180,7 @@ def _share_of_each(n: int, sample_weight: Tensor | None) -> Tensor:
 
 def _best_scale(task: Task, outputs: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Find the factor at which the loss, convex in it, stops falling: bisection of its logarithm."""
-    if not len(outputs):
+    if not weight.any():
         return outputs.new_ones(())
     low, high = torch.tensor(_RANGE, dtype=torch.float64).log()
     for _ in range(_N_STEPS):

@@ -168,7 +168,8 @@ class MeanFill(_VectorFill):
     def _update(self, modality: Modality, present: Tensor) -> None:
         _split(self.vector, modality)  # checks the width
         rows = [where_present(present, x, x.new_zeros(())) for x in pool_tokens(modality)]
-        means = torch.cat([x.sum(0) for x in rows]) / present.sum().clamp(min=1)
+        sums = [x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32)) for x in rows]  # float16 ends at 65,504
+        means = torch.cat(sums) / present.sum().clamp(min=1)
         update_running_mean(self.vector, self.n_batches, means, momentum=self.momentum, counts=present.any())
 
 

@@ -183,7 +183,7 @@ class MMoE(Parts):
             folder=checkpoint_dir,
             fingerprint=None if checkpoint_dir is None else data.fingerprint(self.objective),
             progress=progress,
-            devices=[data.device] if data.device.type == "cuda" else (),
+            device=data.device,
         )
         self.fitted.fill_(True)
         return self.eval()

@@ -101,7 +101,10 @@ def prune(model: InteractionMoE, keep: Sequence[str]) -> InteractionMoE:
         checkpoint=bank.checkpoint,
     )
     smaller.fill, smaller.process_group = model.fill, model.process_group
-    return smaller.train(model.training)
+    shared = set(model.modules())  # these keep their own modes
+    for module in smaller.modules():
+        module.training = module.training if module in shared else model.training
+    return smaller
 
 
 class TopExperts(nn.Module):

@@ -13,7 +13,7 @@ from i2moe._common.checks import check_finite
 from i2moe._common.modalities import BackboneOutput, as_backbone_output, where_present
 from i2moe._common.names import check_modality_names
 from i2moe._common.output import SoftTargets
-from i2moe._common.passes import sizes_parameters
+from i2moe._common.passes import evaluating, sizes_parameters
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.missing import Fill
 from i2moe.moe.available import Fills, bind_and_fill, make_fills
@@ -148,7 +148,6 @@ class Teacher(nn.Module):
                 f"{missing}; train Specialist(backbone_factory, n_modalities, modality) of these too"
             )
 
-    @torch.no_grad()
     def forward(self, *modalities: Any, **options: Any) -> SoftTargets:
         """Return the mean predictions. The arguments are those of each model, `available=` too where samples lack one.
 
@@ -159,8 +158,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: if the specialists' predictions differ in shape, are not of the task, or one is not finite.
         """
-        self.eval()
-        outputs = [as_backbone_output(model(*modalities, **options), "a specialist") for model in self.specialists]
+        with evaluating(self):
+            outputs = [as_backbone_output(model(*modalities, **options), "a specialist") for model in self.specialists]
         shapes = {tuple(output.prediction.shape) for output in outputs}
         if len(shapes) > 1:
             raise ValueError(f"specialists must predict the same shape (B, ...), however their shapes are {shapes}")

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from i2moe._common.checks import TOLERANCE
 from i2moe._common.modalities import as_tensor, map_leaves, sequence_like
 from i2moe._common.names import check_modality_names
 from i2moe._common.tasks import Task, probabilities
@@ -168,16 +169,18 @@ class Predictor:
         if self.returns == "raw":
             return probabilities(self.task, outputs)
         if not self._are_probabilities(outputs):
-            sums = ", rows summing to 1" if self.task == "classification" else ""
+            found = f"they lie in [{outputs.min():.3g}, {outputs.max():.3g}]"
+            rows = outputs.sum(1)
+            sums = (", rows summing to 1", f", rows summing to {rows.min():.3g} to {rows.max():.3g}")
+            wanted, have = sums if self.task == "classification" else ("", "")
             raise ValueError(
-                f"probabilities must lie in [0, 1]{sums}, "
-                f"however they lie in [{outputs.min():.3g}, {outputs.max():.3g}]; for logits say returns='raw'"
+                f"probabilities must lie in [0, 1]{wanted}, however {found}{have}; for logits say returns='raw'"
             )
-        return outputs
+        return outputs / outputs.sum(1, keepdim=True) if self.task == "classification" else outputs
 
     def _are_probabilities(self, outputs: Tensor) -> bool:
         inside = bool(((outputs >= 0) & (outputs <= 1)).all())
-        return inside and (self.task == "multilabel" or bool(((outputs.sum(1) - 1).abs() < 1e-3).all()))
+        return inside and (self.task == "multilabel" or bool(((outputs.sum(1) - 1).abs() <= TOLERANCE).all()))
 
     def _read(self, output: object, n_samples: int) -> Tensor:
         output = getattr(output, "logits", getattr(output, "prediction", output))

@@ -59,11 +59,12 @@ class Head:
             solution: Tensor = torch.linalg.solve(x.T @ x + penalty.diag(), x.T @ target)
             return solution
         weight = x.new_zeros(x.shape[1], n_outputs, requires_grad=True)
+        n_losses = target.numel()  # whose mean the loss is
         optimizer = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = self._loss(weight, x, target) + (penalty.unsqueeze(1) * weight.square()).sum() / len(x)
+            loss = self._loss(weight, x, target) + (penalty.unsqueeze(1) * weight.square()).sum() / n_losses
             loss.backward()
             return loss
 

@@ -147,7 +147,8 @@ def interactions(
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]
         kept = _choices(len(form.names), drop_modalities)
         known_joint = torch.cat(joint)
-        alone.fit(Background(predict, modalities, known_joint, torch.cat(answers), kept))
+        most_rows = max(map(len, answers))
+        alone.fit(Background(predict, modalities, known_joint, torch.cat(answers), kept, most_rows))
         rows = [
             (predicted, alone(modalities, predicted), target, _checksum(modalities, len(target)))
             for modalities, predicted, target in chain(begun, seen)
@@ -155,7 +156,8 @@ def interactions(
     from_all, compared, target, checksums = (torch.cat(part) for part in zip(*rows, strict=True))
     n_modalities = len(form.names)
     weights, _ = interaction_shares(compared[:, :n_modalities], compared[:, -1], alone.prior)
-    prediction, reduced = raw_outputs(task, from_all).float(), raw_outputs(task, compared[:, :-1]).float()
+    kept_as = torch.float64 if task == "regression" else torch.float32  # values may be large beside their deviation
+    prediction, reduced = (raw_outputs(task, each).to(kept_as) for each in (from_all, compared[:, :-1]))
     without = _without(reduced, kept, n_modalities) if drop_modalities else None
     full = score(task, prediction, target).unsqueeze(1)
     expert_names, of_experts = select_experts(form.names, "all")

@@ -30,6 +30,7 @@ class Background:
         joint: (N, C), the model's predictions: probabilities or values, in float64.
         target: (N,) classes, or (N, C) labels or values.
         kept: the positions of the modalities to predict from, K times: each one alone first.
+        most_rows: how many rows the model gets at most, those of a batch.
     """
 
     predict: Predictor
@@ -37,6 +38,7 @@ class Background:
     joint: Tensor
     target: Tensor
     kept: Sequence[Sequence[int]]
+    most_rows: int
 
 
 @runtime_checkable
@@ -151,7 +153,11 @@ class Fitted(Replaced):
         super().fit(background)
         joint, target = background.joint, background.target
         self._n_samples = len(target)
-        features = self._features(background.modalities, joint)
+        parts = [
+            self._features([take(modality, rows) for modality in background.modalities], joint[rows])
+            for rows in torch.arange(len(target)).split(background.most_rows)
+        ]
+        features = [torch.cat(part) for part in zip(*parts, strict=True)]
         self._heads = [Head(background.predict.task, x, target, joint.shape[1]) for x in features]
         self.prior = self._heads[-1](features[-1]).mean(0)
 

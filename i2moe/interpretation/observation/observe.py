@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
 from i2moe._common.passes import evaluating
-from i2moe._common.randomness import numpy_seeded
+from i2moe._common.randomness import seeded
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
 from i2moe.moe.experts.buffers import borrowed_buffers
@@ -36,7 +36,6 @@ __all__ = [
     "observe",
     "preserve_state",
     "prior_of",
-    "seeded",
     "task_of",
     "unwrap",
 ]
@@ -142,18 +141,6 @@ def observe(moe: InteractionMoE, run: Callable[[], object]) -> Observation:
             "call the module itself, not its forward or interaction_views"
         )
     return calls[0]
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device | None) -> Iterator[None]:
-    """Draw torch's and numpy's random numbers from a seed, then put their random states back."""
-    on_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []), numpy_seeded(seed):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +14,9 @@ import torch
 from torch import Tensor
 
 from i2moe._common.files import replacing, to_bytes
-from i2moe._common.randomness import numpy_seeded
+from i2moe._common.randomness import seeded
 
-__all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages", "seeded"]
+__all__ = ["OnProgress", "Progress", "Stage", "fingerprint_of", "run_stages"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def run_stages(
     folder: str | os.PathLike[str] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     progress: OnProgress | None = None,
-    devices: Sequence[torch.device] = (),
+    device: torch.device | None = None,
 ) -> None:
     """Run stages in order; those with a checkpoint in the folder are restored instead.
 
@@ -84,7 +82,7 @@ def run_stages(
         fingerprint: what the results depend on; a checkpoint with another one is refused, as is one that was made
             after other results of the earlier stages.
         progress: called at the start and end of every stage and after every epoch.
-        devices: CUDA devices in use, whose random state is seeded too.
+        device: that in use.
 
     Raises:
         ValueError: if a checkpoint cannot be read or comes from other data or settings.
@@ -99,13 +97,14 @@ def run_stages(
 
         path = None if folder is None else Path(folder) / f"{stage.name.replace('/', '-')}.pt"
         restored = result = None if path is None else _load(path, identity)
-        with seeded(seed, stage.name, devices) as generator:
+        own = int.from_bytes(hashlib.sha256(f"{seed}/{stage.name}".encode()).digest()[:7], "big")
+        with seeded(own, device):
             if result is not None:
                 stage.restore(result)
             else:
                 report("start")
                 try:
-                    result = stage.run(partial(report, "epoch"), generator)
+                    result = stage.run(partial(report, "epoch"), torch.Generator().manual_seed(own))
                 except Exception as error:
                     error.add_note(_what_is_left(stage.name, done, folder))
                     raise
@@ -117,23 +116,6 @@ def run_stages(
             identity["earlier stages"] = _hash([identity["earlier stages"], stage.name, result])
         done.append(stage.name)
         report("done" if restored is None else "restored")
-
-
-@contextmanager
-def seeded(seed: int, name: str, devices: Sequence[torch.device] = ()) -> Iterator[torch.Generator]:
-    """Seed the global random states from a seed and a name, and put the old states back afterwards.
-
-    Layers draw initial weights and dropout from torch's, estimators without a `random_state` from numpy's.
-    """
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
-    with torch.random.fork_rng(list(devices)), numpy_seeded(own):
-        state = random.getstate()
-        random.seed(own)
-        torch.manual_seed(own)
-        try:
-            yield torch.Generator().manual_seed(own)
-        finally:
-            random.setstate(state)
 
 
 def fingerprint_of(data: Mapping[str, Any]) -> dict[str, str]:

@@ -93,7 +93,7 @@ def _categories_stage(parts: Parts, data: TrainingData) -> Stage:
         return dict(vars(categories))
 
     def install(categories: Categories) -> None:
-        parts.categories = categories
+        categories = parts.categories = categories.to(data.device)
         parts.fallback = _too_rare(parts, data, categories)
         rare = [name for name, is_rare in zip(parts.expert_names, parts.fallback.tolist(), strict=True) if is_rare]
         if rare:
@@ -127,7 +127,7 @@ def _expert_stage(parts: Parts, data: TrainingData, k: int) -> Stage:
             return {}
         own = ((parts.categories.category == k) & ~parts.categories.ambiguous).nonzero()[:, 0]
         training = recipe.fine_tuning if parts.factories.experts is None else recipe.training
-        modalities, target = select(data.modalities, own), data.target[own.to(data.target.device)]
+        modalities, target = select(data.modalities, own), data.target[own]
         expert.fit(modalities, target, training, generator=generator, on_epoch=on_epoch)
         predict(expert, select(modalities, torch.arange(1)), name)  # refuses an expert that cannot answer
         return {"state": expert.state_dict()}
@@ -153,7 +153,7 @@ def _router_stage(parts: Parts, data: TrainingData) -> Stage:
         train_router(
             router,
             select(data.modalities, unambiguous),
-            categories.category[unambiguous.to(categories.category.device)],
+            categories.category[unambiguous],
             len(parts.expert_names),
             data.recipe.routing,
             gamma=data.recipe.gamma,
@@ -180,9 +180,9 @@ def _too_rare(parts: Parts, data: TrainingData, categories: Categories) -> Tenso
     unambiguous = _unambiguous(categories)
     rare = unambiguous.count() < max(data.recipe.min_samples, 1)
     if parts.objective.task == "classification":
-        target = data.target.to(categories.category.device)[~categories.ambiguous]
+        target = data.target[~categories.ambiguous]
         rare |= (unambiguous.count(target, parts.objective.n_outputs) > 0).sum(1) < 2
-    return rare.to(data.device)
+    return rare
 
 
 def _load(module: nn.Module, state: dict[str, Any], name: str) -> nn.Module:

@@ -14,8 +14,6 @@ from i2moe.interpretation.statistics import ranks
 
 __all__ = ["chosen_samples", "single_samples"]
 
-_MOST_EXPERTS = 6
-
 
 def single_samples(report: Diagnostics) -> str:
     """A handful of samples, each with what it rests on."""
@@ -42,7 +40,7 @@ def chosen_samples(report: Diagnostics) -> dict[int, str]:
     """
     chosen: dict[int, str] = {}
     standing = (ranks(report.score) + 1) / len(report)
-    for e, name in enumerate(report.expert_names[:_MOST_EXPERTS]):
+    for e, name in enumerate(report.expert_names):
         fits = report.correct & (report.weights.argmax(1) == e) & ~report.near_prior
         if fits.any():
             index = int((report.weights[:, e] * standing).masked_fill(~fits, -1).argmax())

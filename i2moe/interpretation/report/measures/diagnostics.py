@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import is_unknown
 from i2moe._common.tasks import Task, decide, distances, is_correct, probabilities, score
 from i2moe.interpretation.report.measures.faithfulness import agreement, behavior_bounds, evidence, prior_outputs
 from i2moe.interpretation.report.measures.quality import Quality, quality
@@ -113,7 +114,7 @@ class Diagnostics(ReportRecord):
             ValueError: if faithfulness was not measured.
         """
         if self.comprehensiveness is None or self.sufficiency is None:
-            raise ValueError("evidence must have been measured, however n_draws was 0; use explain(..., n_draws=4)")
+            raise ValueError("evidence must have been measured, however it was not; use explain(..., n_draws=4)")
         return evidence(self.comprehensiveness, self.sufficiency, self.interactions)
 
     @cached_property
@@ -224,7 +225,7 @@ class Diagnostics(ReportRecord):
             groups: one label per sample, in the data's order: a site, a subject, the true interaction.
 
         Raises:
-            ValueError: if there is not one label per sample.
+            ValueError: if there is not one label per sample, or one is NaN, NA or None.
 
         Example:
             >>> from i2moe.interpretation import InteractionReport
@@ -243,7 +244,7 @@ class Diagnostics(ReportRecord):
             groups: one label per sample, in the data's order.
 
         Raises:
-            ValueError: if there is not one label per sample.
+            ValueError: if there is not one label per sample, or one is NaN, NA or None.
 
         Source: Liang and Zeger, Longitudinal data analysis using generalized linear models, Biometrika 73 (1986).
 
@@ -264,6 +265,12 @@ class Diagnostics(ReportRecord):
         labels: list[Any] = groups.tolist() if hasattr(groups, "tolist") else list(groups)
         if len(labels) != len(self):
             raise ValueError(f"groups must have a label for each of {len(self)} samples, however it has {len(labels)}")
+        n_unknown = sum(map(is_unknown, labels))
+        if n_unknown:
+            raise ValueError(
+                f"groups must be known for all samples, however {n_unknown} are NaN, NA or None; give these samples "
+                "labels of their own"
+            )
         numbers: dict[Any, int] = {}
         members = torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels])
         return tuple(numbers), members
