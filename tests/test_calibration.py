@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -207,6 +208,25 @@ def test_a_prior_that_is_known_better_is_taken() -> None:
         calibrate(make(), batches("classification"), prior=torch.tensor([20, 30, 50]))
     with pytest.raises(ValueError, match="how frequent each label is, from 0 to 1"):
         calibrate(make("multilabel"), batches("multilabel"), prior=torch.tensor([0.2, 0.3, 5]))
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_category_that_stands_for_absence_is_warned_of(first: int) -> None:
+    class Embedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(6, 4), nn.Linear(4 + 3, 3)
+
+        def forward(self, category: Tensor, x: Tensor) -> Tensor:
+            output: Tensor = self.head(torch.cat([self.embed(category), x], dim=1))
+            return output
+
+    model = InteractionMoE(Embedding, 2, modality_names=("category", "x"), reweighter="computed")
+    data = [((first + torch.arange(N) % 4, torch.randn(N, 3)), torch.randint(3, (N,)))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        calibrate(model, data)
+    assert ["'category'" in str(one.message) for one in caught] == [True] * (first < 2)
 
 
 def test_a_backbone_that_returns_probabilities_is_warned_of() -> None:

@@ -499,6 +499,7 @@ def test_errors_say_what_must_hold(case: str) -> None:
     ("y", "message"),
     [
         (Y.astype(str), "must be numbers for a regression"),
+        (np.full(len(Y), 3.0), r"at least two values, however all are \[3.0\]"),
         (np.where(Y, np.inf, 0), "finite values"),
     ],
 )

@@ -548,7 +548,8 @@ class TestLeavesNoTrace:
         before = [generator.get_state() for generator in (own, loaders, samplers)]
         before.append(torch.get_rng_state())
 
-        explain(model, loader)
+        with pytest.warns(UserWarning, match="give shuffle=False"):
+            explain(model, loader)
 
         after = [generator.get_state() for generator in (own, loaders, samplers)]
         after.append(torch.get_rng_state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 from itertools import pairwise, permutations
 from typing import Any
@@ -176,6 +177,25 @@ def test_targets_in_large_units_are_warned_of_before_the_work() -> None:
     batch = samples()[0], torch.randn(32, 2) * torch.tensor([1.0, 0.05])
     with pytest.warns(UserWarning, match="deviations alike"):
         fit(model, [batch], [batch], supervise, 1)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(30.0, 0.0), (1.0, 20.0), (0.01, 0.0)])
+def test_modalities_in_other_units_are_warned_of(scale: float, shift: float) -> None:
+    (a, b), y = samples()
+    for units, expected in ((a, ()), (a * scale + shift, (0,))):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            held_out = [((units, b), y)]
+            fit(make(), held_out, held_out, InteractionSupervision(cross_entropy), n_epochs=1)
+        found = [str(one.message) for one in caught if "values of about 1" in str(one.message)]
+        assert len(found) == len(expected)
+        assert all(repr(name) in message for name, message in zip(expected, found, strict=True))
+
+
+def test_a_loss_that_does_not_train_the_marginals_is_warned_of() -> None:
+    data = [samples()]
+    with pytest.warns(UserWarning, match="use InteractionSupervision"):
+        fit(make(), data, data, lambda out, y: cross_entropy(out.prediction, y), n_epochs=1)
 
 
 def test_a_model_with_computed_weights_is_calibrated_on_held_out_data() -> None:

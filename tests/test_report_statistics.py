@@ -14,6 +14,7 @@ import torch
 
 from i2moe.interpretation import InteractionReport, WeightStatistics
 from i2moe.interpretation.report.measures.faithfulness import agreement
+from i2moe.interpretation.report.measures.quality import points, quality
 from i2moe.interpretation.statistics import (
     correlation,
     explained_by_groups,
@@ -136,6 +137,28 @@ class TestAgreement:
         evidence = scale * weights
         evidence[-1] = 1e18
         assert agreement("regression", weights, evidence).item() == pytest.approx(1)
+
+
+def test_the_interval_of_r2_is_as_wide_as_that_of_a_bootstrap() -> None:
+    """A large target makes its error and its deviation large: the ratio of both varies less."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(1000, 1, generator=generator).exp() * torch.randn(1000, 1, generator=generator)
+    predicted = 0.3 * target + 0.1 * torch.randn(1000, 1, generator=generator)
+    found = quality("regression", predicted, target, 0.95)
+    draws = [torch.randint(1000, (1000,), generator=generator) for _ in range(1000)]
+    scores = torch.tensor([points("regression", predicted[rows], target[rows]).mean() for rows in draws])
+    assert found.score == pytest.approx(
+        1 - ((predicted - target).square().mean() / target.var(0, correction=0)).item(), abs=1e-6
+    )
+    assert found.high - found.low == pytest.approx((scores.quantile(0.975) - scores.quantile(0.025)).item(), rel=0.3)
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_samples_that_are_all_right_do_not_make_the_score_certain(n: int) -> None:
+    prediction = torch.eye(2).repeat(n, 1)[:n]
+    found = quality("classification", prediction, prediction.argmax(1), 0.95)
+    assert (found.score, found.high) == (1, 1)
+    assert found.low**n == pytest.approx(0.025)  # so likely are n right ones at this accuracy
 
 
 @pytest.mark.parametrize("unknown", [None, math.nan, pd.NA])

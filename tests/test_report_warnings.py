@@ -152,6 +152,12 @@ class TestOneInteraction:
         warnings = measured(kinds, weights).warnings()
         assert any(warning.startswith("expert 'synergy' is unused") for warning in warnings)
 
+    def test_targets_that_are_all_the_same_are_warned_of(self) -> None:
+        kinds = torch.full((300,), 3)
+        report = measured(kinds, on(kinds))
+        warnings = replace(report, target=torch.ones_like(report.target)).warnings()
+        assert any("targets of all samples are the same" in warning for warning in warnings)
+
     def test_predictions_at_chance_are_warned_of(self) -> None:
         kinds = torch.full((300,), 3)
         warnings = measured(kinds, on(kinds), accuracy=0.5).warnings()

@@ -55,8 +55,8 @@ class InteractionClassifier(ClassifierMixin, InteractionEstimator):
         device: of the model, "cpu" or "cuda".
         progress: "rich" shows a bar while training.
         random_state: a number gives the same model again; None draws one from numpy.
-        class_weight: "balanced" makes all classes have as many samples, as it were; a dict has the weight of each class.
-            Sample weights multiply these.
+        class_weight: "balanced" counts each class as often as any other; a dict has the weight of each class. They
+            multiply the samples' own.
 
     Attributes:
         classes_: (C,), the classes in order.

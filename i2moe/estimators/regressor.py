@@ -83,6 +83,8 @@ class InteractionRegressor(RegressorMixin, InteractionEstimator):
                 "y must have values whose deviation is finite, however they lie in "
                 f"[{values.min():g}, {values.max():g}]; divide them"
             )
+        if (values == values[0]).all():
+            raise ValueError(f"y must have at least two values, however all are {values[0].tolist()}")
         self.target_mean_, self.target_scale_ = mean[0], deviation[0]
         self.target_ndim_ = y.ndim
         return self._code_target(y), weight

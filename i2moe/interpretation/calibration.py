@@ -15,6 +15,7 @@ from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, certain, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
 from i2moe.interpretation.observation.observe import (
+    Observation,
     call_by_signature,
     device_of,
     find_moe,
@@ -24,6 +25,7 @@ from i2moe.interpretation.observation.observe import (
     preserve_state,
 )
 from i2moe.losses import Interaction
+from i2moe.missing import Fill, ZeroFill
 from i2moe.moe.weights.computed import ComputedReweighter, mean_of_present
 
 __all__ = ["calibrate"]
@@ -66,8 +68,8 @@ def calibrate(
             is not finite, of which the message names the batch; or if the samples' weights do not fit.
 
     Warns:
-        UserWarning: if the prior is 0 for a class, as of data that lacks it, or the model returns probabilities, not
-            logits.
+        UserWarning: if a modality of integers holds the number that stands for its absence, if the prior is 0 for a
+            class, as of data that lacks it, or if the model returns probabilities in place of logits.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature scaling).
 
@@ -89,12 +91,15 @@ def calibrate(
     device = device_of(model)
     call = call_by_signature if call is None else call
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    ambiguous: set[str] = set()
     with preserve_state(model, device, generators_of(data), seed=0):
         reweighter.scale = reweighter.scale.new_ones(0)  # a copy of the buffer, which the block puts back
         for index, batch in enumerate(data):
             with in_batch(index):
                 modalities, target = split_batch(batch)
-            out = observe(moe, partial(call, model, move(modalities, device, arrays=True))).output
+            seen = observe(moe, partial(call, model, move(modalities, device, arrays=True)))
+            out = seen.output
+            ambiguous |= _filled_with_values(moe.modality_names, moe.fill or (), seen)
             with in_batch(index):
                 rows.append(_rows(reweighter.task, out, target, moe.interactions))
     if not rows:
@@ -115,6 +120,13 @@ def calibrate(
             for i, there in enumerate(present.unbind(1))
         ]
     )
+    if ambiguous:
+        warnings.warn(
+            f"integers should never hold the number that stands for absence, however those of {sorted(ambiguous)} do: "
+            "the model cannot tell a sample of that number from one that lacks the modality; number categories from 2, "
+            "or return a number that no sample has from the method `integer_value` of a fill of your own",
+            stacklevel=2,
+        )
     if reweighter.task == "classification" and outputs.min() >= 0 and (outputs.sum(2) - 1).abs().max() < 1e-4:
         warnings.warn(
             "the backbone should return logits, however all outputs are probabilities: weights and losses take the "
@@ -131,6 +143,17 @@ def calibrate(
             stacklevel=2,
         )
     return reweighter.scale.clone()
+
+
+def _filled_with_values(names: Sequence[str], fills: Iterable[Fill], seen: Observation) -> set[str]:
+    """Return the modalities of integers alone in which a sample has the number that stands for none."""
+    found = set()
+    for i, (name, fill, modality) in enumerate(zip(names, fills, seen.modalities, strict=True)):
+        if isinstance(fill, ZeroFill) and isinstance(modality, Tensor) and not modality.is_floating_point():
+            rows = modality if seen.available is None else modality[seen.available[:, i]]
+            if (rows == fill.integer_value(modality)).any():
+                found.add(name)
+    return found
 
 
 def _rows(

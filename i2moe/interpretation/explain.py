@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from i2moe._common.names import check_names
 from i2moe._common.tasks import Task
@@ -93,8 +94,9 @@ def explain(
             are not finite. The message names the batch. Errors of the model itself carry the batch as a note.
 
     Warns:
-        UserWarning: if samples came in batches of one and were replaced by themselves, by the mean of one sample say.
-            This measures nothing: their comprehensiveness and sufficiency are NaN.
+        UserWarning: if the loader shuffles, so that rows are in no known order. Also if samples came in batches of one
+            and were replaced by themselves, by the mean of one sample say. This measures nothing: their
+            comprehensiveness and sufficiency are NaN.
 
     Source: the local and global interpretation of I2MoE (ICML 2025); the measures of faithfulness of ERASER (ACL 2020).
 
@@ -132,6 +134,12 @@ def explain(
         drop_modalities=drop_modalities,
     )
 
+    if getattr(data, "shuffle", False) is True or isinstance(getattr(data, "sampler", None), RandomSampler):
+        warnings.warn(
+            "batches should come in the order of your samples, however the loader shuffles them: rows of the report "
+            "are in another one; give shuffle=False",
+            stacklevel=2,
+        )
     generators = generators_of(reader.perturbation, data)
     with preserve_state(model, reader.device, generators, seed):
         batches = [reader.read(index, batch) for index, batch in enumerate(data)]
@@ -141,7 +149,7 @@ def explain(
         )
 
     # A batch's part of each tensor is let go as soon as it is joined: both at once would take twice the memory.
-    rows = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
+    rows: dict[str, Any] = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}
     if "available" in rows and rows["available"].all():
         del rows["available"]
     _warn_of_unmeasured(rows)
@@ -151,19 +159,9 @@ def explain(
         expert_names=moe.expert_names,
         interactions=moe.interactions,
         output_names=name_outputs(class_names, rows["prediction"].shape[1]),
-        weights=rows["weights"],
-        expert_predictions=rows["expert_predictions"],
-        prediction=rows["prediction"],
-        target=rows["target"],
-        comprehensiveness=rows.get("comprehensiveness"),
-        sufficiency=rows.get("sufficiency"),
-        checksums=rows["checksums"],
         confidence=float(confidence),
-        available=rows.get("available"),
-        marginals=rows.get("marginals"),
-        weight_spread=rows.get("weight_spread"),
-        predictions_without=rows.get("predictions_without"),
         prior=prior_of(moe, rows["prediction"], outputs),
+        **rows,
     )
 
 

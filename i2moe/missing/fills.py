@@ -84,12 +84,7 @@ class Fill(nn.Module):
         return rows
 
     def _each(self, floating: Callable[[Tensor], Tensor], modality: Modality) -> Modality:
-        """Map a modality's floating-point tensors; `integer_value` says what fills the others.
-
-        Raises:
-            TypeError: if there is no floating-point tensor.
-        """
-        _floating(modality, type(self).__name__)
+        """Map a modality's floating-point tensors; `integer_value` says what fills the others."""
         filled: Modality = map_leaves(
             lambda x: floating(x) if x.is_floating_point() else self.integer_value(x), modality
         )
@@ -184,10 +179,7 @@ class ZeroFill(Fill):
     @override
     def fill_values(self, modality: Modality, present: Tensor) -> Modality:
         """Return zeros."""
-        zeros: Modality = map_leaves(
-            lambda x: x.new_zeros(()) if x.is_floating_point() else self.integer_value(x), modality
-        )
-        return zeros
+        return self._each(lambda x: x.new_zeros(()), modality)
 
 
 class ShuffleFill(Fill):
@@ -308,20 +300,15 @@ def _shape(x: Tensor) -> Tensor:
     return torch.empty(0, *x.shape[1:], dtype=x.dtype, device="meta")
 
 
-def _floating(modality: Modality, filler: str) -> list[Tensor]:
-    """The floating-point tensors of a modality, of which there must be one."""
-    found = [leaf for leaf in leaves(modality) if leaf.is_floating_point()]
-    if not found:
+def _widths(modality: Modality) -> list[int]:
+    """The widths of a modality's floating-point tensors, of which there must be one; a number per sample is 1 wide."""
+    floating = [x for x in leaves(modality) if x.is_floating_point()]
+    if not floating:
         raise TypeError(
-            f"a modality must have a floating-point tensor to be filled by {filler}, however it has "
+            "a modality must have a floating-point tensor to be filled by a vector, however it has "
             f"{[str(leaf.dtype) for leaf in leaves(modality)]}; embed it first, or use fill='shuffle'"
         )
-    return found
-
-
-def _widths(modality: Modality) -> list[int]:
-    """The widths of a modality's floating-point tensors; one number per sample is 1 wide."""
-    return [1 if x.ndim == 1 else x.shape[-1] for x in _floating(modality, "a vector")]
+    return [1 if x.ndim == 1 else x.shape[-1] for x in floating]
 
 
 def _width(modality: Modality) -> int:

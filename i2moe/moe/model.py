@@ -20,7 +20,7 @@ from i2moe.moe.experts.bank import Execution, ExpertOutputs
 from i2moe.moe.experts.building import make_experts
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange
-from i2moe.moe.names import group_arguments, select_experts
+from i2moe.moe.names import check_argument_order, group_arguments, select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -68,7 +68,7 @@ class InteractionMoE(nn.Module):
             perturbed views and so no interaction loss. "auto": gaussian, and None with computed weights.
         fill: what fills a modality that a sample lacks: "learned", "zero", "mean" or "shuffle", or a list with one
             of these or a `Fill` per modality. None: every sample must have all modalities; with computed
-            weights "zero".
+            weights "zero", which fills integers by 1.
         members: None: each expert is a backbone of its own. A number k: all experts share the weights of one backbone,
             see `i2moe.moe.experts.sharing.share`, and each is the mean of k members. With computed weights, and no
             perturbation, they share the members too: from all modalities all experts predict the same, and the weights
@@ -149,6 +149,8 @@ class InteractionMoE(nn.Module):
         self.experts = make_experts(
             backbone_factory, self.expert_names, members, tied=tied, execution=execution, checkpoint=checkpoint
         )
+        if self.arguments is None:
+            check_argument_order(self.modality_names, self.example_backbone)
 
     @property
     def n_modalities(self) -> int:

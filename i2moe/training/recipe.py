@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from i2moe._common.checks import check_at_least_one, check_rate
 from i2moe._common.modalities import as_tensor, leaves
-from i2moe._common.output import SoftTargets
+from i2moe._common.output import InteractionOutput, SoftTargets
 from i2moe.interpretation.calibration import calibrate
 from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
 from i2moe.interpretation.observation.observe import call_by_signature, device_of, move
@@ -25,7 +26,8 @@ from i2moe.moe.weights.computed import ComputedReweighter
 __all__ = ["fit", "moving_average"]
 
 _CURE = "return ((a, b), y) from the data set, or use `Batches`"
-_LARGE = 10.0  # what a network with weights of the usual size does not say soon
+_LARGE = 10.0  # what a network with weights of the usual size does not say soon, nor take well
+_SMALL = 0.02
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
@@ -91,9 +93,10 @@ def fit(
             trains, if the first batch does not fit, `calibrate` refuses it, or soft targets are of another task.
 
     Warns:
-        UserWarning: if a later held-out loss is not finite: training stops, and the best epoch before is kept. Also if
-            the targets of a regression with computed weights are far larger than standardized ones, or differ much in
-            size from output to output.
+        UserWarning: if a later held-out loss is not finite: training stops, and the best epoch before is kept. With
+            computed weights also if the loss does not train the predictions from each modality alone; if modalities are
+            far from standardized, or the targets of a regression are, or these differ much in size from output to
+            output.
 
     Example:
         >>> from i2moe import InteractionMoE, InteractionSupervision
@@ -140,12 +143,16 @@ def fit(
     with torch.no_grad(), _noted_types(model, inputs):
         call(model.train(), inputs)  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
+        _warn_of_scale(inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a batch may lack a class
             calibrated(copy.deepcopy(model), [first_held_out])
         if reweighter.task == "regression" and calibrator is None:
             _warn_of_units(first_held_out[1])
-    _try_loss(model, first_held_out, loss_on)
+    with torch.no_grad():
+        modalities, target = move(first_held_out, device, arrays=True)
+        output = call(model.eval(), modalities)
+    _try_loss(output, target, loss_of, computed=reweighter is not None)
     losses = _train_to_best(
         model,
         train,
@@ -210,11 +217,16 @@ def _train_to_best(
     return losses
 
 
-@torch.no_grad()
-def _try_loss(model: nn.Module, batch: Any, loss_on: Callable[[nn.Module, Any], Tensor]) -> None:
+def _try_loss(output: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], *, computed: bool) -> None:
     """Compute the loss of a held-out batch, so that what is wrong with it is found before training."""
+    alone: list[Tensor] = []
+    if computed and isinstance(output, InteractionOutput):
+        names = ("prediction", "marginals", "member_predictions", "member_marginals")
+        fields = {name: getattr(output, name) for name in names}
+        fields = {name: x.detach().requires_grad_() for name, x in fields.items() if x is not None}
+        output, alone = replace(output, **fields), [x for name, x in fields.items() if "marginals" in name]
     try:
-        loss = loss_on(model.eval(), batch)
+        loss = loss_of(output, target)
     except (AttributeError, TypeError) as error:
         error.add_note(
             "loss_of is called with what the model returns and the targets, held-out ones too; "
@@ -224,6 +236,13 @@ def _try_loss(model: nn.Module, batch: Any, loss_on: Callable[[nn.Module, Any], 
     if not isinstance(loss, Tensor) or loss.ndim:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"loss_of must return a scalar tensor, however it returned {found}; take the mean")
+    gradients = torch.autograd.grad(loss, alone, allow_unused=True) if alone and loss.requires_grad else ()
+    if alone and all(gradient is None for gradient in gradients):
+        warnings.warn(
+            "loss_of should train the predictions from each modality alone, of which weights are computed, however it "
+            "does not depend on them; use InteractionSupervision(criterion)",
+            stacklevel=3,
+        )
 
 
 @torch.no_grad()
@@ -269,6 +288,21 @@ def _noted_types(model: nn.Module, inputs: Any) -> Iterator[None]:
             cure = f"x.to({', '.join(map(str, own))})"
             error.add_note(f"inputs are of {given}, however the parameters are of {own}; convert the inputs: {cure}")
         raise
+
+
+def _warn_of_scale(inputs: Any) -> None:
+    """Warn of modalities in units far from those of standardized features; NaN, what is absent, does not count."""
+    named = inputs if isinstance(inputs, Mapping) else dict(enumerate(inputs)) if isinstance(inputs, tuple) else {}
+    for name, modality in named.items():
+        known = [x[x.isfinite()].double() for x in leaves(modality) if x.is_floating_point()]
+        size = torch.cat(known).square().mean().sqrt().item() if known else 1.0
+        if size > _LARGE or 0 < size < _SMALL:
+            warnings.warn(
+                f"modalities should have values of about 1, as standardized features have, however in the first batch "
+                f"those of {name!r} have a root mean square of {size:.3g}: training may not get far; standardize each "
+                "feature by its mean and deviation, or let the backbone do it",
+                stacklevel=3,
+            )
 
 
 def _warn_of_units(target: Any) -> None:

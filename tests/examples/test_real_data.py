@@ -42,6 +42,7 @@ def data(task: Task) -> MultimodalData:
     return MultimodalData(draw(320), draw(100), draw(100), ("a", "b"), outputs, task, (metric,))
 
 
+@pytest.mark.filterwarnings("ignore:loss_of should train")  # of one ablation
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("name", BY_NAME)
 def test_every_method_learns_and_is_measured(name: str, task: Task) -> None:

@@ -19,7 +19,6 @@ __all__ = [
     "assign",
     "collect",
     "draw_as_linear",
-    "expert_capacity",
     "into_groups",
     "rank_in_expert",
     "send",
@@ -62,7 +61,10 @@ class RoutedLayer(nn.Module):
 
     def places(self, n_tokens: int, fraction: float) -> int:
         """Places of an expert that should receive `fraction` of a group's tokens."""
-        return expert_capacity(n_tokens, fraction, self.capacity_factor if self.training else self.eval_capacity_factor)
+        factor = self.capacity_factor if self.training else self.eval_capacity_factor
+        if factor is None:
+            return n_tokens
+        return min(n_tokens, math.ceil(factor * fraction * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
 
 
 def draw_as_linear(*weights: Tensor) -> None:
@@ -74,13 +76,6 @@ def draw_as_linear(*weights: Tensor) -> None:
 def into_groups(tokens: Tensor, group: Group) -> Tensor:
     """(B, T, D) -> (G, S, D): one group of all tokens, or one group per sample."""
     return tokens.reshape(1, -1, tokens.shape[-1]) if group == "batch" else tokens
-
-
-def expert_capacity(n_tokens: int, fraction: float, factor: float | None) -> int:
-    """Places of an expert that should receive `fraction` of a group's tokens; None: a place for every token."""
-    if factor is None:
-        return n_tokens
-    return min(n_tokens, math.ceil(factor * fraction * n_tokens - 1e-9))  # 1.1 * 10 places are 11, not 12
 
 
 def rank_in_expert(expert: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:

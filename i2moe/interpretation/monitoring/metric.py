@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from i2moe._common.modalities import Array, as_tensor
-from i2moe._common.tasks import Task, check_target
+from i2moe._common.tasks import Task
 from i2moe.interpretation.explain import name_outputs
 from i2moe.interpretation.observation.batches import checked_rows, marginal_rows
 from i2moe.interpretation.observation.observe import find_moe, prior_of, task_of
@@ -68,11 +69,7 @@ class InteractionMetric:
         Raises:
             ValueError: if outputs are not finite, or the target does not fit.
         """
-        rows = checked_rows(out, slice(None))
-        prediction = rows["prediction"]
-        rows["target"] = check_target(
-            self.task, torch.as_tensor(as_tensor(target)).detach().cpu(), prediction.shape, prediction.dtype
-        )
+        rows = checked_rows(out, slice(None), self.task, torch.as_tensor(as_tensor(target)))
         rows["available"] = torch.ones(len(rows["target"]), self.moe.n_modalities, dtype=torch.bool)
         if out.available is not None:
             rows["available"] = out.available.cpu()
@@ -112,23 +109,18 @@ class InteractionMetric:
         """
         if not self._rows:
             raise RuntimeError("a metric must have seen a batch, however there was none; call update(out, target)")
-        rows = {name: torch.cat([batch[name] for batch in self._rows]) for name in self._rows[0]}
+        rows: dict[str, Any] = {name: torch.cat([batch[name] for batch in self._rows]) for name in self._rows[0]}
+        if rows["available"].all():
+            del rows["available"]
         return InteractionReport(
             task=self.task,
             modality_names=self.moe.modality_names,
             expert_names=self.moe.expert_names,
             interactions=self.moe.interactions,
             output_names=name_outputs(self.class_names, rows["prediction"].shape[1]),
-            weights=rows["weights"],
-            expert_predictions=rows["expert_predictions"],
-            prediction=rows["prediction"],
-            target=rows["target"],
-            comprehensiveness=None,
-            sufficiency=None,
             checksums=torch.full((len(rows["target"]),), torch.nan, dtype=torch.float64),
-            available=None if rows["available"].all() else rows["available"],
-            marginals=rows.get("marginals"),
             prior=prior_of(self.moe, rows["prediction"]),
+            **rows,
         )
 
     def reset(self) -> None:

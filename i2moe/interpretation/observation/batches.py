@@ -65,10 +65,7 @@ class BatchReader:
             inputs = move(modalities, self.device, arrays=True)
             seen = observe(self.moe, lambda: self.call(self.model, inputs))
         with in_batch(index):
-            rows = checked_rows(seen.output, self.outputs)
-            rows["target"] = check_target(
-                self.task, target.detach().cpu(), rows["prediction"].shape, rows["prediction"].dtype
-            )
+            rows = checked_rows(seen.output, self.outputs, self.task, target)
         with noted(index):
             rows["checksums"] = checksum(inputs, len(target))
             if seen.available is not None:
@@ -131,11 +128,11 @@ def split_batch(batch: Any) -> tuple[Any, Tensor]:
         ) from error
 
 
-def checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]:
-    """Return what the report keeps of an output, at least float32 and on the CPU.
+def checked_rows(output: InteractionOutput, outputs: slice, task: Task, target: Tensor) -> dict[str, Tensor]:
+    """Return what the report keeps of an output and its target, at least float32 and on the CPU.
 
     Raises:
-        ValueError: if something is not finite, or the weights are no distribution.
+        ValueError: if something is not finite, the weights are no distribution, or the target does not fit.
     """
     rows = {
         "weights": _to_cpu(output.weights),
@@ -151,7 +148,8 @@ def checked_rows(output: InteractionOutput, outputs: slice) -> dict[str, Tensor]
                 f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, or for a diverged training"
             )
     check_distribution("weights", rows["weights"], "end the reweighter with a softmax")
-    return rows
+    prediction = rows["prediction"]
+    return rows | {"target": check_target(task, target.detach().cpu(), prediction.shape, prediction.dtype)}
 
 
 def marginal_rows(marginals: Tensor, available: Tensor | None, outputs: slice) -> Tensor:

@@ -42,11 +42,11 @@ class ReportRecord:
         expert_predictions: (N, E, C), the experts' raw outputs (logits, or values in regression).
         prediction: (N, C), the model's raw output, the experts' contributions summed.
         target: (N,) classes, or (N, C) labels or values.
+        checksums: (N,), of the inputs, by which `compare` and `stability` recognize the data.
         comprehensiveness: (N, M), how much the score drops when a modality is replaced; None if not measured.
         sufficiency: (N, M), how much the score drops when a modality alone is kept; None if not measured. The score
             is the probability of the true class, the mean log-likelihood per label in nats, or the negative mean
             squared error: drops are positive where the modality is missed.
-        checksums: (N,), of the inputs, by which `compare` and `stability` recognize the data.
         confidence: of the intervals.
         available: (N, M) bool, which modalities each sample has; None where all have all. Drops are NaN for others.
         marginals: (N, M, C), raw outputs from each modality alone, NaN where it is absent; None where the model has no
@@ -75,9 +75,9 @@ class ReportRecord:
     expert_predictions: Tensor
     prediction: Tensor
     target: Tensor
-    comprehensiveness: Tensor | None
-    sufficiency: Tensor | None
     checksums: Tensor
+    comprehensiveness: Tensor | None = None
+    sufficiency: Tensor | None = None
     confidence: float = 0.95
     available: Tensor | None = None
     marginals: Tensor | None = None

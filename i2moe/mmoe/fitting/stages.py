@@ -25,30 +25,25 @@ __all__ = ["stages_of"]
 
 def stages_of(parts: Parts, data: TrainingData) -> list[Stage]:
     """List all stages: classifiers, baseline, categories, experts, router."""
-    unimodal = [_unimodal_stage(parts, data, i) for i in range(len(parts.unimodal))]
+    unimodal = [
+        _predictor_stage(
+            data,
+            f"unimodal/{parts.modality_names[i]}",
+            partial(parts.factories.build_unimodal, i),
+            (data.modalities[i],),
+            partial(parts.unimodal.__setitem__, i),
+        )
+        for i in range(len(parts.unimodal))
+    ]
+    install_baseline = partial(setattr, parts, "baseline")
     experts = [_expert_stage(parts, data, k) for k in range(len(parts.expert_names))]
     return [
         *unimodal,
-        _baseline_stage(parts, data),
+        _predictor_stage(data, "baseline", parts.factories.build_baseline, data.modalities, install_baseline),
         _categories_stage(parts, data),
         *experts,
         _router_stage(parts, data),
     ]
-
-
-def _unimodal_stage(parts: Parts, data: TrainingData, i: int) -> Stage:
-    def install(predictor: nn.Module) -> None:
-        parts.unimodal[i] = predictor
-
-    name, build = f"unimodal/{parts.modality_names[i]}", partial(parts.factories.build_unimodal, i)
-    return _predictor_stage(data, name, build, (data.modalities[i],), install)
-
-
-def _baseline_stage(parts: Parts, data: TrainingData) -> Stage:
-    def install(predictor: nn.Module) -> None:
-        parts.baseline = predictor
-
-    return _predictor_stage(data, "baseline", parts.factories.build_baseline, data.modalities, install)
 
 
 def _predictor_stage(

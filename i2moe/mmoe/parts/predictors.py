@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
 from i2moe._common.passes import evaluating
 from i2moe.mmoe.parts.objectives import Objective
-from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
+from i2moe.mmoe.parts.training import Training, in_batches, n_samples_of, train
 
 __all__ = ["Expert", "Predictor", "as_predictor", "predict"]
 
@@ -43,16 +43,8 @@ class Predictor(nn.Module):
         """Return predictions (B, C)."""
         raise NotImplementedError
 
-    def fit(
-        self,
-        modalities: tuple[Modality, ...],
-        target: Tensor,
-        training: Training,
-        *,
-        generator: torch.Generator | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> None:
-        """Learn from samples; a module goes on from where it is."""
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
+        """Learn from samples; a module goes on from where it is, and reports its progress as `train` does."""
         raise NotImplementedError
 
 
@@ -66,16 +58,8 @@ class ModulePredictor(Predictor):
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         return self.objective.activate(self._run(modalities).prediction)
 
-    def fit(
-        self,
-        modalities: tuple[Modality, ...],
-        target: Tensor,
-        training: Training,
-        *,
-        generator: torch.Generator | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> None:
-        train(self, self._loss, modalities, target, training, generator=generator, on_epoch=on_epoch)
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
+        train(self, self._loss, modalities, target, training, **progress)
 
     def _loss(self, modalities: tuple[Modality, ...], target: Tensor) -> Tensor:
         output = self._run(modalities)
@@ -105,15 +89,7 @@ class EstimatorPredictor(Predictor):
         probabilities[:, torch.as_tensor(self.estimator.classes_, device=features.device).long()] = found
         return probabilities
 
-    def fit(
-        self,
-        modalities: tuple[Modality, ...],
-        target: Tensor,
-        training: Training,
-        *,
-        generator: torch.Generator | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> None:
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
         self.estimator.fit(_features(modalities).cpu().numpy(), target.cpu().numpy())
 
     def get_extra_state(self) -> Tensor:
@@ -133,15 +109,7 @@ class FunctionPredictor(Predictor):
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         return self.function(modalities)
 
-    def fit(
-        self,
-        modalities: tuple[Modality, ...],
-        target: Tensor,
-        training: Training,
-        *,
-        generator: torch.Generator | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> None:
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
         if hasattr(self.function, "fit"):
             self.function.fit(modalities, target)
 

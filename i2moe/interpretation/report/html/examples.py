@@ -10,7 +10,6 @@ from i2moe._common.names import expert_colors
 from i2moe.interpretation.report.html.parts import paragraph, section, stacked, table
 from i2moe.interpretation.report.measures.diagnostics import Diagnostics
 from i2moe.interpretation.report.text.samples import in_words, sample
-from i2moe.interpretation.statistics import ranks
 
 __all__ = ["chosen_samples", "single_samples"]
 
@@ -39,11 +38,10 @@ def chosen_samples(report: Diagnostics) -> dict[int, str]:
         'rests on synergy'
     """
     chosen: dict[int, str] = {}
-    standing = (ranks(report.score) + 1) / len(report)
     for e, name in enumerate(report.expert_names):
         fits = report.correct & (report.weights.argmax(1) == e) & ~report.near_prior
         if fits.any():
-            index = int((report.weights[:, e] * standing).masked_fill(~fits, -1).argmax())
+            index = int(report.weights[:, e].masked_fill(~fits, -1).argmax())
             chosen.setdefault(index, f"rests on {name}")
     chosen.setdefault(int(report.entropy.argmax()), "the most even weights")
     wrong = (~report.correct).nonzero().flatten()

@@ -115,8 +115,8 @@ def what_drives(report: Diagnostics) -> str:
         "drives",
         "Which interactions drive it?",
         paragraph(
-            "An interaction is a way in which modalities tell the answer. Each prediction is a mixture, and each "
-            "sample has a weight on each interaction; a sample's weights sum to 100%. These are their means:"
+            "An interaction is a way in which modalities tell the answer. Each sample has a weight on each; a sample's "
+            "weights sum to 100%. These are their means:"
         ),
         legend(colors, meanings),
         _chart({"all": overall}, report),
@@ -257,9 +257,10 @@ def words(report: Diagnostics) -> str:
         "modality": "a kind of data that describes each sample: " + joined(report.modality_names) + ".",
         "uniqueness": "what one modality says and no other does.",
         "synergy": "what can only be known from several modalities together.",
-        "redundancy": "what several modalities say alike, so that one of them would do.",
+        "redundancy": "what several modalities say alike, so that one of them would do. Where modalities each add a "
+        "part of their own, as in a sum, what they move alike counts too.",
         "weight": "the share of a prediction that is put down to an interaction, between 0% and 100%.",
-        "expert": "the part of the model for one interaction.",
+        "expert": "what stands for one interaction; experts may share one network, and then predict alike.",
     }
     entries = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in meanings.items())
     limits = (

@@ -75,18 +75,25 @@ def quality(
 
 
 def points(task: Task, prediction: Tensor, target: Tensor) -> Tensor:
-    """What each sample adds to the score, (N,) in float64, whose mean it is.
+    r"""What each sample adds to the score, (N,) in float64, whose mean it is.
 
-    1 for the right class, the share of labels right, or one minus the squared error in units of the target's variance.
+    1 for the right class, or the share of labels right. R² is one minus a ratio r of mean squares, of the errors e and
+    of the target's deviations d. To the first order a sample adds
+
+    $$1 - r - (e^2 - r d^2) / \overline{d^2}$$
+
+    (the delta method), so that intervals of the mean are those of the ratio: a large target makes both large.
     """
     if task == "classification":
         return (decide(task, prediction) == target).double()
     if task == "multilabel":
         return (decide(task, prediction) == target).double().mean(1)
     target = target.double()
-    variance = target.var(0, correction=0)
-    unexplained = (prediction.double() - target).square() / torch.where(variance > 0, variance, math.nan)
-    return 1 - unexplained.nanmean(1)
+    deviations, errors = (target - target.mean(0)).square(), (prediction.double() - target).square()
+    variance = deviations.mean(0)
+    variance = torch.where(variance > 0, variance, math.nan)
+    unexplained = errors.mean(0) / variance
+    return (1 - unexplained - (errors - unexplained * deviations) / variance).nanmean(1)
 
 
 def chance(task: Task, target: Tensor) -> float:

@@ -93,9 +93,9 @@ def find_near_prior(report: Diagnostics) -> list[str]:
         return []
     return [
         f"{near:.0%} of the predictions are near the prior, what is predicted from nothing: there small errors decide "
-        "about the weights, and so about the mean weights. Read the shares of variance in place of these, and single "
-        "samples only where `report.near_prior` is false"
-        + ("; predict the logarithm of a skewed target" if report.task == "regression" else "")
+        "about the weights, and so about the mean weights. "
+        + ("If the target is skewed, predict its logarithm. Else read" if report.task == "regression" else "Read")
+        + " the shares of variance in place of these, and single samples only where `report.near_prior` is false"
     ]
 
 

@@ -134,6 +134,8 @@ def find_constant(spread: float, below: float) -> dict[str, str]:
 
 
 def _find_chance(report: Diagnostics) -> list[str]:
+    if len(report) >= FEW_SAMPLES and (report.target == report.target[0]).all():
+        return ["the targets of all samples are the same: there is nothing to interpret"]
     if report.task == "regression" and report.quality.high < 0:
         return [
             f"the predictions are farther from the targets than their mean is (R² {report.quality.score:.2f}): there "
