@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from i2moe._common.checks import check_at_least_one, look_up
+from i2moe._common.checks import check_at_least_one, check_callable, look_up
 from i2moe._common.modalities import Modality, leaves, map_leaves, versions_of, where_present
 
 __all__ = ["Custom", "Gaussian", "Mean", "Perturbation", "Shuffle", "Views", "Zero", "as_perturbation"]
@@ -286,11 +286,8 @@ def as_perturbation(perturbation: str | Perturbation | Callable[[Tensor], Tensor
         return perturbation
     if isinstance(perturbation, str):
         return look_up("perturbation", perturbation, _BY_NAME)()
-    if isinstance(perturbation, type) or not callable(perturbation):
-        raise TypeError(
-            "perturbation must be a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a "
-            f"tensor, however it is {perturbation!r}"
-        )
+    what = "a name, a Perturbation object such as Gaussian(fraction=0.25), or a function of a tensor"
+    check_callable(f"perturbation must be {what}", perturbation)
     return Custom(perturbation)
 
 

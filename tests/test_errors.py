@@ -204,7 +204,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "losses that are no function": (
         lambda: make(losses=0.5),
         TypeError,
-        "losses must be an object .*, however they are",
+        "losses must be an object .*, however it is",
     ),
     "unknown task": (
         lambda: InteractionLosses("ranking"),  # type: ignore[arg-type]

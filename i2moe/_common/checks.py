@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "TOLERANCE",
     "check_at_least_one",
+    "check_callable",
     "check_distribution",
     "check_finite",
     "check_fraction",
@@ -34,6 +35,17 @@ def check_at_least_one(**numbers: Any) -> None:
             raise TypeError(f"{name} must be an integer, however it is {number!r}")
         if number < 1:
             raise ValueError(f"{name} must be at least 1, however it is {number}; choose a positive {name}")
+
+
+def check_callable(what: str, value: object) -> None:
+    """Raise a TypeError unless a value can be called; a class is none of what is meant.
+
+    Args:
+        what: start of the error: the argument, and what it must be.
+        value: the value.
+    """
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{what}, however it is {value!r}")
 
 
 def check_rate(**rates: Any) -> None:

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from i2moe._common.checks import look_up
+from i2moe._common.checks import check_callable, look_up
 
 __all__ = [
     "KL",
@@ -153,8 +153,7 @@ def as_distance(distance: DistanceLike) -> Distance:
     """
     if isinstance(distance, str):
         return look_up("distance", distance, _BY_NAME)()
-    if isinstance(distance, type) or not callable(distance):
-        raise TypeError(f"distance must be a name or an object called with p and q, however it is {distance!r}")
+    check_callable("distance must be a name or an object called with p and q", distance)
     return distance
 
 

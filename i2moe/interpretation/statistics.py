@@ -68,7 +68,8 @@ class WeightStatistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists; None for NaN."""
-        return {name: plain(value) for name, value in asdict(self).items()}
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def group_statistics(
@@ -221,7 +222,7 @@ def student_quantile(confidence: float, dof: int) -> float:
 
 
 def plain(value: Any) -> Any:
-    """Turn tensors into lists and NaN into None.
+    """Turn tensors and tuples into lists and NaN into None, in dicts and lists too.
 
     Example:
         >>> plain(torch.tensor([0.5, float("nan")]))
@@ -229,7 +230,9 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return plain(value.tolist())
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 

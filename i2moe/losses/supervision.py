@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2moe._common.checks import check_callable
 from i2moe._common.modalities import leaves, map_leaves
 from i2moe._common.output import InteractionOutput, SoftTargets
 
@@ -62,11 +63,8 @@ class InteractionSupervision:
     """
 
     def __init__(self, criterion: Callable[[Tensor, Any], Tensor], *, per_sample: bool = True) -> None:
-        if isinstance(criterion, type) or not callable(criterion):
-            raise TypeError(
-                "criterion must be a function of predictions and targets, such as torch.nn.functional.cross_entropy, "
-                f"however it is {criterion!r}"
-            )
+        what = "a function of predictions and targets, such as torch.nn.functional.cross_entropy"
+        check_callable(f"criterion must be {what}", criterion)
         self.criterion = criterion
         self.per_sample = per_sample
         self.losses: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_shape
+from i2moe._common.checks import check_callable, check_shape
 from i2moe._common.means import ProcessGroupAttribute, joined_processes, scaled_to_all, weighted_sum
 from i2moe._common.modalities import Modality, leaves
 from i2moe._common.names import check_modality_names
@@ -330,11 +330,7 @@ def _make_perturbation(
 def _check_losses(losses: Losses | None) -> Losses:
     if losses is None:
         return InteractionLosses()
-    if isinstance(losses, type) or not callable(losses):
-        raise TypeError(
-            "losses must be an object called with the views, such as InteractionLosses('regression'), "
-            f"however they are {losses!r}"
-        )
+    check_callable("losses must be an object called with the views, such as InteractionLosses('regression')", losses)
     return losses
 
 

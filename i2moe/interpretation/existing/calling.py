@@ -68,8 +68,6 @@ class Form:
                 "a batch must hold a tuple, list or dict of modalities, however it holds a "
                 f"{type(modalities).__name__}; a table is split by its columns: (X[:, :8], X[:, 8:])"
             )
-        if len(form.names) < 2:
-            raise ValueError(f"there must be two modalities or more, however they are {form.names}")
         check_modality_names(len(form.names), form.names)
         return form
 

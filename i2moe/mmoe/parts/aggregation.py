@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from i2moe._common.checks import check_fraction, look_up
+from i2moe._common.checks import check_callable, check_fraction, look_up
 from i2moe._common.means import weighted_sum
 
 __all__ = [
@@ -164,8 +164,5 @@ def as_aggregation(aggregation: AggregationLike) -> Aggregation:
     """
     if isinstance(aggregation, str):
         return look_up("aggregation", aggregation, AGGREGATIONS)
-    if isinstance(aggregation, type) or not callable(aggregation):
-        raise TypeError(
-            f"aggregation must be a name or called with predictions and weights, however it is {aggregation!r}"
-        )
+    check_callable("aggregation must be a name or called with predictions and weights", aggregation)
     return aggregation

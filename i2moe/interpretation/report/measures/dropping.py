@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
@@ -40,10 +40,8 @@ class DroppingCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers; None for NaN."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: value.to_dict() if isinstance(value, DroppingCost) else plain(value) for name, value in values.items()
-        }
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def cost_of_dropping(report: Diagnostics, refit: Refit | None = None) -> dict[str, DroppingCost]:

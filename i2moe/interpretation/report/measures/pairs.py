@@ -71,7 +71,8 @@ class PairInteraction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and strings; None for NaN."""
-        return {name: list(value) if isinstance(value, tuple) else plain(value) for name, value in asdict(self).items()}
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def _moves(cost: float, points: bool) -> str:

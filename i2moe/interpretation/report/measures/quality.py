@@ -49,7 +49,8 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers; None for NaN."""
-        return {name: plain(value) for name, value in asdict(self).items()}
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def quality(
