@@ -199,7 +199,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "losses class": (
         lambda: make(losses=InteractionLosses),
         TypeError,
-        "losses must be an object called with the views, .*, however they are <class",
+        "losses must be an object called with the views, .*, however it is <class",
     ),
     "losses that are no function": (
         lambda: make(losses=0.5),
