@@ -28,8 +28,8 @@ class Batches:
 
     Raises:
         TypeError: if the modalities are a single tensor, or something is no tensor.
-        ValueError: if there is no sample, the tensors have not the same number of samples, or the batch size is not
-            positive.
+        ValueError: if there is no sample, the tensors have not the same number of samples or a gradient, or the batch
+            size is not positive.
 
     Example:
         >>> batches = Batches((torch.randn(5, 8), torch.randn(5, 4)), torch.arange(5), batch_size=2, seed=0)
@@ -58,6 +58,11 @@ class Batches:
             raise TypeError(
                 f"modalities and target must be tensors or arrays of numbers, however they hold {', '.join(others)}; "
                 "convert them by torch.as_tensor"
+            )
+        if any(tensor.requires_grad for tensor in found):
+            raise ValueError(
+                "modalities and target must be data, however some carry a gradient, which ends with the "
+                "first batch; detach them, x.detach(), or compute them inside the model"
             )
         shapes = [tuple(tensor.shape) for tensor in found]
         if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
