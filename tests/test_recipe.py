@@ -53,7 +53,7 @@ def test_no_batch_but_the_only_one_is_of_a_sample_alone(n: int, size: int, sizes
         ((torch.zeros(0, 2),), torch.zeros(0), 2, ValueError, "row for each sample"),
         ((torch.zeros(5, 2),), torch.tensor(1), 2, ValueError, "row for each sample"),
         ((torch.zeros(5, 2),), torch.zeros(5), 0, ValueError, "batch_size must be at least 1"),
-        ((torch.zeros(5, 2, requires_grad=True),), torch.zeros(5), 2, ValueError, "must be data, .* detach"),
+        ((2 * torch.zeros(5, 2, requires_grad=True),), torch.zeros(5), 2, ValueError, "must be data, .* detach"),
         (torch.zeros(5, 5), torch.zeros(5), 2, TypeError, "tuple or a dict"),
         ((torch.zeros(2, 2),), [0, 1], 2, TypeError, "however they hold int; convert"),
         ((torch.zeros(2, 2),), np.array(["a", "b"]), 2, TypeError, "however they hold ndarray"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.checks import check_distribution, check_finite
+from i2moe._common.modalities import leaves
 from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, certain, check_target, probabilities
 from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
@@ -99,7 +100,7 @@ def calibrate(
                 modalities, target = split_batch(batch)
             seen = observe(moe, partial(call, model, move(modalities, device, arrays=True)))
             out = seen.output
-            ambiguous |= _filled_with_values(moe.modality_names, moe.fill or (), seen)
+            ambiguous |= _filled_with_values(moe.modality_names, moe.fill, seen)
             with in_batch(index):
                 rows.append(_rows(reweighter.task, out, target, moe.interactions))
     if not rows:
@@ -145,13 +146,16 @@ def calibrate(
     return reweighter.scale.clone()
 
 
-def _filled_with_values(names: Sequence[str], fills: Iterable[Fill], seen: Observation) -> set[str]:
+def _filled_with_values(names: Sequence[str], fills: Iterable[Fill] | None, seen: Observation) -> set[str]:
     """Return the modalities of integers alone in which a sample has the number that stands for none."""
-    found = set()
+    found: set[str] = set()
+    if fills is None:
+        return found
     for i, (name, fill, modality) in enumerate(zip(names, fills, seen.modalities, strict=True)):
-        if isinstance(fill, ZeroFill) and isinstance(modality, Tensor) and not modality.is_floating_point():
-            rows = modality if seen.available is None else modality[seen.available[:, i]]
-            if (rows == fill.integer_value(modality)).any():
+        tensors = leaves(modality)
+        if isinstance(fill, ZeroFill) and not any(x.is_floating_point() for x in tensors):
+            same = torch.stack([(x == fill.integer_value(x)).reshape(len(x), -1).all(1) for x in tensors]).all(0)
+            if (same if seen.available is None else same & seen.available[:, i]).any():
                 found.add(name)
     return found
 

@@ -127,9 +127,10 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """Return the mean of values (N,) and Student's interval of it, no wider than the bounds of the mean.
 
-    NaN where it is unknown. `clusters` (N,) as for `group_statistics`. Where all values are the same, a share of other
-    ones may not have been seen: the largest share that n samples miss with a probability of half of one minus the
-    confidence. In the interval it is at the bounds (of a share of n successes this is Clopper and Pearson's).
+    NaN where it is unknown. `clusters` (N,) as for `group_statistics`. Where all values (the means of all clusters) are
+    the same, a share of other ones may not have been seen: the largest share that n samples miss with a probability of
+    half of one minus the confidence. In the interval it is at the bounds (of a share of n successes this is Clopper and
+    Pearson's).
 
     Example:
         >>> [round(end, 3) for end in mean_interval(torch.tensor([0.0, 1.0, 2.0]), confidence=0.95)]
@@ -142,7 +143,7 @@ def mean_interval(
     error, n_clusters = _standard_errors((values - mean).unsqueeze(1), everybody, torch.tensor([len(values)]), clusters)
     if n_clusters < 2:
         return mean, math.nan, math.nan
-    if error == 0:
+    if error <= 1e-12 * max(1.0, abs(mean)):
         unseen = 1 - ((1 - confidence) / 2) ** (1 / int(n_clusters))
         low, high = (mean + unseen * (bound - mean) if math.isfinite(bound) else mean for bound in bounds)
         return mean, low, high

@@ -20,7 +20,7 @@ from i2moe.moe.experts.bank import Execution, ExpertOutputs
 from i2moe.moe.experts.building import make_experts
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange
-from i2moe.moe.names import check_argument_order, group_arguments, select_experts
+from i2moe.moe.names import group_arguments, select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -149,8 +149,6 @@ class InteractionMoE(nn.Module):
         self.experts = make_experts(
             backbone_factory, self.expert_names, members, tied=tied, execution=execution, checkpoint=checkpoint
         )
-        if self.arguments is None:
-            check_argument_order(self.modality_names, self.example_backbone)
 
     @property
     def n_modalities(self) -> int:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-
-from torch import nn
 
 from i2moe._common.names import Interaction, interaction_names
 
-__all__ = ["check_argument_order", "choose_experts", "group_arguments", "select_experts"]
+__all__ = ["choose_experts", "group_arguments", "select_experts"]
 
 
 def group_arguments(
@@ -30,23 +27,6 @@ def group_arguments(
             f"{groups}"
         )
     return groups
-
-
-def check_argument_order(names: tuple[str, ...], backbone: nn.Module) -> None:
-    """Refuse names that are the backbone's arguments in another order: inputs by position would get wrong names.
-
-    Raises:
-        ValueError: if they are.
-    """
-    try:
-        arguments = tuple(name for name in inspect.signature(backbone.forward).parameters if name in names)
-    except (TypeError, ValueError):  # a forward that is not Python
-        return
-    if len(arguments) == len(names) and arguments != names:
-        raise ValueError(
-            f"modality_names must be in the order of the backbone's arguments, {arguments}, however they are {names}; "
-            "inputs by position would get each other's names"
-        )
 
 
 def select_experts(

@@ -18,7 +18,7 @@ from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.missing import Fill
 from i2moe.moe.available import Fills, bind_and_fill, make_fills
 from i2moe.moe.experts.building import build_backbones
-from i2moe.moe.names import check_argument_order, group_arguments
+from i2moe.moe.names import group_arguments
 
 __all__ = ["SoftTargets", "Specialist", "Teacher"]
 
@@ -64,8 +64,6 @@ class Specialist(nn.Module):
         self.arguments = group_arguments(modality_names)
         self.modality = modality
         (self.backbone,) = build_backbones(backbone_factory, ("the specialist",))
-        if self.arguments is None:
-            check_argument_order(self.modality_names, self.backbone)
         fills = make_fills(fill, n_modalities, None)
         assert fills is not None
         self.fill: Fills = fills

@@ -59,7 +59,7 @@ class Batches:
                 f"modalities and target must be tensors or arrays of numbers, however they hold {', '.join(others)}; "
                 "convert them by torch.as_tensor"
             )
-        if any(tensor.requires_grad for tensor in found):
+        if any(tensor.grad_fn is not None for tensor in found):
             raise ValueError(
                 "modalities and target must be data, however some carry a gradient, which ends with the "
                 "first batch; detach them, x.detach(), or compute them inside the model"

@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -27,7 +26,7 @@ __all__ = ["fit", "moving_average"]
 
 _CURE = "return ((a, b), y) from the data set, or use `Batches`"
 _LARGE = 10.0  # what a network with weights of the usual size does not say soon, nor take well
-_SMALL = 0.02
+_SMALL = 0.1  # of a whole row
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
@@ -131,10 +130,17 @@ def fit(
     call = call_by_signature if call is None else call
     device = device_of(model)
 
+    tried: list[bool] = []  # the loss of a training step
+
     def loss_on(model: nn.Module, batch: Any) -> Tensor:
         check_batch(batch, _CURE)
         modalities, target = move(batch, device, arrays=True)
-        return loss_of(call(model, modalities), target)
+        output = call(model, modalities)
+        loss = loss_of(output, target)
+        if reweighter is not None and model.training and not tried:
+            tried.append(True)
+            _warn_of_untrained(output, loss)
+        return loss
 
     def calibrated(model: nn.Module, data: Iterable[Any]) -> object:
         return calibrate(model, data, call=call) if calibrator is None else calibrator(model)
@@ -149,10 +155,7 @@ def fit(
             calibrated(copy.deepcopy(model), [first_held_out])
         if reweighter.task == "regression" and calibrator is None:
             _warn_of_units(first_held_out[1])
-    with torch.no_grad():
-        modalities, target = move(first_held_out, device, arrays=True)
-        output = call(model.eval(), modalities)
-    _try_loss(output, target, loss_of, computed=reweighter is not None)
+    _try_loss(model, first_held_out, loss_on)
     losses = _train_to_best(
         model,
         train,
@@ -217,16 +220,11 @@ def _train_to_best(
     return losses
 
 
-def _try_loss(output: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], *, computed: bool) -> None:
+@torch.no_grad()
+def _try_loss(model: nn.Module, batch: Any, loss_on: Callable[[nn.Module, Any], Tensor]) -> None:
     """Compute the loss of a held-out batch, so that what is wrong with it is found before training."""
-    alone: list[Tensor] = []
-    if computed and isinstance(output, InteractionOutput):
-        names = ("prediction", "marginals", "member_predictions", "member_marginals")
-        fields = {name: getattr(output, name) for name in names}
-        fields = {name: x.detach().requires_grad_() for name, x in fields.items() if x is not None}
-        output, alone = replace(output, **fields), [x for name, x in fields.items() if "marginals" in name]
     try:
-        loss = loss_of(output, target)
+        loss = loss_on(model.eval(), batch)
     except (AttributeError, TypeError) as error:
         error.add_note(
             "loss_of is called with what the model returns and the targets, held-out ones too; "
@@ -236,12 +234,18 @@ def _try_loss(output: Any, target: Any, loss_of: Callable[[Any, Any], Tensor], *
     if not isinstance(loss, Tensor) or loss.ndim:
         found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise ValueError(f"loss_of must return a scalar tensor, however it returned {found}; take the mean")
-    gradients = torch.autograd.grad(loss, alone, allow_unused=True) if alone and loss.requires_grad else ()
-    if alone and all(gradient is None for gradient in gradients):
+
+
+def _warn_of_untrained(output: Any, loss: Tensor) -> None:
+    """Warn where the loss of a training step does not depend on the predictions from each modality alone."""
+    if not isinstance(output, InteractionOutput):
+        return
+    found = [x for x in (output.marginals, output.member_marginals) if x is not None and x.requires_grad]
+    if found and all(x is None for x in torch.autograd.grad(loss, found, retain_graph=True, allow_unused=True)):
         warnings.warn(
             "loss_of should train the predictions from each modality alone, of which weights are computed, however it "
             "does not depend on them; use InteractionSupervision(criterion)",
-            stacklevel=3,
+            stacklevel=5,
         )
 
 
@@ -290,19 +294,25 @@ def _noted_types(model: nn.Module, inputs: Any) -> Iterator[None]:
         raise
 
 
+@torch.no_grad()
 def _warn_of_scale(inputs: Any) -> None:
-    """Warn of modalities in units far from those of standardized features; NaN, what is absent, does not count."""
-    named = inputs if isinstance(inputs, Mapping) else dict(enumerate(inputs)) if isinstance(inputs, tuple) else {}
+    """Warn of modalities in units far from those of standardized features, by the median row; NaN does not count."""
+    named = (
+        inputs if isinstance(inputs, Mapping) else dict(enumerate(inputs)) if isinstance(inputs, list | tuple) else {}
+    )
     for name, modality in named.items():
-        known = [x[x.isfinite()].double() for x in leaves(modality) if x.is_floating_point()]
-        size = torch.cat(known).square().mean().sqrt().item() if known else 1.0
-        if size > _LARGE or 0 < size < _SMALL:
-            warnings.warn(
-                f"modalities should have values of about 1, as standardized features have, however in the first batch "
-                f"those of {name!r} have a root mean square of {size:.3g}: training may not get far; standardize each "
-                "feature by its mean and deviation, or let the backbone do it",
-                stacklevel=3,
-            )
+        for x in leaves(modality):
+            if not x.is_floating_point() or not x.numel():
+                continue
+            length = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float32).nanmedian().item()
+            size = length / (x.numel() / len(x)) ** 0.5
+            if size > _LARGE or 0 < length < _SMALL:
+                warnings.warn(
+                    "modalities should have values of about 1, as standardized features have, however a row of "
+                    f"{name!r} has a root mean square of {size:.3g}: training may not get far; standardize each "
+                    "feature by its mean and deviation. Where the backbone does, this can be ignored",
+                    stacklevel=3,
+                )
 
 
 def _warn_of_units(target: Any) -> None:

@@ -59,7 +59,7 @@ class Comparison:
             >>> from i2moe.interpretation import InteractionReport
             >>> report = InteractionReport.example()
             >>> print(report.compare(report).summary())
-            accuracy 0.750 and 0.750, difference 0.000 [0.000, 0.000]
+            accuracy 0.750 and 0.750, difference 0.000 [-0.602, 0.602]
             the same largest weight for 100.0% of the samples, weights differ by 0.000 of 1
             <BLANKLINE>
             expert            weight  other's  rank correlation
