@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from i2moe._common.modalities import BackboneOutput, Modality, as_backbone_output, leaves
 from i2moe._common.passes import evaluating
 from i2moe.mmoe.parts.objectives import Objective
-from i2moe.mmoe.parts.training import Training, in_batches, n_samples_of, train
+from i2moe.mmoe.parts.training import OnEpoch, Training, in_batches, n_samples_of, train
 
 __all__ = ["Expert", "Predictor", "as_predictor", "predict"]
 
@@ -26,6 +26,13 @@ class Expert(Protocol):
 
     def __call__(self, modalities: tuple[Modality, ...], /) -> Tensor:
         """Return predictions (B, C), probabilities in classification, of M modalities."""
+
+
+class Run(TypedDict, total=False):
+    """How samples are drawn, and what is called after each epoch: as for `train`."""
+
+    generator: torch.Generator | None
+    on_epoch: OnEpoch | None
 
 
 class Predictor(nn.Module):
@@ -43,8 +50,8 @@ class Predictor(nn.Module):
         """Return predictions (B, C)."""
         raise NotImplementedError
 
-    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
-        """Learn from samples; a module goes on from where it is, and reports its progress as `train` does."""
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **run: Unpack[Run]) -> None:
+        """Learn from samples; a module goes on from where it is."""
         raise NotImplementedError
 
 
@@ -58,8 +65,8 @@ class ModulePredictor(Predictor):
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         return self.objective.activate(self._run(modalities).prediction)
 
-    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
-        train(self, self._loss, modalities, target, training, **progress)
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **run: Unpack[Run]) -> None:
+        train(self, self._loss, modalities, target, training, **run)
 
     def _loss(self, modalities: tuple[Modality, ...], target: Tensor) -> Tensor:
         output = self._run(modalities)
@@ -89,7 +96,7 @@ class EstimatorPredictor(Predictor):
         probabilities[:, torch.as_tensor(self.estimator.classes_, device=features.device).long()] = found
         return probabilities
 
-    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **run: Unpack[Run]) -> None:
         self.estimator.fit(_features(modalities).cpu().numpy(), target.cpu().numpy())
 
     def get_extra_state(self) -> Tensor:
@@ -109,7 +116,7 @@ class FunctionPredictor(Predictor):
     def forward(self, modalities: tuple[Modality, ...]) -> Tensor:
         return self.function(modalities)
 
-    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **progress: Any) -> None:
+    def fit(self, modalities: tuple[Modality, ...], target: Tensor, training: Training, **run: Unpack[Run]) -> None:
         if hasattr(self.function, "fit"):
             self.function.fit(modalities, target)
 
