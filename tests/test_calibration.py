@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from i2moe import ComputedReweighter, InteractionMoE, calibrate
 from i2moe._common.tasks import Task
 from i2moe.moe.weights.computed import mean_of_present
+from i2moe.training import Batches
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -135,6 +136,14 @@ def test_a_sample_of_weight_two_counts_as_two(task: Task) -> None:
     torch.testing.assert_close(calibrate(model, data, sample_weight=weight), expected)
     prior = cast("ComputedReweighter", model.reweighter).prior
     torch.testing.assert_close(prior, prior_of(task, twice + data[1:]))
+
+
+def test_weights_of_samples_in_no_known_order_are_refused() -> None:
+    x, y = batches("classification")[0][0]
+    data = Batches((x, y), torch.randint(3, (N,)), batch_size=10)
+    with pytest.raises(ValueError, match="give shuffle=False"):
+        calibrate(make(), data, sample_weight=torch.ones(N))
+    calibrate(make(), data)
 
 
 def prior_of(task: Task, data: list[Any]) -> Tensor:

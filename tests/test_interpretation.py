@@ -7,6 +7,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,7 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from i2moe import ComputedReweighter, InteractionMoE, StaticReweighter
 from i2moe._common.tasks import Task
@@ -573,8 +584,28 @@ class TestLeavesNoTrace:
             dataset, batch_sampler=Batches(RandomSampler(dataset, generator=inner), own)
         )
         before = [generator.get_state() for generator in (own, inner)]
-        explain(make_model(), loader, n_draws=0)
+        with pytest.warns(UserWarning, match="give shuffle=False"):
+            explain(make_model(), loader, n_draws=0)
         assert all(torch.equal(a, b.get_state()) for a, b in zip(before, (own, inner), strict=True))
+
+    @pytest.mark.parametrize(
+        ("sampler", "warned"),
+        [
+            (SequentialSampler(range(N_SAMPLES)), False),
+            (DistributedSampler(range(N_SAMPLES), 1, 0, shuffle=False), False),  # type: ignore[arg-type]
+            (DistributedSampler(range(N_SAMPLES), 1, 0), True),  # type: ignore[arg-type]
+            (SubsetRandomSampler(range(N_SAMPLES)), True),
+            (WeightedRandomSampler([1.0] * N_SAMPLES, N_SAMPLES), True),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    @pytest.mark.parametrize("batched", [False, True])
+    def test_a_sampler_that_shuffles_is_warned_of(self, sampler: Any, warned: bool, batched: bool) -> None:
+        modalities, targets = make_batches(1)[0]
+        dataset: Any = [((modalities[0][i], modalities[1][i]), targets[i]) for i in range(N_SAMPLES)]
+        options: Any = {"batch_sampler": BatchSampler(sampler, 10, False)} if batched else {"sampler": sampler}
+        with pytest.warns(UserWarning, match="give shuffle=False") if warned else nullcontext():
+            explain(make_model(), DataLoader(dataset, **options), n_draws=0)
 
     def test_everything_also_after_an_error(self) -> None:
         model = make_model().train()

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from i2moe import BackboneOutput, InteractionLosses, InteractionMoE, InteractionOutput, Reweighter, StaticReweighter
+from i2moe import (
+    BackboneOutput,
+    InteractionLosses,
+    InteractionMoE,
+    InteractionOutput,
+    Reweighter,
+    Specialist,
+    StaticReweighter,
+)
+from i2moe.interpretation.observation.observe import call_by_signature
 from i2moe.losses import Interaction
 from i2moe.moe.experts import Execution
 from i2moe.moe.pruning import TopExperts
@@ -109,6 +118,23 @@ def test_a_keyword_stays_one() -> None:
             return x * y[:, :3]
 
     assert make(KeywordOnly)(torch.randn(6, 3), y=torch.randn(6, 5)).prediction.shape == (6, 3)
+
+
+@pytest.mark.parametrize("of", [InteractionMoE, Specialist])
+def test_names_in_another_order_than_the_parameters_exchange_nothing(of: Any) -> None:
+    class Difference(nn.Module):
+        def forward(self, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+            return a - b if c is None else a - b + c
+
+    options: Any = {} if of is Specialist else {"reweighter": StaticReweighter(4)}
+    a, b = torch.randn(6, 3), torch.randn(6, 3)
+    model = of(Difference, 2, modality_names=("b", "a"), **options).eval()
+    for call in (lambda: model(a, b), lambda: call_by_signature(model, (a, b)), lambda: model(b, a=a)):
+        with pytest.raises(ValueError, match="must be in the order of the backbone's parameters"):
+            call()
+    by_name = of(Difference, 2, modality_names=("a", "b"), **options).eval()(a, b)
+    predicted, expected = (getattr(out, "prediction", out) for out in (model(a=a, b=b), by_name))
+    torch.testing.assert_close(predicted, expected)
 
 
 @pytest.mark.parametrize("n_modalities", [2, 3, 5])

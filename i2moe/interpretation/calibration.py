@@ -14,7 +14,7 @@ from i2moe._common.checks import check_distribution, check_finite
 from i2moe._common.modalities import leaves
 from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, certain, check_target, probabilities
-from i2moe.interpretation.observation.batches import check_batches, in_batch, split_batch
+from i2moe.interpretation.observation.batches import check_batches, in_batch, shuffles, split_batch
 from i2moe.interpretation.observation.observe import (
     Observation,
     call_by_signature,
@@ -66,7 +66,8 @@ def calibrate(
     Raises:
         TypeError: if the model is no module, or the data are no batches.
         ValueError: if it has no computed weights, the data is empty, a batch or a target does not fit, or a prediction
-            is not finite, of which the message names the batch; or if the samples' weights do not fit.
+            is not finite, of which the message names the batch; or if the samples' weights do not fit, or are given
+            beside a loader that shuffles.
 
     Warns:
         UserWarning: if a modality of integers holds the number that stands for its absence, if the prior is 0 for a
@@ -88,6 +89,10 @@ def calibrate(
         raise ValueError(
             "calibrate must be given a model with computed weights, however its weights come from a "
             f"{type(reweighter).__name__}; build it with reweighter='computed'"
+        )
+    if sample_weight is not None and shuffles(data):
+        raise ValueError(
+            "sample_weight must be in the order of the data, however the loader shuffles it; give shuffle=False"
         )
     device = device_of(model)
     call = call_by_signature if call is None else call

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
 
 from i2moe._common.names import check_names
 from i2moe._common.tasks import Task
-from i2moe.interpretation.observation.batches import BatchReader, check_batches
+from i2moe.interpretation.observation.batches import BatchReader, check_batches, shuffles
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     device_of,
@@ -134,7 +133,7 @@ def explain(
         drop_modalities=drop_modalities,
     )
 
-    if getattr(data, "shuffle", False) is True or isinstance(getattr(data, "sampler", None), RandomSampler):
+    if shuffles(data):
         warnings.warn(
             "batches should come in the order of your samples, however the loader shuffles them: rows of the report "
             "are in another one; give shuffle=False",

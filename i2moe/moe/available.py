@@ -107,6 +107,7 @@ def mask_of(modalities: tuple[Modality, ...], value: bool) -> Tensor:
 
 def bind_and_fill(
     names: tuple[str, ...] | Mapping[str, tuple[str, ...]],
+    order: tuple[str, ...],
     fills: Fills | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -116,6 +117,7 @@ def bind_and_fill(
 
     Args:
         names: the M names; a mapping where modalities are several arguments of the call, see `bind_groups`.
+        order: the names in the order of the backbone's parameters.
         fills: of the model; None where every sample must have all modalities.
         args: positional arguments of the call.
         kwargs: keyword arguments of the call.
@@ -132,7 +134,7 @@ def bind_and_fill(
     if isinstance(names, Mapping):
         modalities, arrange = bind_groups(names, args, kwargs, optional=optional)
     else:
-        modalities, arrange = bind(names, args, kwargs, optional=optional)
+        modalities, arrange = bind(names, args, kwargs, optional=optional, order=order)
     names = tuple(names)
     if fills is not None:
         modalities, available = fills(names, modalities, available)

@@ -16,24 +16,34 @@ Arrange: TypeAlias = Callable[[Sequence[Modality]], tuple[tuple[Any, ...], dict[
 
 
 def bind(
-    names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any], *, optional: bool = False
+    names: tuple[str, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    optional: bool = False,
+    order: tuple[str, ...] | None = None,
 ) -> tuple[tuple[Modality, ...], Arrange]:
     """Find the modalities, in the order of `names`, in the arguments of a call.
 
     The call may be positional, by keyword, both, or pass one list, tuple or dict. Where modalities are optional, those
-    given by name may be left out and are None.
+    given by name may be left out and are None. `order` is that of the backbone's parameters, if it is known.
 
     Raises:
-        ValueError: if modalities are missing, unknown or too many.
+        ValueError: if modalities are missing, unknown or too many, or go by position in another order than `names`.
     """
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
         return _by_name(names, args[0], optional), lambda modalities: ((dict(zip(names, modalities, strict=True)),), {})
     if len(args) == 1 and not kwargs and isinstance(args[0], list | tuple):
         return _counted(names, tuple(args[0])), lambda modalities: ((sequence_like(args[0], modalities),), {})
+    n = len(args)
+    if order is not None and order[:n] != names[:n]:
+        raise ValueError(
+            f"modality_names must be in the order of the backbone's parameters {order} for modalities by position, "
+            f"however they are {names}; change their order, or give modalities by name"
+        )
     if not kwargs:
         return _counted(names, args), lambda modalities: (tuple(modalities), {})
 
-    n = len(args)
     twice = [name for name in names[:n] if name in kwargs]
     if twice or n > len(names):
         raise ValueError(

@@ -20,7 +20,7 @@ from i2moe.moe.experts.bank import Execution, ExpertOutputs
 from i2moe.moe.experts.building import make_experts
 from i2moe.moe.experts.shared import SharedExperts
 from i2moe.moe.inputs import Arrange
-from i2moe.moe.names import group_arguments, select_experts
+from i2moe.moe.names import group_arguments, order_in_call, select_experts
 from i2moe.moe.weights.computed import ComputedReweighter
 from i2moe.moe.weights.learned import Reweighter
 from i2moe.perturbations import Perturbation, Views, as_perturbation
@@ -54,8 +54,9 @@ class InteractionMoE(nn.Module):
         backbone_factory: called without arguments once per expert, so that experts start different. What it returns is
             called with the modalities exactly as this model is and returns a tensor (B, ...) or a `BackboneOutput`.
         n_modalities: number of modalities M, at least 2.
-        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default. Or
-            which arguments of a call by keyword each modality is: `{"text": ("input_ids", "attention_mask"),
+        modality_names: M names, for keyword or dict inputs and for the experts' names; ("0", "1", ...) by default. If
+            the backbone's parameters have these names, modalities by position need them in the same order. Or which
+            arguments of a call by keyword each modality is: `{"text": ("input_ids", "attention_mask"),
             "image": "pixel_values"}`.
         feature_dims: the modalities' widths, to build the default reweighter and fills now and not at the first
             forward pass.
@@ -149,6 +150,7 @@ class InteractionMoE(nn.Module):
         self.experts = make_experts(
             backbone_factory, self.expert_names, members, tied=tied, execution=execution, checkpoint=checkpoint
         )
+        self._order = order_in_call(self.example_backbone, self.modality_names)
 
     @property
     def n_modalities(self) -> int:
@@ -175,7 +177,8 @@ class InteractionMoE(nn.Module):
 
         Raises:
             TypeError: if a modality is not made of tensors or cannot be perturbed or filled, or the mask is not bool.
-            ValueError: if modalities are missing, unknown or do not fit together, or a sample has none at all. On other
+            ValueError: if modalities are missing, unknown or do not fit together, or go by position where the
+                backbone's parameters have the names in another order. Also if a sample has none at all: on other
                 devices than the CPU, and in compiled code, an assertion of the device fails for the latter.
         """
         modalities, arrange, available = self._bind(args, kwargs, available)
@@ -229,7 +232,8 @@ class InteractionMoE(nn.Module):
     def _bind(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], available: Tensor | None
     ) -> tuple[tuple[Modality, ...], Arrange, Tensor | None]:
-        return bind_and_fill(self.arguments or self.modality_names, self.fill, args, kwargs, available)
+        names = self.arguments or self.modality_names
+        return bind_and_fill(names, self._order, self.fill, args, kwargs, available)
 
     def _present(self, modalities: tuple[Modality, ...], available: Tensor | None) -> Tensor | None:
         """Return a mask in any case, where there could be one: in other processes samples may lack something."""

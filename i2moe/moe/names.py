@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+
+from torch import nn
 
 from i2moe._common.names import Interaction, interaction_names
 
-__all__ = ["choose_experts", "group_arguments", "select_experts"]
+__all__ = ["choose_experts", "group_arguments", "order_in_call", "select_experts"]
 
 
 def group_arguments(
@@ -27,6 +30,16 @@ def group_arguments(
             f"{groups}"
         )
     return groups
+
+
+def order_in_call(backbone: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the modalities' names in the order of the backbone's parameters; as they are where it has others."""
+    try:
+        parameters = inspect.signature(backbone.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that is not written in Python
+        return names
+    found = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name in names)
+    return found if len(found) == len(names) else names
 
 
 def select_experts(

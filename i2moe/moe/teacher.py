@@ -18,7 +18,7 @@ from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.missing import Fill
 from i2moe.moe.available import Fills, bind_and_fill, make_fills
 from i2moe.moe.experts.building import build_backbones
-from i2moe.moe.names import group_arguments
+from i2moe.moe.names import group_arguments, order_in_call
 
 __all__ = ["SoftTargets", "Specialist", "Teacher"]
 
@@ -64,6 +64,7 @@ class Specialist(nn.Module):
         self.arguments = group_arguments(modality_names)
         self.modality = modality
         (self.backbone,) = build_backbones(backbone_factory, ("the specialist",))
+        self._order = order_in_call(self.backbone, self.modality_names)
         fills = make_fills(fill, n_modalities, None)
         assert fills is not None
         self.fill: Fills = fills
@@ -81,7 +82,7 @@ class Specialist(nn.Module):
             The prediction, or a `BackboneOutput` with it where the backbone returns one.
         """
         modalities, arrange, present = bind_and_fill(
-            self.arguments or self.modality_names, self.fill, args, kwargs, available
+            self.arguments or self.modality_names, self._order, self.fill, args, kwargs, available
         )
         if self.modality is not None:
             modalities = self.fill.each_alone(self.modality_names, modalities)[self.modality]

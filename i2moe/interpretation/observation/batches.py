@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from i2moe._common.checks import check_distribution
 from i2moe._common.modalities import Modality, as_tensor
@@ -27,6 +28,7 @@ __all__ = [
     "in_batch",
     "marginal_rows",
     "noted",
+    "shuffles",
     "split_batch",
 ]
 
@@ -104,6 +106,13 @@ def check_batches(data: Any, source: str = "data") -> None:
     if single or not hasattr(data, "__iter__"):
         found = "it is one batch" if single else f"it is a {type(data).__name__}"
         raise TypeError(f"{source} must be batches (modalities, target), however {found}; give a list: [((a, b), y)]")
+
+
+def shuffles(data: Any) -> bool:
+    """Whether a loader is known to give the samples in an order of its own."""
+    samplers = [data, getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)]
+    random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    return any(isinstance(each, random) or getattr(each, "shuffle", False) is True for each in samplers)
 
 
 def check_batch(batch: Any, cure: str = "regroup the batches: `(((a, b), y) for a, b, y in loader)`") -> None:
