@@ -287,7 +287,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no epoch": ({"n_epochs": 0}, ValueError, "n_epochs must be at least 1"),
     "no patience": ({"patience": 0}, ValueError, "patience must be at least 1"),
     "an average of nothing": ({"decay": 1.0}, ValueError, "decay must lie in"),
-    "an optimizer": ({"optimizer": SGD}, TypeError, "optimizer must be a function, however it is a SGD"),
+    "an optimizer": ({"optimizer": SGD}, TypeError, "optimizer must be a function .*, however it is an object of SGD"),
     "no loss": ({"loss_of": None}, TypeError, "loss_of must be a function"),
     "nothing to calibrate": ({"calibrator": calibrate}, ValueError, "calibrator must come with computed weights"),
     "a loss of each sample": ({"loss_of": partial(mse_loss, reduction="none")}, ValueError, "must return a scalar"),

@@ -14,7 +14,7 @@ from i2moe._common.checks import check_distribution, check_finite
 from i2moe._common.modalities import leaves
 from i2moe._common.output import InteractionOutput
 from i2moe._common.tasks import Task, certain, check_target, probabilities
-from i2moe.interpretation.observation.batches import check_batches, in_batch, shuffles, split_batch
+from i2moe.interpretation.observation.batches import check_batches, check_not_empty, in_batch, shuffles, split_batch
 from i2moe.interpretation.observation.observe import (
     Observation,
     call_by_signature,
@@ -105,11 +105,11 @@ def calibrate(
                 modalities, target = split_batch(batch)
             seen = observe(moe, partial(call, model, move(modalities, device, arrays=True)))
             out = seen.output
+            assert moe.fill is not None  # as the weights are computed
             ambiguous |= _filled_with_values(moe.modality_names, moe.fill, seen)
             with in_batch(index):
                 rows.append(_rows(reweighter.task, out, target, moe.interactions))
-    if not rows:
-        raise ValueError("data must yield at least one batch, however it is empty")
+    check_not_empty(rows)
     outputs, targets, present = (torch.cat(parts) for parts in zip(*rows, strict=True))
     weight = _share_of_each(len(targets), sample_weight)
     n_outputs = outputs.shape[2]
@@ -151,11 +151,9 @@ def calibrate(
     return reweighter.scale.clone()
 
 
-def _filled_with_values(names: Sequence[str], fills: Iterable[Fill] | None, seen: Observation) -> set[str]:
+def _filled_with_values(names: Sequence[str], fills: Iterable[Fill], seen: Observation) -> set[str]:
     """Return the modalities of integers alone in which a sample has the number that stands for none."""
     found: set[str] = set()
-    if fills is None:
-        return found
     for i, (name, fill, modality) in enumerate(zip(names, fills, seen.modalities, strict=True)):
         tensors = leaves(modality)
         if isinstance(fill, ZeroFill) and not any(x.is_floating_point() for x in tensors):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from i2moe._common.names import check_names
 from i2moe._common.tasks import Task
-from i2moe.interpretation.observation.batches import BatchReader, check_batches, shuffles
+from i2moe.interpretation.observation.batches import BatchReader, check_batches, check_not_empty, shuffles
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     device_of,
@@ -142,10 +142,7 @@ def explain(
     generators = generators_of(reader.perturbation, data)
     with preserve_state(model, reader.device, generators, seed):
         batches = [reader.read(index, batch) for index, batch in enumerate(data)]
-    if not batches:
-        raise ValueError(
-            "data must yield at least one batch, however it is empty; a generator can be run through only once"
-        )
+    check_not_empty(batches)
 
     # A batch's part of each tensor is let go as soon as it is joined: both at once would take twice the memory.
     rows: dict[str, Any] = {name: torch.cat([batch.pop(name) for batch in batches]) for name in list(batches[0])}

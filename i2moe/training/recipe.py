@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -14,19 +13,24 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from i2moe._common.checks import check_at_least_one, check_rate
-from i2moe._common.modalities import as_tensor, leaves
-from i2moe._common.output import InteractionOutput, SoftTargets
+from i2moe._common.checks import check_at_least_one, check_callable, check_rate
+from i2moe._common.modalities import leaves
+from i2moe._common.output import SoftTargets
 from i2moe.interpretation.calibration import calibrate
-from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
+from i2moe.interpretation.observation.batches import check_batch
 from i2moe.interpretation.observation.observe import call_by_signature, device_of, move
 from i2moe.moe.weights.computed import ComputedReweighter
+from i2moe.training.checks import (
+    CURE,
+    first_batch,
+    noted_types,
+    try_loss,
+    warn_of_scale,
+    warn_of_units,
+    warn_of_untrained,
+)
 
 __all__ = ["fit", "moving_average"]
-
-_CURE = "return ((a, b), y) from the data set, or use `Batches`"
-_LARGE = 10.0  # what a network with weights of the usual size does not say soon, nor take well
-_SMALL = 0.1  # of a whole row
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
@@ -110,10 +114,13 @@ def fit(
     check_rate(decay=decay)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a module, however it is a {type(model).__name__}; call what builds it")
-    _check_callable("loss_of", loss_of, "InteractionSupervision(criterion)")
-    if optimizer is not None:
-        _check_callable("optimizer", optimizer, "functools.partial(torch.optim.AdamW, lr=1e-3)")
-    first, first_held_out = _first("train", train), _first("held_out", held_out)
+    check_callable("loss_of must be a function such as InteractionSupervision(criterion)", loss_of)
+    if optimizer is not None and not callable(optimizer):
+        raise TypeError(
+            "optimizer must be a function of the parameters such as functools.partial(torch.optim.AdamW, lr=1e-3), "
+            f"however it is an object of {type(optimizer).__name__}"
+        )
+    first, first_held_out = first_batch("train", train), first_batch("held_out", held_out)
     reweighter = next((module for module in model.modules() if isinstance(module, ComputedReweighter)), None)
     if calibrator is not None and reweighter is None:
         raise ValueError(
@@ -133,29 +140,29 @@ def fit(
     tried: list[bool] = []  # the loss of a training step
 
     def loss_on(model: nn.Module, batch: Any) -> Tensor:
-        check_batch(batch, _CURE)
+        check_batch(batch, CURE)
         modalities, target = move(batch, device, arrays=True)
         output = call(model, modalities)
         loss = loss_of(output, target)
         if reweighter is not None and model.training and not tried:
             tried.append(True)
-            _warn_of_untrained(output, loss)
+            warn_of_untrained(output, loss)
         return loss
 
     def calibrated(model: nn.Module, data: Iterable[Any]) -> object:
         return calibrate(model, data, call=call) if calibrator is None else calibrator(model)
 
     inputs = move(first[0], device, arrays=True)
-    with torch.no_grad(), _noted_types(model, inputs):
+    with torch.no_grad(), noted_types(model, inputs):
         call(model.train(), inputs)  # sizes what waits for a first batch
     if reweighter is not None:  # what `calibrate` refuses, it shall refuse before the work
-        _warn_of_scale(inputs)
+        warn_of_scale(inputs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a batch may lack a class
             calibrated(copy.deepcopy(model), [first_held_out])
         if reweighter.task == "regression" and calibrator is None:
-            _warn_of_units(first_held_out[1])
-    _try_loss(model, first_held_out, loss_on)
+            warn_of_units(first_held_out[1])
+    try_loss(model, first_held_out, loss_on)
     losses = _train_to_best(
         model,
         train,
@@ -221,119 +228,10 @@ def _train_to_best(
 
 
 @torch.no_grad()
-def _try_loss(model: nn.Module, batch: Any, loss_on: Callable[[nn.Module, Any], Tensor]) -> None:
-    """Compute the loss of a held-out batch, so that what is wrong with it is found before training."""
-    try:
-        loss = loss_on(model.eval(), batch)
-    except (AttributeError, TypeError) as error:
-        error.add_note(
-            "loss_of is called with what the model returns and the targets, held-out ones too; "
-            "InteractionSupervision(criterion) makes such a loss of a criterion"
-        )
-        raise
-    if not isinstance(loss, Tensor) or loss.ndim:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise ValueError(f"loss_of must return a scalar tensor, however it returned {found}; take the mean")
-
-
-def _warn_of_untrained(output: Any, loss: Tensor) -> None:
-    """Warn where the loss of a training step does not depend on the predictions from each modality alone."""
-    if not isinstance(output, InteractionOutput):
-        return
-    found = [x for x in (output.marginals, output.member_marginals) if x is not None and x.requires_grad]
-    if found and all(x is None for x in torch.autograd.grad(loss, found, retain_graph=True, allow_unused=True)):
-        warnings.warn(
-            "loss_of should train the predictions from each modality alone, of which weights are computed, however it "
-            "does not depend on them; use InteractionSupervision(criterion)",
-            stacklevel=5,
-        )
-
-
-@torch.no_grad()
 def _mean_loss(model: nn.Module, data: Iterable[Any], loss_on: Callable[[nn.Module, Any], Tensor]) -> float:
     model.eval()
     losses = [(float(loss_on(model, batch)), len(leaves(batch[1])[0])) for batch in data]
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
-
-
-def _first(name: str, data: Any) -> Any:
-    """Return the first batch, and check its form and that each epoch will have batches."""
-    check_batches(data, name)
-    if isinstance(data, Iterator):
-        raise TypeError(
-            f"{name} must give its batches again in each epoch, however it is an iterator; give a list, a `Batches`, "
-            "or a DataLoader of a data set that returns ((a, b), y)"
-        )
-    for batch in data:
-        with in_batch(0, name):
-            check_batch(batch, _CURE)
-            if not all(hasattr(y, "shape") for y in leaves(batch[1])):
-                raise ValueError(
-                    "a batch's target must be a tensor (B, ...), or a tuple or dict of such, however it is a "
-                    f"{type(batch[1]).__name__} of other values; convert lists by torch.as_tensor"
-                )
-        return batch
-    raise ValueError(f"{name} must yield at least one batch, however it is empty; give it data")
-
-
-def _check_callable(name: str, value: Any, example: str) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, however it is a {type(value).__name__}; give {example}, say")
-
-
-@contextmanager
-def _noted_types(model: nn.Module, inputs: Any) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        given = {x.dtype for x in leaves(inputs) if isinstance(x, Tensor) and x.is_floating_point()}
-        own = {parameter.dtype for parameter in model.parameters()}
-        if given - own:
-            cure = f"x.to({', '.join(map(str, own))})"
-            error.add_note(f"inputs are of {given}, however the parameters are of {own}; convert the inputs: {cure}")
-        raise
-
-
-@torch.no_grad()
-def _warn_of_scale(inputs: Any) -> None:
-    """Warn of modalities in units far from those of standardized features, by the median row; NaN does not count."""
-    named = (
-        inputs if isinstance(inputs, Mapping) else dict(enumerate(inputs)) if isinstance(inputs, list | tuple) else {}
-    )
-    for name, modality in named.items():
-        for x in leaves(modality):
-            if not x.is_floating_point() or not x.numel():
-                continue
-            length = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1, dtype=torch.float32).nanmedian().item()
-            size = length / (x.numel() / len(x)) ** 0.5
-            if size > _LARGE or 0 < length < _SMALL:
-                warnings.warn(
-                    "modalities should have values of about 1, as standardized features have, however a row of "
-                    f"{name!r} has a root mean square of {size:.3g}: training may not get far; standardize each "
-                    "feature by its mean and deviation. Where the backbone does, this can be ignored",
-                    stacklevel=3,
-                )
-
-
-def _warn_of_units(target: Any) -> None:
-    values = torch.as_tensor(as_tensor(target)).double()
-    values = values.reshape(len(values), -1)
-    means, deviations = values.mean(0), values.std(0, correction=0)
-    largest = int(torch.maximum(means.abs(), deviations).argmax())
-    mean, deviation = means[largest].item(), deviations[largest].item()
-    if deviations.max() > _LARGE * deviations.min() > 0:
-        warnings.warn(
-            f"outputs of a regression should have deviations alike, however they are from {deviations.min():.3g} to "
-            f"{deviations.max():.3g}: the loss and the weights are about the largest; standardize each",
-            stacklevel=3,
-        )
-    elif max(abs(mean), deviation) > _LARGE:
-        warnings.warn(
-            "targets of a regression should have a mean of about 0 and a deviation of about 1, however in the first "
-            f"held-out batch they have a mean of {mean:.3g} and a deviation of {deviation:.3g}: training may not reach "
-            "them, and weights are of what it reaches; standardize them",
-            stacklevel=3,
-        )
 
 
 def _report_divergence(losses: list[float]) -> None:

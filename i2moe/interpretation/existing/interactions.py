@@ -17,7 +17,7 @@ from i2moe.interpretation.existing.calling import Form, Predictor, Returns, func
 from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
-from i2moe.interpretation.observation.batches import check_batches, in_batch, noted, split_batch
+from i2moe.interpretation.observation.batches import check_batches, check_not_empty, in_batch, noted, split_batch
 from i2moe.interpretation.observation.observe import checksum, device_of, generators_of, preserve_state, unwrap
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.record import dropped_subsets
@@ -131,17 +131,13 @@ def interactions(
 
     with preserve_state(module, device, generators_of(data, background), seed):
         known = [_read("background", index, batch) for index, batch in enumerate(background)]
-        if not known:
-            raise ValueError("background must yield at least one batch, however it is empty; give held-out samples")
+        check_not_empty(known, "background")
         first = known[0][0]
         form = Form.of(first, modality_names)
         predict = Predictor(function_of(model, task), form, first, call, task, returns, device)
         seen = (_predict("data", index, predict, *_read("data", index, batch)) for index, batch in enumerate(data))
         begun = list(islice(seen, 1))  # a mistake in the data is found before marginals are made
-        if not begun:
-            raise ValueError(
-                "data must yield at least one batch, however it is empty; a generator can be run through only once"
-            )
+        check_not_empty(begun)
         found = (_predict("background", index, predict, *batch) for index, batch in enumerate(known))
         held_out, joint, answers = zip(*found, strict=True)
         modalities = [concatenate(same) for same in zip(*held_out, strict=True)]

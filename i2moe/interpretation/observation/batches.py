@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ __all__ = [
     "BatchReader",
     "check_batch",
     "check_batches",
+    "check_not_empty",
     "checked_rows",
     "in_batch",
     "marginal_rows",
@@ -106,6 +107,14 @@ def check_batches(data: Any, source: str = "data") -> None:
     if single or not hasattr(data, "__iter__"):
         found = "it is one batch" if single else f"it is a {type(data).__name__}"
         raise TypeError(f"{source} must be batches (modalities, target), however {found}; give a list: [((a, b), y)]")
+
+
+def check_not_empty(batches: Sized, source: str = "data") -> None:
+    """Raise a ValueError if a loader has given no batches."""
+    if not len(batches):
+        raise ValueError(
+            f"{source} must yield at least one batch, however it is empty; a generator can be run through only once"
+        )
 
 
 def shuffles(data: Any) -> bool:
