@@ -131,7 +131,7 @@ def test_wrong_arguments_are_refused() -> None:
         WeightMonitor(NAMES, patience=0)
     with pytest.raises(ValueError, match="must be of the 4 experts"):
         WeightMonitor(NAMES)(output(torch.ones(2, 3)))
-    with pytest.raises(ValueError, match="temperatures must be positive"):
+    with pytest.raises(ValueError, match="start must be positive"):
         TemperatureSchedule(StaticReweighter(4), start=0, end=1, n_steps=3)
     with pytest.raises(ValueError, match="n_steps must be at least 1"):
         TemperatureSchedule(StaticReweighter(4), start=2, end=1, n_steps=0)

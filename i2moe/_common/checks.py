@@ -15,6 +15,7 @@ __all__ = [
     "check_distribution",
     "check_finite",
     "check_fraction",
+    "check_positive",
     "check_probabilities",
     "check_rate",
     "check_shape",
@@ -46,6 +47,13 @@ def check_callable(what: str, value: object) -> None:
     """
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{what}, however it is {value!r}")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Raise a ValueError unless every number is above 0."""
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"{name} must be positive, however it is {number}")
 
 
 def check_rate(**rates: Any) -> None:

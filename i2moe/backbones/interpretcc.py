@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_at_least_one
+from i2moe._common.checks import check_at_least_one, check_positive
 from i2moe._common.modalities import BackboneOutput
 from i2moe.backbones.layers.attention import MLP
 from i2moe.backbones.layers.checks import check_inputs, widths
@@ -94,8 +94,7 @@ class InterpretCC(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least_one(n_outputs=n_outputs, hidden_dim=hidden_dim)
-        if tau <= 0:
-            raise ValueError(f"tau must be positive, however it is {tau}; 1 is a good start")
+        check_positive(tau=tau)
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must lie in (0, 1), however it is {threshold}; 0.5 is neutral")
 

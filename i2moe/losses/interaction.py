@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from i2moe._common.checks import check_positive
 from i2moe._common.means import view_weights
 from i2moe._common.names import Interaction
 from i2moe._common.tasks import Task, check_task
@@ -99,8 +100,7 @@ class InteractionLosses:
     ) -> None:
         if on not in ("prediction", "latent"):
             raise ValueError(f"on must be 'prediction' or 'latent', however it is {on!r}")
-        if not margin > 0:
-            raise ValueError(f"margin must be positive, however it is {margin}")
+        check_positive(margin=margin)
         if dim == 0:
             raise ValueError("dim must be an axis of outputs, however it is 0, the batch's")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from i2moe._common.checks import check_at_least_one
+from i2moe._common.checks import check_at_least_one, check_positive
 
 __all__ = ["TemperatureSchedule"]
 
@@ -44,8 +44,7 @@ class TemperatureSchedule:
     """
 
     def __init__(self, reweighter: _HasTemperature, *, start: float, end: float, n_steps: int) -> None:
-        if not (start > 0 and end > 0):
-            raise ValueError(f"temperatures must be positive, however they are {start} and {end}")
+        check_positive(start=start, end=end)
         check_at_least_one(n_steps=n_steps)
         if not hasattr(reweighter, "temperature"):
             raise TypeError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from i2moe._common.checks import check_at_least_one, check_rate
+from i2moe._common.checks import check_at_least_one, check_positive, check_rate
 from i2moe._common.means import pool_tokens
 from i2moe._common.modalities import Modality, leaves
 from i2moe._common.randomness import Dropout
@@ -62,8 +62,7 @@ class Reweighter(nn.Module):
         check_rate(dropout=dropout)
         if feature_dims is not None and any(width < 1 for width in feature_dims):
             raise ValueError(f"feature_dims must be widths of at least 1, however they are {tuple(feature_dims)}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, however it is {temperature}")
+        check_positive(temperature=temperature)
 
         self.n_experts = n_experts
         self.feature_dims: tuple[int, ...] | None = None if feature_dims is None else tuple(feature_dims)
@@ -136,8 +135,7 @@ class StaticReweighter(nn.Module):
     def __init__(self, n_experts: int, *, temperature: float = 1.0) -> None:
         super().__init__()
         check_at_least_one(n_experts=n_experts)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, however it is {temperature}")
+        check_positive(temperature=temperature)
         self.n_experts = n_experts
         self.temperature = temperature
         self.logits: nn.Parameter = nn.Parameter(torch.zeros(n_experts))
