@@ -54,11 +54,11 @@ def print_tables(results: Results) -> None:
                 if any(c in values for values in runs.values() for c in there):
                     table.add_row(method, *(_cell([v[c] for v in runs.values() if c in v], c) for c in there))
             console.print(table)
-    for measure in COMPARED:
+    others = [method for method in next(iter(results.values())) if method != OURS]
+    for measure in COMPARED if others else ():
         table = Table("against", *results, title=f"{measure}: {OURS} minus the other, 95% interval; * better, ! worse")
-        for method in next(iter(results.values())):
-            if method != OURS:
-                table.add_row(method, *(differences(runs, method, measure) for runs in results.values()))
+        for method in others:
+            table.add_row(method, *(differences(runs, method, measure) for runs in results.values()))
         console.print(table)
 
 
