@@ -6,6 +6,7 @@ import importlib
 import pickle
 import runpy
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from i2moe import BackboneOutput, Teacher
 from i2moe import __main__ as command_line
 from i2moe.__main__ import main
 from i2moe.estimators import InteractionClassifier, InteractionRegressor, Modalities, base
+from i2moe.estimators.checks import warn_of_outliers
 from i2moe.estimators.inputs import Standardizer
 from i2moe.estimators.rows import split
 
@@ -262,6 +264,27 @@ def test_a_pipeline_splits_one_table_into_modalities() -> None:
     pipeline = make_pipeline(StandardScaler(), FunctionTransformer(split_columns), estimator)
     scores = cross_val_score(pipeline, np.hstack(Xs), y, cv=2)
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [("none", False), ("-999 for missing", True), ("one large value", True), ("skewed", False), ("sparse", False)],
+)
+@pytest.mark.parametrize("shape", [(500, 4), (500, 3, 4), (500, 4, 2, 2)])
+def test_values_far_from_all_others_are_warned_of(change: str, warned: bool, shape: tuple[int, ...]) -> None:
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=shape)
+    if change == "-999 for missing":
+        x[draws.random(shape) < 0.05] = -999
+    elif change == "one large value":
+        x[7, 2] = 1e6
+    elif change == "skewed":
+        x = np.exp(x)
+    elif change == "sparse":
+        x = (x > 2).astype(float)
+    x[3] = np.nan
+    with pytest.warns(UserWarning, match="far from all others") if warned else nullcontext():
+        warn_of_outliers(Modalities({"a": x, "b": draws.normal(size=(500, 2))}))
 
 
 def test_a_modality_that_no_sample_has_is_refused() -> None:

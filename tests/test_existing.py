@@ -359,6 +359,11 @@ class TestMistakes:
                 "every batch must hold the 2 modalities",
             ),
             ({"data": [((["a"], torch.ones(1, 2)), torch.ones(1).long())]}, TypeError, "dtype=object"),
+            (
+                {"model": lambda a, b: a, "modality_names": ("b", "a")},
+                ValueError,
+                "in the order of the model's arguments",
+            ),
             ({"modality_names": ("a",)}, ValueError, "a name for each of 2 modalities"),
             ({"modality_names": ("a", "a")}, ValueError, "2 different, not empty strings"),
             ({"modality_names": ("a", "a+b")}, ValueError, r"\['a\+b'\] do; rename"),

@@ -130,7 +130,7 @@ def test_names_in_another_order_than_the_parameters_exchange_nothing(of: Any) ->
     a, b = torch.randn(6, 3), torch.randn(6, 3)
     model = of(Difference, 2, modality_names=("b", "a"), **options).eval()
     for call in (lambda: model(a, b), lambda: call_by_signature(model, (a, b)), lambda: model(b, a=a)):
-        with pytest.raises(ValueError, match="must be in the order of the backbone's parameters"):
+        with pytest.raises(ValueError, match="must be in the order of the model's arguments"):
             call()
     by_name = of(Difference, 2, modality_names=("a", "b"), **options).eval()(a, b)
     predicted, expected = (getattr(out, "prediction", out) for out in (model(a=a, b=b), by_name))

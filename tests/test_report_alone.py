@@ -283,6 +283,14 @@ class TestWorseTogether:
             warned += any("worse than" in w for w in report.warnings())
         assert warned < 10
 
+    @pytest.mark.parametrize(("n_wrong", "warned"), [(8, False), (30, True)])
+    def test_only_what_matters(self, n_wrong: int, warned: bool) -> None:
+        target = torch.arange(1000) % 2
+        right = torch.nn.functional.one_hot(target, 2).float() * 4
+        prediction = torch.where(torch.arange(1000).unsqueeze(1) < n_wrong, -right, right)
+        report = made_up(1000, target=target, marginals=torch.stack([right, prediction], 1), prediction=prediction)
+        assert any("worse than" in w for w in report.warnings()) == warned
+
     def test_samples_without_the_modality_are_not_compared(self) -> None:
         report = made_up()
         assert report.marginals is not None

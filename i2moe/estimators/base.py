@@ -25,6 +25,7 @@ from i2moe.estimators.checks import (
     check_present,
     check_targets,
     check_weight,
+    warn_of_outliers,
 )
 from i2moe.estimators.inputs import Modalities, ModalityArrays, Standardizer
 from i2moe.estimators.network import Encoder, Fusion, choose_encoders, make_encoder
@@ -84,6 +85,9 @@ class InteractionEstimator(BaseEstimator, ABC):
         Raises:
             TypeError: if an argument has the wrong type.
             ValueError: if data or arguments do not fit, or no sample has a modality; the message says what must hold.
+
+        Warns:
+            UserWarning: if a feature has values far from all others, as where -999 stands for a missing value.
         """
         check_arguments(self)
         modalities = Modalities(Xs).ordered(self.modality_names)
@@ -94,6 +98,7 @@ class InteractionEstimator(BaseEstimator, ABC):
         targets, weight, labels = check_targets(y, n), check_weight(sample_weight, n), check_groups(groups, n)
         counts = np.flatnonzero(weight)
         check_present(modalities, available[counts])
+        warn_of_outliers(modalities[counts])
         return self._fit(
             modalities[counts], targets[counts], weight[counts], None if labels is None else labels[counts]
         )

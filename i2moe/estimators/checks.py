@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,9 +10,19 @@ import numpy as np
 import torch
 
 from i2moe._common.checks import check_at_least_one, check_rate, is_unknown
-from i2moe.estimators.inputs import Modalities, as_numpy
+from i2moe.estimators.inputs import Modalities, as_numpy, feature_axis, moments
 
-__all__ = ["check_arguments", "check_device", "check_groups", "check_present", "check_targets", "check_weight"]
+__all__ = [
+    "check_arguments",
+    "check_device",
+    "check_groups",
+    "check_present",
+    "check_targets",
+    "check_weight",
+    "warn_of_outliers",
+]
+
+_FAR = 10.0  # deviations in a range of quartiles; 0.74 of normal values
 
 
 def check_arguments(estimator: Any) -> None:
@@ -66,6 +77,26 @@ def check_present(modalities: Modalities, available: np.ndarray) -> None:
             f"each modality must be there in some samples, however {absent} are NaN in all {len(available)}; leave "
             "these modalities out"
         )
+
+
+def warn_of_outliers(modalities: Modalities) -> None:
+    """Warn of features whose deviation is that of a few values far from the rest, which leaves the rest near 0."""
+    for name, x in zip(modalities.names or (), modalities.arrays, strict=True):
+        axis = feature_axis(x)
+        rows = np.moveaxis(x[:: 1 + len(x) // 1000], axis, -1).reshape(-1, x.shape[axis])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # features that these rows lack
+            low, high = np.nanquantile(rows, (0.25, 0.75), axis=0)
+        deviations = moments(x)[1].reshape(-1)
+        far = np.flatnonzero((low < high) & (deviations > _FAR * (high - low)) & np.isfinite(deviations))
+        if len(far):
+            warnings.warn(
+                f"features should have no values far from all others, however {len(far)} of modality {name!r} have "
+                f"(columns {str(far[:10].tolist())[1:-1]}): divided by their deviation, the "
+                "others are near 0; put NaN where a number like -999 stands for a missing value, take the logarithm of "
+                "skewed values, or clip",
+                stacklevel=3,
+            )
 
 
 def check_device(device: str | torch.device) -> torch.device:

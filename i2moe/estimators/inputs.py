@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2moe._common.names import check_names
 
-__all__ = ["Modalities", "ModalityArrays", "Standardizer", "as_numpy", "moments"]
+__all__ = ["Modalities", "ModalityArrays", "Standardizer", "as_numpy", "feature_axis", "moments"]
 
 
 class Modalities:
@@ -198,7 +198,7 @@ class Standardizer:
         modalities = modalities.ordered(self.names)
         for name, array, n_axes, mean in zip(self.names, modalities.arrays, self.axes, self.means, strict=True):
             n_features = mean.size
-            if array.ndim != n_axes or array.shape[_feature_axis(array)] != n_features:
+            if array.ndim != n_axes or array.shape[feature_axis(array)] != n_features:
                 raise ValueError(
                     f"modality {name!r} must have {n_axes} axes and {n_features} features as in fit, however its shape "
                     f"is {array.shape}; give the same columns"
@@ -264,7 +264,7 @@ def as_numpy(value: Any) -> np.ndarray:
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation of each feature, in float64, with the axes kept; a constant one's deviation is 1."""
-    others = tuple(axis for axis in range(x.ndim) if axis != _feature_axis(x))
+    others = tuple(axis for axis in range(x.ndim) if axis != feature_axis(x))
     known = ~np.isnan(x)
     count = np.maximum(known.sum(others, keepdims=True), 1)
     mean = np.where(known, x, 0).sum(others, keepdims=True, dtype=np.float64) / count
@@ -287,7 +287,8 @@ def _scaled(name: str, centered: np.ndarray, deviation: np.ndarray) -> Tensor:
     return torch.from_numpy(scaled)
 
 
-def _feature_axis(x: np.ndarray) -> int:
+def feature_axis(x: np.ndarray) -> int:
+    """Return the axis of the features: the last of vectors and sequences, the channels of images."""
     return x.ndim - 1 if x.ndim <= 3 else 1
 
 

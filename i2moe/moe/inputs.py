@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from i2moe._common.modalities import Modality, leaves, sequence_like
+from i2moe.moe.names import check_order
 
 __all__ = ["Arrange", "bind", "bind_groups", "check_modalities"]
 
@@ -36,11 +37,8 @@ def bind(
     if len(args) == 1 and not kwargs and isinstance(args[0], list | tuple):
         return _counted(names, tuple(args[0])), lambda modalities: ((sequence_like(args[0], modalities),), {})
     n = len(args)
-    if order is not None and order[:n] != names[:n]:
-        raise ValueError(
-            f"modality_names must be in the order of the backbone's parameters {order} for modalities by position, "
-            f"however they are {names}; change their order, or give modalities by name"
-        )
+    if order is not None:
+        check_order(names[:n], order[:n])
     if not kwargs:
         return _counted(names, args), lambda modalities: (tuple(modalities), {})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from i2moe._common.names import Interaction, interaction_names
 
-__all__ = ["choose_experts", "group_arguments", "order_in_call", "select_experts"]
+__all__ = ["check_order", "choose_experts", "group_arguments", "order_in_call", "select_experts"]
 
 
 def group_arguments(
@@ -32,14 +33,24 @@ def group_arguments(
     return groups
 
 
-def order_in_call(backbone: nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the modalities' names in the order of the backbone's parameters; as they are where it has others."""
+def order_in_call(called: nn.Module | Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the modalities' names in the order of the parameters of a call; as they are where it has others."""
     try:
-        parameters = inspect.signature(backbone.forward).parameters.values()
+        forward = called.forward if isinstance(called, nn.Module) else called
+        parameters = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):  # a forward that is not written in Python
         return names
     found = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name in names)
     return found if len(found) == len(names) else names
+
+
+def check_order(names: tuple[str, ...], order: tuple[str, ...]) -> None:
+    """Raise a ValueError if modalities by position would get each other's names."""
+    if order != names:
+        raise ValueError(
+            f"modality_names must be in the order of the model's arguments {order} for modalities by position, however "
+            f"they are {names}; change their order, or give modalities by name"
+        )
 
 
 def select_experts(

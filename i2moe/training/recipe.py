@@ -236,7 +236,10 @@ def _mean_loss(model: nn.Module, data: Iterable[Any], loss_on: Callable[[nn.Modu
 
 def _report_divergence(losses: list[float]) -> None:
     """Raise, or where an epoch before is left, warn."""
-    cure = "lower the learning rate, or look for NaN and huge values in the training data"
+    cure = (
+        "look for NaN in the data, and say by `available` which samples lack a modality; or for huge values, or lower "
+        "the learning rate"
+    )
     if len(losses) == 1:
         raise ValueError(f"the held-out loss must be finite, however it is {losses[0]} after one epoch; {cure}")
     warnings.warn(

@@ -16,6 +16,7 @@ from i2moe._common.names import check_modality_names
 from i2moe._common.tasks import Task, probabilities
 from i2moe.interpretation.existing.rows import n_rows
 from i2moe.interpretation.observation.observe import call_by_signature, move
+from i2moe.moe.names import check_order, order_in_call
 
 __all__ = ["Form", "Predictor", "Returns", "function_of", "raw_outputs"]
 
@@ -127,6 +128,8 @@ class Predictor:
         returns: Returns | None,
         device: torch.device | None,
     ) -> None:
+        if call is None and form.keys is None:
+            check_order(form.names, order_in_call(function, form.names))
         self.function = function
         self.form = form
         self.like = like

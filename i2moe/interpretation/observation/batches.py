@@ -163,7 +163,8 @@ def checked_rows(output: InteractionOutput, outputs: slice, task: Task, target: 
             more = ", ..." if len(broken) > 10 else ""
             raise ValueError(
                 f"{name} must be finite, however they hold NaN or infinity for {len(broken)} of {len(tensor)} samples "
-                f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, or for a diverged training"
+                f"(rows {str(broken[:10])[1:-1]}{more}); look for NaN in these inputs, and say by "
+                "`available` which samples lack a modality; or for a diverged training"
             )
     check_distribution("weights", rows["weights"], "end the reweighter with a softmax")
     prediction = rows["prediction"]

@@ -165,5 +165,6 @@ def check_same_samples(first: Diagnostics, other: Diagnostics, index: int) -> No
     if not same.all():
         raise ValueError(
             f"all reports must be of the same samples in the same order, however {int((~same).sum())} of {len(same)} "
-            f"samples of report {index} are not those of report 0; use a loader with shuffle=False and no augmentation"
+            f"samples of report {index} are not those of report 0; use a loader with shuffle=False, no augmentation, "
+            "and inputs that are scaled alike"
         )

@@ -24,6 +24,8 @@ _OFF = 0.1
 """Predictions are off if the calibration error of a modality alone exceeds by this what it would be by chance, or if
 the mean for the samples without a modality is by more than this from the targets' mean: probability, or the target's
 deviations."""
+_WORSE = 0.01
+"""Predictions from all modalities are worse than those from one if they lose more than this: accuracy, or R2."""
 _UNCARRIED = 0.2
 """A mean weight above this contradicts the predictions from each modality alone. It is on the uniqueness of one that
 predicts no better than chance, or on redundancy where fewer than two predict better."""
@@ -43,7 +45,8 @@ def find_worse_together(report: Diagnostics) -> list[str]:
             continue
         target = report.target[known]
         alone, together = (points(report.task, raw[known], target) for raw in (marginal, report.prediction))
-        if mean_interval(alone - together, confidence, clusters=report.clusters_of(known))[1] > 0:
+        by, low, _ = mean_interval(alone - together, confidence, clusters=report.clusters_of(known))
+        if low > 0 and by > _WORSE:
             found.append(
                 f"the predictions from all modalities are worse than those from {name} alone "
                 f"({score_name[report.task]} {together.mean():.3f} against {alone.mean():.3f} on the same samples): "
