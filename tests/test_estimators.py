@@ -268,7 +268,10 @@ def test_a_pipeline_splits_one_table_into_modalities() -> None:
 
 @pytest.mark.parametrize(
     ("change", "warned"),
-    [("none", False), ("-999 for missing", True), ("one large value", True), ("skewed", False), ("sparse", False)],
+    [
+        *(("-999 for missing", True), ("one large value", True), ("of a large unit", True), ("none", False)),
+        *(("skewed", False), ("sparse", False), ("pixels", False)),
+    ],
 )
 @pytest.mark.parametrize("shape", [(500, 4), (500, 3, 4), (500, 4, 2, 2)])
 def test_values_far_from_all_others_are_warned_of(change: str, warned: bool, shape: tuple[int, ...]) -> None:
@@ -278,8 +281,12 @@ def test_values_far_from_all_others_are_warned_of(change: str, warned: bool, sha
         x[draws.random(shape) < 0.05] = -999
     elif change == "one large value":
         x[7, 2] = 1e6
+    elif change == "of a large unit":
+        x = np.where(draws.random(shape) < 0.1, 999, 120 + 20 * x)
     elif change == "skewed":
-        x = np.exp(x)
+        x = np.exp(2 * x)
+    elif change == "pixels":
+        x = np.clip(100 * (x - 1), 0, 255).round()
     elif change == "sparse":
         x = (x > 2).astype(float)
     x[3] = np.nan

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from i2moe._common.checks import check_at_least_one, check_rate, is_unknown
-from i2moe.estimators.inputs import Modalities, as_numpy, feature_axis, moments
+from i2moe.estimators.inputs import Modalities, as_numpy, feature_axis
 
 __all__ = [
     "check_arguments",
@@ -22,7 +22,9 @@ __all__ = [
     "warn_of_outliers",
 ]
 
-_FAR = 10.0  # deviations in a range of quartiles; 0.74 of normal values
+_FAR = 3.0  # times the range of most values
+_OTHERS = 0.25  # at most, of all values
+_DISTINCT = 10  # of most values: codes of categories have fewer
 
 
 def check_arguments(estimator: Any) -> None:
@@ -80,23 +82,28 @@ def check_present(modalities: Modalities, available: np.ndarray) -> None:
 
 
 def warn_of_outliers(modalities: Modalities) -> None:
-    """Warn of features whose deviation is that of a few values far from the rest, which leaves the rest near 0."""
+    """Warn of features with values far from all others, which a standardized feature leaves near 0."""
     for name, x in zip(modalities.names or (), modalities.arrays, strict=True):
-        axis = feature_axis(x)
-        rows = np.moveaxis(x[:: 1 + len(x) // 1000], axis, -1).reshape(-1, x.shape[axis])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # features that these rows lack
-            low, high = np.nanquantile(rows, (0.25, 0.75), axis=0)
-        deviations = moments(x)[1].reshape(-1)
-        far = np.flatnonzero((low < high) & (deviations > _FAR * (high - low)) & np.isfinite(deviations))
-        if len(far):
+        columns = np.moveaxis(x, feature_axis(x), 0).reshape(x.shape[feature_axis(x)], -1)
+        far = [number for number, column in enumerate(columns) if _has_far_values(column[np.isfinite(column)])]
+        if far:
             warnings.warn(
                 f"features should have no values far from all others, however {len(far)} of modality {name!r} have "
-                f"(columns {str(far[:10].tolist())[1:-1]}): divided by their deviation, the "
-                "others are near 0; put NaN where a number like -999 stands for a missing value, take the logarithm of "
-                "skewed values, or clip",
+                f"(columns {str(far[:10])[1:-1]}): divided by their deviation, the others are near 0; put NaN where a "
+                "number like -999 stands for a missing value, take the logarithm of skewed values, or clip",
                 stacklevel=3,
             )
+
+
+def _has_far_values(column: np.ndarray) -> bool:
+    """Say whether a gap several times as wide as the range of most values separates the others from them."""
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) <= _DISTINCT:
+        return False
+    gaps, below = np.diff(values.astype(np.float64)), counts.cumsum()[:-1] / counts.sum()
+    above_most = (below >= 1 - _OTHERS) & (gaps > _FAR * (values[:-1] - values[0]))
+    below_most = (below <= _OTHERS) & (gaps > _FAR * (values[-1] - values[1:]))
+    return bool(above_most[_DISTINCT - 1 :].any() or below_most[: len(gaps) - _DISTINCT + 1].any())
 
 
 def check_device(device: str | torch.device) -> torch.device:
