@@ -516,6 +516,16 @@ class TestWhatUsersHandIn:
         assert report.warnings() == ()
 
 
+class WholeBatches(Dataset[Any]):
+    """Is asked for many samples at once."""
+
+    def __init__(self, modalities: Any, targets: Tensor) -> None:
+        self.modalities, self.targets = modalities, targets
+
+    def __getitem__(self, rows: Any) -> Any:
+        return tuple(x[rows] for x in self.modalities), self.targets[rows]
+
+
 class TestLeavesNoTrace:
     def test_modes_of_all_submodules(self) -> None:
         model = Net()
@@ -596,6 +606,7 @@ class TestLeavesNoTrace:
             (DistributedSampler(range(N_SAMPLES), 1, 0), True),  # type: ignore[arg-type]
             (SubsetRandomSampler(range(N_SAMPLES)), True),
             (WeightedRandomSampler([1.0] * N_SAMPLES, N_SAMPLES), True),
+            (BatchSampler(RandomSampler(range(N_SAMPLES)), 10, False), True),
         ],
         ids=lambda value: type(value).__name__,
     )
@@ -604,6 +615,8 @@ class TestLeavesNoTrace:
         modalities, targets = make_batches(1)[0]
         dataset: Any = [((modalities[0][i], modalities[1][i]), targets[i]) for i in range(N_SAMPLES)]
         options: Any = {"batch_sampler": BatchSampler(sampler, 10, False)} if batched else {"sampler": sampler}
+        if isinstance(sampler, BatchSampler):
+            dataset, options = WholeBatches(modalities, targets), {"sampler": sampler, "batch_size": None}
         with pytest.warns(UserWarning, match="give shuffle=False") if warned else nullcontext():
             explain(make_model(), DataLoader(dataset, **options), n_draws=0)
 

@@ -1,4 +1,4 @@
-"""Passes through a module: the first, which sizes the parameters that wait for a batch, and those of evaluation."""
+"""Passes through a module: what is called, the first pass, which sizes waiting parameters, and those of evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["evaluating", "sizes_parameters"]
+__all__ = ["evaluating", "sizes_parameters", "unwrap"]
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -49,3 +49,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DistributedDataParallel, DataParallel or torch.compile."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
+    return model

@@ -92,7 +92,8 @@ def calibrate(
         )
     if sample_weight is not None and shuffles(data):
         raise ValueError(
-            "sample_weight must be in the order of the data, however the loader shuffles it; give shuffle=False"
+            "sample_weight must be in the order of the data, however the loader shuffles it; give shuffle=False, "
+            "and no sampler that draws"
         )
     device = device_of(model)
     call = call_by_signature if call is None else call

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from i2moe._common.names import check_names
+from i2moe._common.passes import unwrap
 from i2moe._common.tasks import Task
-from i2moe.interpretation.observation.batches import BatchReader, check_batches, check_not_empty, shuffles
+from i2moe.interpretation.observation.batches import BatchReader, check_batches, check_not_empty, warn_of_order
 from i2moe.interpretation.observation.observe import (
     call_by_signature,
     device_of,
@@ -21,7 +22,6 @@ from i2moe.interpretation.observation.observe import (
     preserve_state,
     prior_of,
     task_of,
-    unwrap,
 )
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.statistics import check_confidence
@@ -133,12 +133,7 @@ def explain(
         drop_modalities=drop_modalities,
     )
 
-    if shuffles(data):
-        warnings.warn(
-            "batches should come in the order of your samples, however the loader shuffles them: rows of the report "
-            "are in another one; give shuffle=False",
-            stacklevel=2,
-        )
+    warn_of_order(data)
     generators = generators_of(reader.perturbation, data)
     with preserve_state(model, reader.device, generators, seed):
         batches = [reader.read(index, batch) for index, batch in enumerate(data)]

@@ -38,7 +38,7 @@ def bind(
         return _counted(names, tuple(args[0])), lambda modalities: ((sequence_like(args[0], modalities),), {})
     n = len(args)
     if order is not None:
-        check_order(names[:n], order[:n])
+        check_order(names, order, n)
     if not kwargs:
         return _counted(names, args), lambda modalities: (tuple(modalities), {})
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from i2moe._common.names import Interaction, interaction_names
+from i2moe._common.passes import unwrap
 
 __all__ = ["check_order", "choose_experts", "group_arguments", "order_in_call", "select_experts"]
 
@@ -34,22 +35,21 @@ def group_arguments(
 
 
 def order_in_call(called: nn.Module | Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the modalities' names in the order of the parameters of a call; as they are where it has others."""
+    """Return the first M positional parameters of a call; the modalities' names where its parameters have others."""
     try:
-        forward = called.forward if isinstance(called, nn.Module) else called
-        parameters = inspect.signature(forward).parameters.values()
-    except (TypeError, ValueError):  # a forward that is not written in Python
+        parameters = inspect.signature(unwrap(called).forward if isinstance(called, nn.Module) else called).parameters
+    except (TypeError, ValueError):  # not written in Python
         return names
-    found = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name in names)
-    return found if len(found) == len(names) else names
+    by_position = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(by_position[: len(names)]) if set(names) <= set(parameters) else names
 
 
-def check_order(names: tuple[str, ...], order: tuple[str, ...]) -> None:
-    """Raise a ValueError if modalities by position would get each other's names."""
-    if order != names:
+def check_order(names: tuple[str, ...], order: tuple[str, ...], n: int) -> None:
+    """Raise a ValueError if some of n modalities by position would get the name of another argument."""
+    if order[:n] != names[:n]:
         raise ValueError(
             f"modality_names must be in the order of the model's arguments {order} for modalities by position, however "
-            f"they are {names}; change their order, or give modalities by name"
+            f"they are {names}; name and give them in that order, or give modalities by name"
         )
 
 

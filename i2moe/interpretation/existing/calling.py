@@ -128,8 +128,8 @@ class Predictor:
         returns: Returns | None,
         device: torch.device | None,
     ) -> None:
-        if call is None and form.keys is None:
-            check_order(form.names, order_in_call(function, form.names))
+        if call is None and form.keys is None and not isinstance(function, MethodType):
+            check_order(form.names, order_in_call(function, form.names), len(form.names))
         self.function = function
         self.form = form
         self.like = like

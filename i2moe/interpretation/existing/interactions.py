@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from i2moe._common.checks import look_up
 from i2moe._common.modalities import as_tensor, map_leaves
+from i2moe._common.passes import unwrap
 from i2moe._common.tasks import Task, check_target, check_task, score
 from i2moe.interpretation.existing.calling import Form, Predictor, Returns, function_of, raw_outputs
 from i2moe.interpretation.existing.marginals import Apart, Background, Fitted, Marginals, Replaced
 from i2moe.interpretation.existing.rows import absent_rows, concatenate, is_number, n_rows
 from i2moe.interpretation.explain import name_outputs
-from i2moe.interpretation.observation.batches import check_batches, check_not_empty, in_batch, noted, split_batch
-from i2moe.interpretation.observation.observe import checksum, device_of, generators_of, preserve_state, unwrap
+from i2moe.interpretation.observation.batches import (
+    check_batches,
+    check_not_empty,
+    in_batch,
+    noted,
+    split_batch,
+    warn_of_order,
+)
+from i2moe.interpretation.observation.observe import checksum, device_of, generators_of, preserve_state
 from i2moe.interpretation.report import InteractionReport
 from i2moe.interpretation.report.record import dropped_subsets
 from i2moe.interpretation.statistics import check_confidence
@@ -126,6 +134,7 @@ def interactions(
             "model must be one without interaction experts, however it is an InteractionMoE; use explain(model, data), "
             "which reports its own weights"
         )
+    warn_of_order(data)
     module = model if isinstance(model, nn.Module) else nn.Module()
     device = device_of(module)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "noted",
     "shuffles",
     "split_batch",
+    "warn_of_order",
 ]
 
 
@@ -117,11 +119,23 @@ def check_not_empty(batches: Sized, source: str = "data") -> None:
         )
 
 
-def shuffles(data: Any) -> bool:
-    """Whether a loader is known to give the samples in an order of its own."""
-    samplers = [data, getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)]
+def shuffles(loader: Any) -> bool:
+    """Whether a loader, or a sampler in it, is known to give the samples in an order of its own."""
     random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-    return any(isinstance(each, random) or getattr(each, "shuffle", False) is True for each in samplers)
+    if isinstance(loader, random) or getattr(loader, "shuffle", False) is True:
+        return True
+    samplers = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    return any(shuffles(sampler) for sampler in samplers if sampler is not None)
+
+
+def warn_of_order(data: Any) -> None:
+    """Warn where the rows of a report will be in no known order."""
+    if shuffles(data):
+        warnings.warn(
+            "batches should come in the order of your samples, however the loader shuffles them: rows of the report "
+            "are in another one; give shuffle=False, and no sampler that draws",
+            stacklevel=3,
+        )
 
 
 def check_batch(batch: Any, cure: str = "regroup the batches: `(((a, b), y) for a, b, y in loader)`") -> None:

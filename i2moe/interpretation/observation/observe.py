@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
-from i2moe._common.passes import evaluating
+from i2moe._common.passes import evaluating, unwrap
 from i2moe._common.randomness import seeded
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -37,7 +37,6 @@ __all__ = [
     "preserve_state",
     "prior_of",
     "task_of",
-    "unwrap",
 ]
 
 
@@ -52,14 +51,6 @@ class Observation:
     arrange: Arrange
     available: Tensor | None
     output: InteractionOutput
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside DistributedDataParallel, DataParallel or torch.compile."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
-    return model
 
 
 def find_moe(model: nn.Module) -> InteractionMoE:
