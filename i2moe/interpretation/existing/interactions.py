@@ -101,7 +101,11 @@ def interactions(
         TypeError: if the model cannot be called, returns no array or is an `InteractionMoE`, or a batch holds no
             arrays.
         ValueError: if batches are not `(modalities, target)`, differ in form or lack a modality, the background is too
-            small, or outputs are not finite or do not fit the targets. The message names the batch.
+            small, or outputs are not finite or do not fit the targets. The message names the batch. Also if tuples come
+            in the order of `modality_names`, and the model's arguments have these names in another one.
+
+    Warns:
+        UserWarning: if the loader shuffles, so that rows are in no known order.
 
     Note:
         The model is run M R times on each batch, with R references, and as often on the background, never on more rows
