@@ -294,6 +294,13 @@ def test_values_far_from_all_others_are_warned_of(change: str, warned: bool, sha
         warn_of_outliers(Modalities({"a": x, "b": draws.normal(size=(500, 2))}))
 
 
+def test_fit_warns_of_values_far_from_all_others() -> None:
+    a = A.copy()
+    a[3, 0] = 1e6
+    with pytest.warns(UserWarning, match="1 of modality 'image' have \\(columns 0\\)"):
+        InteractionClassifier(n_teachers=0, max_epochs=1).fit({"image": a, "text": B}, np.arange(40) % 2)
+
+
 def test_a_modality_that_no_sample_has_is_refused() -> None:
     Xs = {"image": A, "text": np.full_like(B, np.nan)}
     with pytest.raises(ValueError, match=r"\['text'\] are NaN in all 40; leave"):

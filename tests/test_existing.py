@@ -20,6 +20,7 @@ from i2moe.interpretation import InteractionReport
 from i2moe.interpretation.existing import Fitted, Replaced
 from i2moe.interpretation.existing.heads import Head
 from i2moe.moe.weights import interaction_shares
+from i2moe.training import Batches
 
 
 def batches(n_samples: int, seed: int, size: int = 100) -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
@@ -218,6 +219,12 @@ class TestModels:
         report = interactions(predict, [batch(1)], [batch(2)], modality_names=names)
         assert report.modality_names == ("text", "image")
         assert report.overall.mean[0] > 0.9
+
+
+def test_a_loader_that_shuffles_is_warned_of() -> None:
+    modalities, target = batches(60, 1)[0]
+    with pytest.warns(UserWarning, match="give shuffle=False"):
+        interactions(lambda a, b: a, Batches(modalities, target, batch_size=30), batches(60, 2))
 
 
 def test_data_frames_are_the_same_samples_as_arrays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["evaluating", "sizes_parameters", "unwrap"]
+__all__ = ["call_parameters", "evaluating", "sizes_parameters", "unwrap"]
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -57,3 +58,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(model, wrappers) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, wrappers) else model._orig_mod  # type: ignore[assignment]
     return model
+
+
+def call_parameters(called: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters, by name, that a module's forward or a function is called with."""
+    return dict(inspect.signature(called.forward if isinstance(called, nn.Module) else called).parameters)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from i2moe._common.names import Interaction, interaction_names
-from i2moe._common.passes import unwrap
+from i2moe._common.passes import call_parameters, unwrap
 
 __all__ = ["check_order", "choose_experts", "group_arguments", "order_in_call", "select_experts"]
 
@@ -37,7 +36,7 @@ def group_arguments(
 def order_in_call(called: nn.Module | Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the first M positional parameters of a call; the modalities' names where its parameters have others."""
     try:
-        parameters = inspect.signature(unwrap(called).forward if isinstance(called, nn.Module) else called).parameters
+        parameters = call_parameters(unwrap(called) if isinstance(called, nn.Module) else called)
     except (TypeError, ValueError):  # not written in Python
         return names
     by_position = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from i2moe._common.modalities import as_tensor, leaves
 from i2moe._common.output import InteractionOutput
-from i2moe.interpretation.observation.batches import check_batch, check_batches, in_batch
+from i2moe.interpretation.observation.batches import check_batch, check_batches, check_not_empty, in_batch
 
 __all__ = ["CURE", "first_batch", "noted_types", "try_loss", "warn_of_scale", "warn_of_units", "warn_of_untrained"]
 
@@ -31,16 +32,17 @@ def first_batch(name: str, data: Any) -> Any:
             f"{name} must give its batches again in each epoch, however it is an iterator; give a list, a `Batches`, "
             "or a DataLoader of a data set that returns ((a, b), y)"
         )
-    for batch in data:
-        with in_batch(0, name):
-            check_batch(batch, CURE)
-            if not all(hasattr(y, "shape") for y in leaves(batch[1])):
-                raise ValueError(
-                    "a batch's target must be a tensor (B, ...), or a tuple or dict of such, however it is a "
-                    f"{type(batch[1]).__name__} of other values; convert lists by torch.as_tensor"
-                )
-        return batch
-    raise ValueError(f"{name} must yield at least one batch, however it is empty; give it data")
+    begun = list(islice(data, 1))
+    check_not_empty(begun, name)
+    (batch,) = begun
+    with in_batch(0, name):
+        check_batch(batch, CURE)
+        if not all(hasattr(y, "shape") for y in leaves(batch[1])):
+            raise ValueError(
+                "a batch's target must be a tensor (B, ...), or a tuple or dict of such, however it is a "
+                f"{type(batch[1]).__name__} of other values; convert lists by torch.as_tensor"
+            )
+    return batch
 
 
 @contextmanager

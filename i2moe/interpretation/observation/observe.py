@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from i2moe._common.modalities import Modality, as_tensor
-from i2moe._common.passes import evaluating, unwrap
+from i2moe._common.passes import call_parameters, evaluating, unwrap
 from i2moe._common.randomness import seeded
 from i2moe._common.tasks import Task, check_task, probabilities
 from i2moe.moe import InteractionMoE, InteractionOutput
@@ -260,4 +260,4 @@ def _parameters(model: Any) -> Sequence[inspect.Parameter]:
     """The parameters that say how modalities are handed over: these modules are called as their backbones."""
     if isinstance(model, InteractionMoE | Specialist):
         model = unwrap(model.example_backbone if isinstance(model, InteractionMoE) else model.backbone)
-    return tuple(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters.values())
+    return tuple(call_parameters(model).values())
